@@ -22,7 +22,9 @@ impl fmt::Display for At {
 #[non_exhaustive]
 pub enum Error {
     /// The other side sent something that the protocol does not allow.
-    #[error("the peer broke the protocol at {at}: expected {expected}, got {got}. This session is over and its prepared material is discarded; start a new one")]
+    #[error(
+        "the peer broke the protocol at {at}: expected {expected}, got {got}. This session is over and its prepared material is discarded; start a new one"
+    )]
     Peer {
         /// Where it happened.
         at: At,
