@@ -1,0 +1,262 @@
+//! A model on disk: `model.json` (public) beside `model.safetensors` (integer weights, biases, masks).
+//!
+//! Tensors: `<conv>.weight` i8 or i16 in (O, C, kh, kw), `<linear>.weight` in (O, features), `<op>.bias` i64 at the
+//! scale of the accumulator, `<relu>.mask` u8 in (C, H, W). Files are written under a temporary name and renamed.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use crate::error::{ModelError, Result};
+use crate::graph::Conv;
+use crate::public::PublicModel;
+use crate::relu_set::ReluSet;
+use crate::spec::ModelSpec;
+
+/// Name of the public part.
+pub const SPEC_FILE: &str = "model.json";
+/// Name of the weights.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// Largest file that is read.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// Weights of one convolution or fully connected layer. Private to the server.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ConvWeights {
+    /// (O, C, kh, kw), each at most 16 bits with its sign.
+    pub weight: Vec<i32>,
+    /// (O), at the accumulator's scale.
+    pub bias: Vec<i64>,
+}
+
+impl std::fmt::Debug for ConvWeights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ConvWeights({} weights)", self.weight.len())
+    }
+}
+
+/// A model with its weights.
+#[derive(Clone, Debug)]
+pub struct Model {
+    public: PublicModel,
+    weights: HashMap<String, ConvWeights>,
+}
+
+impl Model {
+    /// Checks that weights, masks and operations fit together.
+    ///
+    /// # Errors
+    /// [`ModelError::Op`] naming the operation that does not fit.
+    pub fn new(
+        spec: ModelSpec,
+        masks: HashMap<String, ReluSet>,
+        weights: HashMap<String, ConvWeights>,
+    ) -> Result<Self> {
+        let public = PublicModel::new(spec, masks)?;
+        for conv in public.graph().layers.iter().flat_map(|l| &l.convs) {
+            let w = weights.get(&conv.op).ok_or_else(|| {
+                ModelError::op(&conv.op, format!("there is no tensor '{}.weight'", conv.op))
+            })?;
+            let due = conv.out_channels
+                * public.graph().sources[conv.source].shape.channels
+                * conv.kernel[0]
+                * conv.kernel[1];
+            if w.weight.len() != due || w.bias.len() != conv.out_channels {
+                return Err(ModelError::op(
+                    &conv.op,
+                    format!(
+                        "it needs {due} weights and {} biases, the file has {} and {}",
+                        conv.out_channels,
+                        w.weight.len(),
+                        w.bias.len()
+                    ),
+                ));
+            }
+            if w.weight.iter().any(|&v| i16::try_from(v).is_err())
+                || w.bias.iter().any(|b| b.unsigned_abs() >= 1 << 40)
+            {
+                return Err(ModelError::op(
+                    &conv.op,
+                    "a weight has more than 16 bits or a bias more than 40",
+                ));
+            }
+        }
+        Ok(Self { public, weights })
+    }
+
+    /// What the client may see.
+    #[must_use]
+    pub const fn public(&self) -> &PublicModel {
+        &self.public
+    }
+
+    /// Weights of a convolution.
+    ///
+    /// # Panics
+    /// Never for a convolution of this model's graph: [`Self::new`] checked that its weights are there.
+    #[must_use]
+    pub fn weights(&self, conv: &Conv) -> &ConvWeights {
+        &self.weights[&conv.op]
+    }
+
+    /// Reads the model in folder `dir`.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] or [`ModelError::Format`] with the file's name, [`ModelError::Op`] when the parts do not fit.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let spec_path = dir.join(SPEC_FILE);
+        let spec: ModelSpec = serde_json::from_slice(&read(&spec_path)?)
+            .map_err(|e| ModelError::format(&spec_path, e))?;
+        let path = dir.join(WEIGHTS_FILE);
+        let bytes = read(&path)?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| ModelError::format(&path, e))?;
+        let (mut masks, mut weights, mut biases) = (HashMap::new(), HashMap::new(), HashMap::new());
+        for (name, view) in tensors.iter() {
+            let data = view.data();
+            match (name.rsplit_once('.'), view.dtype()) {
+                (Some((op, "mask")), Dtype::U8) => {
+                    masks.insert(op.to_owned(), ReluSet::from_mask(op, data)?);
+                }
+                (Some((op, "weight")), Dtype::I8) => {
+                    weights.insert(
+                        op.to_owned(),
+                        data.iter().map(|&b| i32::from(b as i8)).collect::<Vec<_>>(),
+                    );
+                }
+                (Some((op, "weight")), Dtype::I16) => {
+                    weights.insert(
+                        op.to_owned(),
+                        data.as_chunks()
+                            .0
+                            .iter()
+                            .map(|&c| i32::from(i16::from_le_bytes(c)))
+                            .collect(),
+                    );
+                }
+                (Some((op, "bias")), Dtype::I64) => {
+                    biases.insert(
+                        op.to_owned(),
+                        data.as_chunks()
+                            .0
+                            .iter()
+                            .map(|&c| i64::from_le_bytes(c))
+                            .collect::<Vec<_>>(),
+                    );
+                }
+                (_, dtype) => {
+                    return Err(ModelError::format(
+                        &path,
+                        format!("tensor '{name}' of type {dtype:?} has no place in a model"),
+                    ));
+                }
+            }
+        }
+        let mut joined = HashMap::new();
+        for (op, weight) in weights {
+            let bias = biases.remove(&op).ok_or_else(|| {
+                ModelError::format(&path, format!("there is no tensor '{op}.bias'"))
+            })?;
+            joined.insert(op, ConvWeights { weight, bias });
+        }
+        Self::new(spec, masks, joined)
+    }
+
+    /// Writes the model into folder `dir`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] with the file's name.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        std::fs::create_dir_all(dir).map_err(|e| ModelError::file(dir, e))?;
+        let mut data: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+        let graph = self.public.graph();
+        for layer in &graph.layers {
+            for conv in &layer.convs {
+                let w = self.weights(conv);
+                let channels = graph.sources[conv.source].shape.channels;
+                let shape = vec![conv.out_channels, channels, conv.kernel[0], conv.kernel[1]];
+                let narrow = w.weight.iter().all(|&v| i8::try_from(v).is_ok());
+                let bytes = if narrow {
+                    w.weight.iter().map(|&v| v as u8).collect()
+                } else {
+                    w.weight
+                        .iter()
+                        .flat_map(|&v| (v as i16).to_le_bytes())
+                        .collect()
+                };
+                data.push((
+                    format!("{}.weight", conv.op),
+                    if narrow { Dtype::I8 } else { Dtype::I16 },
+                    shape,
+                    bytes,
+                ));
+                let bias = w.bias.iter().flat_map(|b| b.to_le_bytes()).collect();
+                data.push((
+                    format!("{}.bias", conv.op),
+                    Dtype::I64,
+                    vec![conv.out_channels],
+                    bias,
+                ));
+            }
+            if let Some(relu) = &layer.relu {
+                let shape = vec![layer.shape.channels, layer.shape.height, layer.shape.width];
+                data.push((
+                    format!("{}.mask", layer.name),
+                    Dtype::U8,
+                    shape,
+                    relu.to_mask(),
+                ));
+            }
+        }
+        let path = dir.join(WEIGHTS_FILE);
+        let views = data.iter().map(|(name, dtype, shape, bytes)| {
+            Ok((
+                name.clone(),
+                TensorView::new(*dtype, shape.clone(), bytes)
+                    .map_err(|e| ModelError::format(&path, e))?,
+            ))
+        });
+        let views = views.collect::<Result<Vec<_>>>()?;
+        let bytes =
+            safetensors::serialize(views, None).map_err(|e| ModelError::format(&path, e))?;
+        write(&path, &bytes)?;
+        let spec_path = dir.join(SPEC_FILE);
+        let json = serde_json::to_vec_pretty(self.public.spec())
+            .map_err(|e| ModelError::format(&spec_path, e))?;
+        write(&spec_path, &json)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let length = std::fs::metadata(path)
+        .map_err(|e| ModelError::file(path, e))?
+        .len();
+    if length > MAX_FILE_BYTES {
+        return Err(ModelError::format(
+            path,
+            format!("it has {length} bytes, more than the {MAX_FILE_BYTES} that a model may have"),
+        ));
+    }
+    std::fs::read(path).map_err(|e| ModelError::file(path, e))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let fail = |e| ModelError::file(path, e);
+    let mut file = tempfile::Builder::new()
+        .suffix(".tmp")
+        .tempfile_in(dir)
+        .map_err(fail)?;
+    file.write_all(bytes).map_err(fail)?;
+    file.as_file().sync_all().map_err(fail)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        file.as_file()
+            .set_permissions(std::fs::Permissions::from_mode(0o644))
+            .map_err(fail)?;
+    }
+    file.persist(path).map_err(|e| fail(e.error))?;
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! What the client may see of a model: its operations, shapes, scales and the positions of its ReLUs.
+
+use std::collections::HashMap;
+
+use base64::Engine as _;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ModelError, Result};
+use crate::graph::Graph;
+use crate::relu_set::ReluSet;
+use crate::spec::{FORMAT_VERSION, ModelSpec};
+
+/// A model without its weights, checked and compiled.
+#[derive(Clone, Debug)]
+pub struct PublicModel {
+    spec: ModelSpec,
+    graph: Graph,
+}
+
+/// The form in which it travels. Fields have a fixed order, so its JSON is canonical.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Encoded {
+    spec: ModelSpec,
+    masks: Vec<EncodedMask>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EncodedMask {
+    relu: String,
+    n_positions: usize,
+    bits: String,
+}
+
+impl PublicModel {
+    /// Checks and compiles `spec` with the masks named after their ReLUs.
+    ///
+    /// # Errors
+    /// [`ModelError::Op`] or [`ModelError::Plan`] saying what cannot be run.
+    pub fn new(spec: ModelSpec, masks: HashMap<String, ReluSet>) -> Result<Self> {
+        if spec.format_version != FORMAT_VERSION {
+            return Err(ModelError::Plan(format!(
+                "it has format version {}, this program reads {FORMAT_VERSION}; export it again",
+                spec.format_version
+            )));
+        }
+        let input = &spec.input;
+        if input.mean.len() != input.channels
+            || input.std.len() != input.channels
+            || !input.std.iter().all(|&s| s.is_finite() && s > 0.0)
+            || !input.mean.iter().all(|m| m.is_finite())
+        {
+            return Err(ModelError::op(
+                "input",
+                "mean and std need one finite value for each channel, and std must be positive",
+            ));
+        }
+        if !(1..=16).contains(&spec.activation_fraction_bits) {
+            return Err(ModelError::Plan(format!(
+                "{} fraction bits of the activations; 1 to 16 are supported",
+                spec.activation_fraction_bits
+            )));
+        }
+        let graph = Graph::compile(&spec, &masks)?;
+        Ok(Self { spec, graph })
+    }
+
+    /// The content of `model.json`.
+    #[must_use]
+    pub const fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// The compiled layers.
+    #[must_use]
+    pub const fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Normalises and rounds one image of bytes in (H, W, C) order; the result is in (C, H, W) order.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] when the image has another size.
+    pub fn quantise(&self, pixels: &[u8], width: usize, height: usize) -> Result<Vec<i64>> {
+        self.spec
+            .input
+            .quantise(pixels, width, height, self.spec.activation_fraction_bits)
+    }
+
+    /// The canonical encoding, which is also what the server sends.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let masks = self
+            .graph
+            .layers
+            .iter()
+            .filter_map(|l| l.relu.as_ref().map(|r| (l, r)));
+        let encoded = Encoded {
+            spec: self.spec.clone(),
+            masks: masks
+                .map(|(layer, relu)| EncodedMask {
+                    relu: layer.name.clone(),
+                    n_positions: relu.n_positions(),
+                    bits: base64::engine::general_purpose::STANDARD
+                        .encode(pack_mask(&relu.to_mask())),
+                })
+                .collect(),
+        };
+        serde_json::to_vec(&encoded).unwrap_or_default()
+    }
+
+    /// Reads what a server sent.
+    ///
+    /// # Errors
+    /// Any [`ModelError`] when it is not a valid model.
+    pub fn from_json(json: &[u8]) -> Result<Self> {
+        let format = |reason: String| ModelError::Format {
+            path: "the server's model description".into(),
+            reason,
+        };
+        let encoded: Encoded = serde_json::from_slice(json).map_err(|e| format(e.to_string()))?;
+        let mut masks = HashMap::new();
+        for mask in encoded.masks {
+            let bytes = base64::engine::general_purpose::STANDARD
+                .decode(&mask.bits)
+                .map_err(|e| format(e.to_string()))?;
+            if bytes.len() != mask.n_positions.div_ceil(8) {
+                return Err(format(format!(
+                    "the mask of '{}' has {} bytes for {} positions",
+                    mask.relu,
+                    bytes.len(),
+                    mask.n_positions
+                )));
+            }
+            let bits: Vec<u8> = (0..mask.n_positions)
+                .map(|i| bytes[i / 8] >> (i % 8) & 1)
+                .collect();
+            let set = ReluSet::from_mask(&mask.relu, &bits)?;
+            masks.insert(mask.relu, set);
+        }
+        Self::new(encoded.spec, masks)
+    }
+}
+
+fn pack_mask(mask: &[u8]) -> Vec<u8> {
+    mask.chunks(8)
+        .map(|c| c.iter().rev().fold(0, |byte, bit| byte << 1 | bit))
+        .collect()
+}
