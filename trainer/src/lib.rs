@@ -1,1 +1,21 @@
-//! Work in progress.
+//! SENet: from a trained convolutional network to one that keeps few ReLUs.
+//!
+//! Kundu, Lu, Zhang, Liu, Beerel, "Learning to Linearize Deep Neural Networks for Secure and
+//! Efficient Private Inference", ICLR 2023. [`teacher`] trains the all-ReLU network; [`budget`]
+//! spreads the ReLUs over the layers (stage 1); [`search`] finds their positions (stage 2);
+//! [`finetune`] trains the rest of the way (stage 3).
+
+pub mod bench;
+pub mod checkpoint;
+pub mod data;
+mod error;
+pub mod evaluate;
+pub mod finetune;
+pub mod loss;
+pub mod net;
+pub mod optim;
+pub mod run;
+pub mod search;
+pub mod teacher;
+
+pub use error::{Error, Result};

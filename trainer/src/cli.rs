@@ -1,0 +1,102 @@
+//! Command line.
+
+use clap::{Args, Parser, Subcommand};
+use pi_trainer::data::DatasetKind;
+use pi_trainer::net::Compute;
+use std::path::PathBuf;
+
+/// Trains networks that keep few ReLUs (SENet, ICLR 2023) and exports them for private inference.
+///
+/// Every stage writes one checkpoint into --out each minute and after each epoch; a stopped run
+/// goes on exactly where it was with --resume. Stages: teacher, search, finetune, then export.
+#[derive(Parser)]
+#[command(name = "pi-trainer", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the trainer does.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Train the network with every ReLU (writes teacher.safetensors)
+    Teacher(TrainArgs),
+    /// Measure training and inference speed for each number type and thread count
+    Bench(BenchArgs),
+}
+
+/// Which images and which network.
+#[derive(Args, Clone)]
+pub struct ModelArgs {
+    /// Folder with the image set's own files
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Image set
+    #[arg(long, value_enum, default_value = "cifar10")]
+    pub dataset: DatasetKind,
+    /// Architecture: resnet8, resnet20, resnet32 (widths 16, 32, 64) or resnet18 (64 to 512)
+    #[arg(long, default_value = "resnet20")]
+    pub arch: String,
+    /// Processor threads; with other work on the machine, one thread is often the fastest
+    #[arg(long, default_value_t = 1)]
+    pub threads: i32,
+}
+
+/// Settings of a training stage.
+#[derive(Args, Clone)]
+pub struct TrainArgs {
+    /// Images and network.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Folder for checkpoints and results
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Go on with the checkpoint in --out, if there is one
+    #[arg(long)]
+    pub resume: bool,
+    /// Passes over the training images [default: 16 teacher, 3 search, 10 finetune]
+    #[arg(long)]
+    pub epochs: Option<usize>,
+    /// Peak learning rate [default: 0.15 teacher, 0.05 search and finetune]
+    #[arg(long)]
+    pub lr: Option<f64>,
+    /// Share of the steps in which the learning rate rises
+    #[arg(long, default_value_t = 0.2)]
+    pub warmup: f64,
+    /// Images a minibatch
+    #[arg(long, default_value_t = 64)]
+    pub batch: usize,
+    /// Weight decay
+    #[arg(long, default_value_t = 5e-4)]
+    pub weight_decay: f64,
+    /// Label smoothing of the teacher
+    #[arg(long, default_value_t = 0.1)]
+    pub label_smoothing: f64,
+    /// Zeros around an image before the random crop
+    #[arg(long, default_value_t = 4)]
+    pub crop_pad: usize,
+    /// Number type of the convolutions while training
+    #[arg(long, value_enum, default_value = "bf16")]
+    pub compute: Compute,
+    /// Hold out this many images from the end of the training set, to watch or to select on
+    #[arg(long, default_value_t = 0)]
+    pub holdout: usize,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// Settings of the speed measurement.
+#[derive(Args)]
+pub struct BenchArgs {
+    /// Architecture
+    #[arg(long, default_value = "resnet20")]
+    pub arch: String,
+    /// Images a minibatch
+    #[arg(long, default_value_t = 64)]
+    pub batch: i64,
+    /// Seconds for each measurement
+    #[arg(long, default_value_t = 4.0)]
+    pub seconds: f64,
+}

@@ -1,0 +1,155 @@
+//! The subcommands: read the arguments, build what a stage needs, run it, say the result.
+
+use crate::cli::{BenchArgs, ModelArgs, TrainArgs};
+use anyhow::Result;
+use pi_trainer::data::{self, Augment, Batches, Dataset, Images, Normaliser};
+use pi_trainer::net::{Arch, Compute, MaskSet, Net};
+use pi_trainer::optim::OneCycle;
+use pi_trainer::run::{Progress, Recipe, Run};
+use pi_trainer::teacher::Teacher;
+use pi_trainer::{bench, evaluate};
+use std::path::PathBuf;
+
+/// Images, split, and the network's shape.
+pub struct Setting {
+    train: Images,
+    holdout: Option<Images>,
+    test: Images,
+    normaliser: Normaliser,
+    arch: Arch,
+}
+
+impl Setting {
+    fn new(args: &ModelArgs, holdout: usize) -> Result<Setting> {
+        tch::set_num_threads(args.threads);
+        let Dataset { train, test } = data::load(args.dataset, &args.data)?;
+        let normaliser = Normaliser::measure(&train);
+        let arch = Arch::parse(&args.arch, train.shape, train.n_classes)?;
+        let cut = train.len().saturating_sub(holdout);
+        let (train, holdout) = if holdout == 0 {
+            (train, None)
+        } else {
+            (train.slice(0, cut), Some(train.slice(cut, train.len())))
+        };
+        Ok(Setting {
+            train,
+            holdout,
+            test,
+            normaliser,
+            arch,
+        })
+    }
+
+    fn run<'a>(&'a self, net: &'a Net, args: &TrainArgs, path: PathBuf) -> Run<'a> {
+        let holdout = self.holdout.as_ref();
+        Run {
+            net,
+            train: &self.train,
+            holdout,
+            path,
+            resume: args.resume,
+            max_steps: None,
+        }
+    }
+
+    fn progress(&self, recipe: Recipe, history: &[Recipe], commands: &[String]) -> Progress {
+        let mut commands = commands.to_vec();
+        commands.push(command_line());
+        Progress {
+            recipe,
+            epoch: 0,
+            step: 0,
+            seconds: 0.0,
+            normaliser: self.normaliser.clone(),
+            data_checksum: self.train.checksum.clone(),
+            history: history.to_vec(),
+            commands,
+            holdout_accuracy: None,
+            sums: [0.0; 2],
+        }
+    }
+
+    fn report(&self, net: &Net, masks: &MaskSet, path: &std::path::Path) {
+        let batches = Batches::plain(&self.test, &self.normaliser, 250);
+        let accuracy = 100.0 * evaluate::accuracy(net, masks, &batches);
+        let n = self.test.len();
+        println!(
+            "{}: {accuracy:.2} % of {n} test images, {} ReLUs",
+            path.display(),
+            masks.n_kept()
+        );
+    }
+}
+
+/// The command as typed, with the program's bare name.
+fn command_line() -> String {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    format!("pi-trainer {}", args.join(" "))
+}
+
+fn recipe(stage: &str, args: &TrainArgs, epochs: usize, peak: f64) -> Recipe {
+    Recipe {
+        stage: stage.into(),
+        dataset: args.model.dataset.name().into(),
+        arch: args.model.arch.clone(),
+        epochs: args.epochs.unwrap_or(epochs),
+        batch: args.batch,
+        lr: OneCycle {
+            peak: args.lr.unwrap_or(peak),
+            warmup: args.warmup,
+        },
+        momentum: 0.9,
+        weight_decay: args.weight_decay,
+        label_smoothing: if stage == "teacher" {
+            args.label_smoothing
+        } else {
+            0.0
+        },
+        augment: Augment {
+            crop_pad: args.crop_pad,
+            flip: args.model.dataset != data::DatasetKind::FashionMnist,
+        },
+        compute: args.compute,
+        seed: args.seed,
+        holdout: args.holdout,
+        relu_budget: None,
+    }
+}
+
+/// Trains the all-ReLU network.
+pub fn teacher(args: &TrainArgs) -> Result<()> {
+    let setting = Setting::new(&args.model, args.holdout)?;
+    let net = Net::new(&setting.arch, args.seed);
+    let path = args.out.join("teacher.safetensors");
+    let mut stage = Teacher {
+        masks: MaskSet::all_relu(&setting.arch),
+        label_smoothing: args.label_smoothing,
+    };
+    let progress = setting.progress(recipe("teacher", args, 16, 0.15), &[], &[]);
+    setting
+        .run(&net, args, path.clone())
+        .train(&mut stage, progress)?;
+    setting.report(&net, &stage.masks, &path);
+    Ok(())
+}
+
+/// Prints images a second.
+pub fn bench(args: &BenchArgs) -> Result<()> {
+    let arch = Arch::parse(&args.arch, [3, 32, 32], 10)?;
+    println!("{}, batch {}: images/s", arch.name, args.batch);
+    for compute in [Compute::F32, Compute::Bf16] {
+        for masked in [false, true] {
+            for threads in [1, 2] {
+                tch::set_num_threads(threads);
+                let rate = bench::measure(&arch, args.batch, compute, masked, args.seconds);
+                println!(
+                    "{compute:?}, {}, {threads} threads: train {:.0}, infer {:.0}",
+                    if masked { "masked" } else { "all ReLU" },
+                    rate.train,
+                    rate.infer
+                );
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! Minibatches: normalised float pixels with random crop and flip.
+//!
+//! Everything random is a function of (seed, epoch, batch), so a run that resumes in the middle of
+//! an epoch sees the same images, crops and flips as one that was never stopped.
+
+use super::Images;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+/// Per-channel mean and standard deviation of the training pixels, in units of 1 (pixel / 255).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Normaliser {
+    /// Mean for each channel.
+    pub mean: Vec<f64>,
+    /// Standard deviation for each channel.
+    pub std: Vec<f64>,
+}
+
+impl Normaliser {
+    /// Measures a set of images, rounded to four decimals so that a card can state them exactly.
+    pub fn measure(images: &Images) -> Normaliser {
+        let [c, h, w] = images.shape;
+        let mut histogram = vec![[0u64; 256]; c];
+        for (i, plane) in images.pixels.chunks_exact(h * w).enumerate() {
+            plane
+                .iter()
+                .for_each(|&p| histogram[i % c][usize::from(p)] += 1);
+        }
+        let round = |v: f64| (v * 1e4).round() / 1e4;
+        let moments = histogram.iter().map(|hist| {
+            let n = hist.iter().sum::<u64>().max(1) as f64;
+            let value = |p: usize| p as f64 / 255.0;
+            let mean = hist
+                .iter()
+                .enumerate()
+                .map(|(p, &k)| value(p) * k as f64)
+                .sum::<f64>()
+                / n;
+            let var = hist
+                .iter()
+                .enumerate()
+                .map(|(p, &k)| (value(p) - mean).powi(2) * k as f64);
+            (round(mean), round((var.sum::<f64>() / n).sqrt()).max(1e-4))
+        });
+        let (mean, std) = moments.unzip();
+        Normaliser { mean, std }
+    }
+
+    /// The normalised value of every pixel value, for each channel.
+    fn table(&self) -> Vec<[f32; 256]> {
+        let row =
+            |(m, s): (&f64, &f64)| std::array::from_fn(|p| ((p as f64 / 255.0 - m) / s) as f32);
+        self.mean.iter().zip(&self.std).map(row).collect()
+    }
+}
+
+/// Random changes to training images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Augment {
+    /// Rows and columns of zeros around the image before a random crop of the original size.
+    pub crop_pad: usize,
+    /// Mirror left and right with probability one half.
+    pub flip: bool,
+}
+
+/// Cuts an image set into minibatches.
+pub struct Batches<'a> {
+    images: &'a Images,
+    table: Vec<[f32; 256]>,
+    batch: usize,
+    seed: u64,
+    augment: Option<Augment>,
+}
+
+impl<'a> Batches<'a> {
+    /// Shuffled, augmented minibatches; the last one, if partial, is left out.
+    pub fn training(
+        images: &'a Images,
+        normaliser: &Normaliser,
+        batch: usize,
+        seed: u64,
+        augment: Augment,
+    ) -> Self {
+        Batches {
+            images,
+            table: normaliser.table(),
+            batch,
+            seed,
+            augment: Some(augment),
+        }
+    }
+
+    /// All images in order, unchanged; the last minibatch may be partial.
+    pub fn plain(images: &'a Images, normaliser: &Normaliser, batch: usize) -> Self {
+        Batches {
+            images,
+            table: normaliser.table(),
+            batch,
+            seed: 0,
+            augment: None,
+        }
+    }
+
+    /// Minibatches in an epoch.
+    pub fn n_batches(&self) -> usize {
+        match self.augment {
+            Some(_) => self.images.len() / self.batch,
+            None => self.images.len().div_ceil(self.batch),
+        }
+    }
+
+    /// The order of the images in an epoch.
+    pub fn order(&self, epoch: usize) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.images.len() as u32).collect();
+        if self.augment.is_some() {
+            order.shuffle(&mut ChaCha8Rng::seed_from_u64(mix(
+                self.seed,
+                epoch as u64,
+                u64::MAX,
+            )));
+        }
+        order
+    }
+
+    /// Minibatch `i` of an epoch with the given order: images [N, C, H, W] (stored channels last)
+    /// and labels [N].
+    pub fn get(&self, order: &[u32], epoch: usize, i: usize) -> (Tensor, Tensor) {
+        let [c, h, w] = self.images.shape;
+        let chosen = &order[i * self.batch..((i + 1) * self.batch).min(order.len())];
+        let mut rng = ChaCha8Rng::seed_from_u64(mix(self.seed, epoch as u64, i as u64));
+        let mut data = vec![0f32; chosen.len() * c * h * w];
+        let mut labels = Vec::with_capacity(chosen.len());
+        for (&index, out) in chosen.iter().zip(data.chunks_exact_mut(c * h * w)) {
+            let index = index as usize;
+            labels.push(i64::from(self.images.labels[index]));
+            let (dy, dx, flip) = match self.augment {
+                Some(a) => {
+                    let p = a.crop_pad as i32;
+                    let mut shift = || rng.random_range(-p..=p) as isize;
+                    let (dy, dx) = (shift(), shift());
+                    (dy, dx, a.flip && rng.random())
+                }
+                None => (0, 0, false),
+            };
+            let source = self.images.image(index);
+            for y in 0..h {
+                let sy = y as isize + dy;
+                if !(0..h as isize).contains(&sy) {
+                    continue;
+                }
+                for x in 0..w {
+                    let sx = if flip { w - 1 - x } else { x } as isize + dx;
+                    if !(0..w as isize).contains(&sx) {
+                        continue;
+                    }
+                    for (k, table) in self.table.iter().enumerate() {
+                        let pixel = source[(k * h + sy as usize) * w + sx as usize];
+                        out[(y * w + x) * c + k] = table[usize::from(pixel)];
+                    }
+                }
+            }
+        }
+        let size = [chosen.len() as i64, h as i64, w as i64, c as i64];
+        let x = Tensor::from_slice(&data).view(size).permute([0, 3, 1, 2]);
+        (x, Tensor::from_slice(&labels))
+    }
+}
+
+fn mix(seed: u64, epoch: u64, batch: u64) -> u64 {
+    // SplitMix64's finaliser: three counters to one well spread seed.
+    let mut z = seed ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ batch.rotate_left(32);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn images(n: usize) -> Images {
+        let pixels = (0..n * 48).map(|i| (i * 7 % 251) as u8).collect();
+        Images {
+            shape: [3, 4, 4],
+            n_classes: 10,
+            pixels,
+            labels: (0..n as u8).collect(),
+            checksum: String::new(),
+        }
+    }
+
+    #[test]
+    fn plain_batches_hold_normalised_pixels_in_place() {
+        let set = images(5);
+        let norm = Normaliser {
+            mean: vec![0.5, 0.25, 0.0],
+            std: vec![0.5, 1.0, 2.0],
+        };
+        let batches = Batches::plain(&set, &norm, 2);
+        assert_eq!(batches.n_batches(), 3);
+        let (x, y) = batches.get(&batches.order(0), 0, 2);
+        assert_eq!((x.size(), y.int64_value(&[0])), (vec![1, 3, 4, 4], 4));
+        let want = (f64::from(set.image(4)[16 + 4 + 3]) / 255.0 - 0.25) / 1.0;
+        assert!((x.double_value(&[0, 1, 1, 3]) - want).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_batch_depends_only_on_seed_epoch_and_index() {
+        let set = images(20);
+        let norm = Normaliser::measure(&set);
+        let a = Augment {
+            crop_pad: 1,
+            flip: true,
+        };
+        let one = Batches::training(&set, &norm, 4, 9, a);
+        let order = one.order(3);
+        let x = one.get(&order, 3, 2).0;
+        assert_eq!(
+            x,
+            Batches::training(&set, &norm, 4, 9, a)
+                .get(&one.order(3), 3, 2)
+                .0
+        );
+        assert_ne!(x, one.get(&order, 4, 2).0);
+        assert_ne!(order, one.order(4));
+    }
+}

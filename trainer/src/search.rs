@@ -1,0 +1,144 @@
+//! Stage 2: where the ReLUs go (Kundu et al., ICLR 2023, section 3.2).
+//!
+//! The partial-ReLU network trains by distillation while |post-activation of the teacher minus its
+//! own| is summed at every position; after each epoch a layer keeps exactly its r(l) highest scores.
+
+use crate::checkpoint::{self, State};
+use crate::data::Batches;
+use crate::error::{Error, Result};
+use crate::evaluate;
+use crate::loss;
+use crate::net::{Arch, Mask, MaskSet, Mode, Net};
+use crate::run::Stage;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// Share of each of the two loss terms.
+const SHARE: f64 = 0.5;
+
+/// State of the mask search.
+pub struct Search {
+    arch: Arch,
+    teacher: Net,
+    all_relu: MaskSet,
+    /// The student's masks.
+    pub masks: MaskSet,
+    budget: Vec<usize>,
+    scores: Vec<Tensor>,
+    /// Keep whole channels instead of pixels.
+    pub per_channel: bool,
+    /// Stop when no layer's mask changes by more than this.
+    pub stop_distance: Option<f64>,
+}
+
+impl Search {
+    /// Starts from random masks with `budget[l]` ReLUs in layer l.
+    pub fn new(teacher: Net, budget: &[usize], seed: u64) -> Search {
+        let arch = teacher.arch.clone();
+        let shapes = arch.relu_shapes();
+        let masks = shapes.iter().zip(budget).enumerate();
+        let masks = masks.map(|(i, (s, &n))| Mask::random(*s, n, seed.wrapping_add(i as u64)));
+        let masks = MaskSet::new(masks.collect());
+        let scores = shapes
+            .iter()
+            .map(|s| Tensor::zeros(s, (Kind::Float, Device::Cpu)))
+            .collect();
+        let all_relu = MaskSet::all_relu(&arch);
+        let budget = budget.to_vec();
+        Search {
+            arch,
+            teacher,
+            all_relu,
+            masks,
+            budget,
+            scores,
+            per_channel: false,
+            stop_distance: None,
+        }
+    }
+}
+
+impl Stage for Search {
+    fn loss(&mut self, net: &Net, x: &Tensor, labels: &Tensor, mode: Mode) -> (Tensor, Tensor) {
+        let mode = Mode {
+            collect: true,
+            ..mode
+        };
+        let student = net.forward(x, &self.masks, mode);
+        let teacher = tch::no_grad(|| {
+            let teacher = self.teacher.forward(
+                x,
+                &self.all_relu,
+                Mode {
+                    train: false,
+                    ..mode
+                },
+            );
+            let pairs = teacher.activations.iter().zip(&student.activations);
+            for ((t, s), score) in pairs.zip(&mut self.scores) {
+                *score += (t - s)
+                    .abs()
+                    .sum_dim_intlist([0i64].as_slice(), false, Kind::Float);
+            }
+            teacher.logits
+        });
+        let ce = loss::cross_entropy(&student.logits, labels, 0.0);
+        let kl = loss::distillation(&student.logits, &teacher);
+        ((ce + kl) * SHARE, student.logits.detach())
+    }
+
+    fn end_epoch(&mut self, _net: &Net) -> Result<(String, bool)> {
+        let mut masks = Vec::new();
+        for ((score, old), &n) in self.scores.iter().zip(self.masks.masks()).zip(&self.budget) {
+            let values = Vec::<f32>::try_from(score.contiguous().flatten(0, -1))?;
+            let select = if self.per_channel {
+                Mask::top_channels
+            } else {
+                Mask::top
+            };
+            masks.push(select(old.shape, &values, n));
+        }
+        let moved = masks
+            .iter()
+            .zip(self.masks.masks())
+            .map(|(a, b)| a.distance(b));
+        let moved = moved.fold(0.0, f64::max);
+        self.masks = MaskSet::new(masks);
+        for score in &mut self.scores {
+            let _ = score.zero_();
+        }
+        let stop = self.stop_distance.is_some_and(|limit| moved <= limit);
+        Ok((format!(", masks moved by at most {moved:.3}"), stop))
+    }
+
+    fn state(&self) -> State {
+        let mut state = checkpoint::mask_state(self.masks.masks());
+        for (i, s) in self.scores.iter().enumerate() {
+            state.push((format!("score.{i}"), s.shallow_clone()));
+        }
+        state
+    }
+
+    fn load_state(&mut self, state: &State, path: &Path) -> Result<()> {
+        self.masks = MaskSet::new(checkpoint::load_masks(&self.arch, state, path)?);
+        for (i, score) in self.scores.iter_mut().enumerate() {
+            let name = format!("score.{i}");
+            let Some((_, t)) = state
+                .iter()
+                .find(|(n, t)| *n == name && t.size() == score.size())
+            else {
+                let what = format!("lacks {name}");
+                return Err(Error::Checkpoint {
+                    path: path.to_owned(),
+                    what,
+                });
+            };
+            score.copy_(t);
+        }
+        Ok(())
+    }
+
+    fn accuracy(&self, net: &Net, batches: &Batches) -> f64 {
+        evaluate::accuracy(net, &self.masks, batches)
+    }
+}
