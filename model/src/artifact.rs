@@ -11,6 +11,8 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::error::{ModelError, Result};
 use crate::graph::Conv;
+use crate::kernel::Conv2d;
+use crate::linear;
 use crate::public::PublicModel;
 use crate::relu_set::ReluSet;
 use crate::spec::ModelSpec;
@@ -19,8 +21,16 @@ use crate::spec::ModelSpec;
 pub const SPEC_FILE: &str = "model.json";
 /// Name of the weights.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// Bits of the widest ring that the kernels serve.
+const KERNEL_BITS: u32 = 52;
 /// Largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 30;
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Model({})", self.public.spec().name)
+    }
+}
 
 /// Weights of one convolution or fully connected layer. Private to the server.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,9 +48,9 @@ impl std::fmt::Debug for ConvWeights {
 }
 
 /// A model with its weights.
-#[derive(Clone, Debug)]
 pub struct Model {
     public: PublicModel,
+    kernels: HashMap<String, Conv2d>,
     weights: HashMap<String, ConvWeights>,
 }
 
@@ -55,6 +65,7 @@ impl Model {
         weights: HashMap<String, ConvWeights>,
     ) -> Result<Self> {
         let public = PublicModel::new(spec, masks)?;
+        let mut kernels = HashMap::new();
         for conv in public.graph().layers.iter().flat_map(|l| &l.convs) {
             let w = weights.get(&conv.op).ok_or_else(|| {
                 ModelError::op(&conv.op, format!("there is no tensor '{}.weight'", conv.op))
@@ -82,8 +93,21 @@ impl Model {
                     "a weight has more than 16 bits or a bias more than 40",
                 ));
             }
+            let kernel = Conv2d::new(
+                linear::geometry(public.graph(), conv),
+                &w.weight,
+                KERNEL_BITS,
+            );
+            kernels.insert(
+                conv.op.clone(),
+                kernel.map_err(|e| ModelError::op(&conv.op, e.to_string()))?,
+            );
         }
-        Ok(Self { public, weights })
+        Ok(Self {
+            public,
+            kernels,
+            weights,
+        })
     }
 
     /// What the client may see.
@@ -99,6 +123,15 @@ impl Model {
     #[must_use]
     pub fn weights(&self, conv: &Conv) -> &ConvWeights {
         &self.weights[&conv.op]
+    }
+
+    /// The kernel that computes a convolution, with its weights made ready.
+    ///
+    /// # Panics
+    /// Never for a convolution of this model's graph, as [`Self::weights`].
+    #[must_use]
+    pub fn kernel(&self, conv: &Conv) -> &Conv2d {
+        &self.kernels[&conv.op]
     }
 
     /// Reads the model in folder `dir`.

@@ -2,12 +2,20 @@
 //! kernels, and the plaintext executor that runs the same integers as the protocol.
 
 pub mod artifact;
+pub mod bits;
 pub mod error;
+pub mod executor;
 pub mod graph;
+pub mod kernel;
+pub mod linear;
+pub mod packing;
+pub mod plan;
 pub mod public;
+pub mod random;
 pub mod relu_set;
 pub mod spec;
 
 pub use artifact::{ConvWeights, Model};
 pub use error::{ModelError, Result};
+pub use plan::{Plan, PublicPlan};
 pub use public::PublicModel;

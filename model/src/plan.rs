@@ -1,0 +1,358 @@
+//! The plan: how a model is run for batches of a given size. Both parties compute it from the same public model.
+//!
+//! [`PublicPlan`] is all that the client may see; [`Plan`] adds the weights. Their agreement is checked by
+//! [`PublicPlan::hash`], which each side computes for itself.
+//!
+//! Two rings: every tensor lives in Z_2^52, except those that the last layer reads. The last layer's output is opened, so
+//! its homomorphic error would be a noisy linear form in the weights; there 24 bits of ring leave 48 bits below, and the
+//! error is 0 except with probability about 2^-30 a logit.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::artifact::Model;
+use crate::error::{ModelError, Result};
+use crate::graph::Graph;
+use crate::packing::{
+    ConvGeometry, PackingChoice, ResponsePacking, SourcePacking, SourceSpec, choose,
+};
+use crate::public::PublicModel;
+
+/// Degree N of the RLWE ring.
+pub const DEGREE: usize = 4096;
+/// Bits of the RLWE modulus Q = 2^72.
+pub const MODULUS_BITS: u32 = 72;
+/// Largest expected number of spoiled values in one inference that a plan accepts.
+pub const MAX_FAILURES: f64 = 1e-3;
+/// Largest batch that can be prepared at once.
+pub const MAX_BATCH: usize = 64;
+
+/// Rings of one source and of the accumulators that it feeds: Q = 2^(k + h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RingPlan {
+    /// Bits k of the shares.
+    pub share_bits: u32,
+    /// Bits h below them in a ciphertext.
+    pub scale_bits: u32,
+    /// Low bits of the noise that are not sent (lambda).
+    pub noise_dropped_bits: u32,
+    /// Low bits of a response that are not sent (d).
+    pub response_dropped_bits: u32,
+}
+
+impl RingPlan {
+    /// For every tensor but those that the last layer reads: 14 bits up and 56 down for each coefficient.
+    pub const INNER: Self = Self {
+        share_bits: 52,
+        scale_bits: 20,
+        noise_dropped_bits: 6,
+        response_dropped_bits: 16,
+    };
+    /// For what the last layer reads: 42 bits up and 60 down.
+    pub const OPENED: Self = Self {
+        share_bits: 24,
+        scale_bits: 48,
+        noise_dropped_bits: 6,
+        response_dropped_bits: 12,
+    };
+
+    /// Bits for each coefficient of a noise message.
+    #[must_use]
+    pub const fn up_bits(&self) -> u32 {
+        self.scale_bits - self.noise_dropped_bits
+    }
+
+    /// Bits for each coefficient of a response.
+    #[must_use]
+    pub const fn down_bits(&self) -> u32 {
+        MODULUS_BITS - self.response_dropped_bits
+    }
+}
+
+/// One source: its ring, and its place in polynomials.
+#[derive(Clone, Debug)]
+pub struct SourcePlan {
+    /// Its ring and that of the accumulators it feeds.
+    pub ring: RingPlan,
+    /// Where its values lie.
+    pub packing: SourcePacking,
+}
+
+/// Which source, and which of its responses, serves a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvPlan {
+    /// Index of the source.
+    pub source: usize,
+    /// Index among [`SourcePacking::responses`].
+    pub response: usize,
+}
+
+/// Everything about a run that both parties know.
+#[derive(Clone, Debug)]
+pub struct PublicPlan {
+    model: PublicModel,
+    batch: usize,
+    sources: Vec<SourcePlan>,
+    convs: Vec<Vec<ConvPlan>>,
+    tensor_bits: Vec<u32>,
+    expected_failures: f64,
+    hash: [u8; 32],
+}
+
+#[derive(Serialize)]
+struct Hashed<'a> {
+    planner_version: u32,
+    batch: usize,
+    rings: Vec<RingPlan>,
+    packing: Vec<&'a PackingChoice>,
+}
+
+impl PublicPlan {
+    /// Plans `model` for batches of `batch` inferences.
+    ///
+    /// # Errors
+    /// [`ModelError::Plan`] when a bound is not kept, saying which and what to change.
+    pub fn new(model: &PublicModel, batch: usize) -> Result<Self> {
+        if !(1..=MAX_BATCH).contains(&batch) {
+            return Err(ModelError::Plan(format!(
+                "a batch of {batch}; 1 to {MAX_BATCH} inferences can be prepared at once"
+            )));
+        }
+        let graph = model.graph();
+        let opened = opened_tensors(graph)?;
+        let mut consumers: Vec<Vec<ConvGeometry>> = vec![vec![]; graph.sources.len()];
+        let mut convs = Vec::with_capacity(graph.layers.len());
+        for layer in &graph.layers {
+            convs.push(
+                layer
+                    .convs
+                    .iter()
+                    .map(|conv| {
+                        let list = &mut consumers[conv.source];
+                        list.push(ConvGeometry {
+                            out_channels: conv.out_channels,
+                            kernel_h: conv.kernel[0],
+                            kernel_w: conv.kernel[1],
+                            padding: conv.padding,
+                        });
+                        ConvPlan {
+                            source: conv.source,
+                            response: list.len() - 1,
+                        }
+                    })
+                    .collect(),
+            );
+        }
+        let mut sources = Vec::with_capacity(graph.sources.len());
+        for (source, consumers) in graph.sources.iter().zip(consumers) {
+            let ring = if opened.contains(&source.tensor) {
+                RingPlan::OPENED
+            } else {
+                RingPlan::INNER
+            };
+            let spec = SourceSpec {
+                channels: source.shape.channels,
+                height: source.shape.height,
+                width: source.shape.width,
+                batch,
+                stride: source.stride,
+                consumers,
+            };
+            let packed = choose(
+                &spec,
+                DEGREE,
+                ring.share_bits,
+                ring.up_bits(),
+                ring.down_bits(),
+            )
+            .and_then(|choice| SourcePacking::new(&spec, DEGREE, &choice));
+            sources.push(SourcePlan {
+                ring,
+                packing: packed.map_err(|e| ModelError::Plan(e.to_string()))?,
+            });
+        }
+        let ring_of = |tensor: usize| {
+            if opened.contains(&tensor) {
+                RingPlan::OPENED
+            } else {
+                RingPlan::INNER
+            }
+        };
+        let tensor_bits = (0..graph.tensors.len())
+            .map(|t| ring_of(t).share_bits)
+            .collect();
+        let expected_failures = expected_failures(graph);
+        if expected_failures > MAX_FAILURES {
+            return Err(ModelError::Plan(format!(
+                "{expected_failures:.1e} spoiled values are expected in one inference, more than {MAX_FAILURES:.0e}: use fewer weight or activation bits, or a smaller network"
+            )));
+        }
+        let mut plan = Self {
+            model: model.clone(),
+            batch,
+            sources,
+            convs,
+            tensor_bits,
+            expected_failures,
+            hash: [0; 32],
+        };
+        plan.hash = plan.compute_hash();
+        Ok(plan)
+    }
+
+    fn compute_hash(&self) -> [u8; 32] {
+        let hashed = Hashed {
+            planner_version: 1,
+            batch: self.batch,
+            rings: self.sources.iter().map(|s| s.ring).collect(),
+            packing: self.sources.iter().map(|s| s.packing.choice()).collect(),
+        };
+        let mut hasher = blake3::Hasher::new_derive_key("private inference 2026 public plan v1");
+        for part in [
+            self.model.to_json(),
+            serde_json::to_vec(&hashed).unwrap_or_default(),
+        ] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(&part);
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    /// The model without its weights.
+    #[must_use]
+    pub const fn model(&self) -> &PublicModel {
+        &self.model
+    }
+
+    /// The layers.
+    #[must_use]
+    pub const fn graph(&self) -> &Graph {
+        self.model.graph()
+    }
+
+    /// Inferences prepared at once.
+    #[must_use]
+    pub const fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The sources, as in the graph.
+    #[must_use]
+    pub fn sources(&self) -> &[SourcePlan] {
+        &self.sources
+    }
+
+    /// Source and response of each convolution of layer `layer`, as in the graph.
+    #[must_use]
+    pub fn convs(&self, layer: usize) -> &[ConvPlan] {
+        &self.convs[layer]
+    }
+
+    /// Packing of the response that serves `conv`.
+    #[must_use]
+    pub fn response(&self, conv: ConvPlan) -> &ResponsePacking {
+        &self.sources[conv.source].packing.responses()[conv.response]
+    }
+
+    /// Bits of the ring in which tensor `tensor` is shared.
+    #[must_use]
+    pub fn tensor_bits(&self, tensor: usize) -> u32 {
+        self.tensor_bits[tensor]
+    }
+
+    /// Bits of the ring in which the accumulator of `layer` is shared.
+    #[must_use]
+    pub fn accumulator_bits(&self, layer: usize) -> u32 {
+        if layer + 1 == self.graph().layers.len() {
+            RingPlan::OPENED.share_bits
+        } else {
+            RingPlan::INNER.share_bits
+        }
+    }
+
+    /// Expected number of values that a wrap of the truncation spoils, in one inference, by the calibrated ranges.
+    #[must_use]
+    pub const fn expected_failures(&self) -> f64 {
+        self.expected_failures
+    }
+
+    /// BLAKE3 of the canonical encoding of the public model and of everything planned.
+    #[must_use]
+    pub const fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
+    /// Fraction bits of the logits.
+    #[must_use]
+    pub fn logit_fraction_bits(&self) -> u32 {
+        self.graph().layers.last().map_or(0, |l| l.fraction_bits)
+    }
+}
+
+/// Tensors that the last layer reads, which nothing else may read.
+fn opened_tensors(graph: &Graph) -> Result<Vec<usize>> {
+    let Some((last, others)) = graph.layers.split_last() else {
+        return Err(ModelError::Plan("it has no layers".into()));
+    };
+    let reads = |layer: &crate::graph::Layer| -> Vec<usize> {
+        let convs = layer.convs.iter().map(|c| graph.sources[c.source].tensor);
+        convs.chain(layer.skips.iter().map(|s| s.tensor)).collect()
+    };
+    let opened = reads(last);
+    if last.accumulator_bits > RingPlan::OPENED.share_bits {
+        return Err(ModelError::Plan(format!(
+            "the output needs {} bits, more than {}: use fewer fraction bits in the last layer's weights",
+            last.accumulator_bits,
+            RingPlan::OPENED.share_bits
+        )));
+    }
+    if others
+        .iter()
+        .any(|l| reads(l).iter().any(|t| opened.contains(t)))
+    {
+        return Err(ModelError::Plan("a tensor that the last layer reads is also read by another layer: put a masked_relu with an empty mask in front of the last layer".into()));
+    }
+    Ok(opened)
+}
+
+/// Sum over all truncated values of the probability |y| / 2^k that the truncation wraps.
+fn expected_failures(graph: &Graph) -> f64 {
+    let ring = f64::from(RingPlan::INNER.share_bits);
+    let truncated = graph.layers.iter().filter(|l| l.truncated_bits > 0);
+    truncated
+        .map(|l| l.shape.n_values() as f64 * (f64::from(l.accumulator_bits - 1) - ring).exp2())
+        .sum()
+}
+
+/// A public plan and the weights: what the server has.
+#[derive(Clone)]
+pub struct Plan {
+    public: Arc<PublicPlan>,
+    model: Arc<Model>,
+}
+
+impl Plan {
+    /// Plans `model` for batches of `batch` inferences.
+    ///
+    /// # Errors
+    /// As [`PublicPlan::new`].
+    pub fn new(model: Arc<Model>, batch: usize) -> Result<Self> {
+        Ok(Self {
+            public: Arc::new(PublicPlan::new(model.public(), batch)?),
+            model,
+        })
+    }
+
+    /// What the client has too.
+    #[must_use]
+    pub const fn public(&self) -> &Arc<PublicPlan> {
+        &self.public
+    }
+
+    /// The model.
+    #[must_use]
+    pub const fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+}

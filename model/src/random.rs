@@ -1,0 +1,308 @@
+//! Models with random weights, for tests and for timing networks that nobody has trained.
+
+use std::collections::HashMap;
+
+use crate::artifact::{ConvWeights, Model};
+use crate::error::Result;
+use crate::executor;
+use crate::graph::Graph;
+use crate::relu_set::ReluSet;
+use crate::spec::{Card, FORMAT_VERSION, InputSpec, ModelSpec, Op, OutputMode, OutputSpec};
+
+/// Builds a network operation by operation with random weights and masks, then calibrates its ranges.
+pub struct RandomModel {
+    spec: ModelSpec,
+    state: u64,
+    shapes: HashMap<String, [usize; 3]>,
+    masks: HashMap<String, ReluSet>,
+    weights: HashMap<String, ConvWeights>,
+}
+
+impl RandomModel {
+    /// An empty network on an input of `shape` (C, H, W).
+    #[must_use]
+    pub fn new(name: &str, shape: [usize; 3], seed: u64) -> Self {
+        let spec = ModelSpec {
+            format_version: FORMAT_VERSION,
+            name: name.to_owned(),
+            input: InputSpec {
+                channels: shape[0],
+                height: shape[1],
+                width: shape[2],
+                mean: vec![0.5; shape[0]],
+                std: vec![0.25; shape[0]],
+            },
+            activation_fraction_bits: 8,
+            labels: vec![],
+            output: OutputSpec {
+                mode: OutputMode::Logits,
+                accumulator_bits: 24,
+            },
+            ops: vec![],
+            card: Card {
+                architecture: name.to_owned(),
+                dataset: "random weights".into(),
+                ..Card::default()
+            },
+        };
+        Self {
+            spec,
+            state: seed ^ 0x9e37_79b9_7f4a_7c15,
+            shapes: HashMap::from([("input".into(), shape)]),
+            masks: HashMap::new(),
+            weights: HashMap::new(),
+        }
+    }
+
+    /// The next pseudorandom integer (SplitMix64; these weights are no secret).
+    pub fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn make_weights(&mut self, name: &str, out: usize, fan_in: usize) {
+        // Uniform 8-bit weights with standard deviation 73; the scale makes the layer keep the size of its input.
+        let weight = (0..out * fan_in)
+            .map(|_| (self.next() % 255) as i32 - 127)
+            .collect();
+        let bias = (0..out)
+            .map(|_| (self.next() % 4096) as i64 - 2048)
+            .collect();
+        self.weights
+            .insert(name.to_owned(), ConvWeights { weight, bias });
+    }
+
+    fn weight_bits(fan_in: usize, extra: u32) -> u32 {
+        ((73.0 * (fan_in as f64).sqrt()).log2().round() as u32).saturating_sub(extra)
+    }
+
+    /// Adds a convolution.
+    pub fn conv(
+        &mut self,
+        name: &str,
+        input: &str,
+        out_channels: usize,
+        kernel: usize,
+        stride: usize,
+        padding: usize,
+    ) -> &mut Self {
+        let [c, h, w] = self.shapes[input];
+        let fan_in = c * kernel * kernel;
+        self.make_weights(name, out_channels, fan_in);
+        self.spec.ops.push(Op::Conv2d {
+            name: name.into(),
+            input: input.into(),
+            out_channels,
+            kernel: [kernel; 2],
+            stride,
+            padding,
+            weight_fraction_bits: Self::weight_bits(fan_in, 0),
+        });
+        let out = |size: usize| (size + 2 * padding - kernel) / stride + 1;
+        self.shapes
+            .insert(name.into(), [out_channels, out(h), out(w)]);
+        self
+    }
+
+    /// Adds a masked ReLU that keeps `kept` random positions.
+    pub fn relu(&mut self, name: &str, input: &str, kept: usize) -> &mut Self {
+        let shape = self.shapes[input];
+        let n = shape.iter().product::<usize>();
+        let mut order: Vec<usize> = (0..n).collect();
+        for i in (1..n).rev() {
+            order.swap(i, (self.next() % (i as u64 + 1)) as usize);
+        }
+        let mut mask = vec![0u8; n];
+        order.iter().take(kept).for_each(|&i| mask[i] = 1);
+        if let Ok(set) = ReluSet::from_mask(name, &mask) {
+            self.masks.insert(name.into(), set);
+        }
+        self.spec.ops.push(Op::MaskedRelu {
+            name: name.into(),
+            input: input.into(),
+            accumulator_bits: 40,
+            relus_kept: kept.min(n),
+        });
+        self.shapes.insert(name.into(), shape);
+        self
+    }
+
+    /// Adds a sum.
+    pub fn add(&mut self, name: &str, a: &str, b: &str) -> &mut Self {
+        self.spec.ops.push(Op::Add {
+            name: name.into(),
+            inputs: [a.into(), b.into()],
+        });
+        self.shapes.insert(name.into(), self.shapes[a]);
+        self
+    }
+
+    /// Adds a pool over windows of `window`, or over the whole map.
+    pub fn pool(&mut self, name: &str, input: &str, window: Option<usize>) -> &mut Self {
+        let [c, h, w] = self.shapes[input];
+        let shape = window.map_or([c, 1, 1], |k| [c, h / k, w / k]);
+        self.spec.ops.push(window.map_or_else(
+            || Op::GlobalAvgPool {
+                name: name.into(),
+                input: input.into(),
+            },
+            |window| Op::AvgPool {
+                name: name.into(),
+                input: input.into(),
+                window,
+            },
+        ));
+        self.shapes.insert(name.into(), shape);
+        self
+    }
+
+    /// Flattens, then adds a fully connected layer, which makes the logits.
+    pub fn classifier(&mut self, name: &str, input: &str, n_classes: usize) -> &mut Self {
+        let features = self.shapes[input].iter().product::<usize>();
+        let flat = format!("{name}.flat");
+        self.spec.ops.push(Op::Flatten {
+            name: flat.clone(),
+            input: input.into(),
+        });
+        self.make_weights(name, n_classes, features);
+        self.spec.ops.push(Op::Linear {
+            name: name.into(),
+            input: flat,
+            out_features: n_classes,
+            weight_fraction_bits: Self::weight_bits(features, 2),
+        });
+        self.spec.labels = (0..n_classes).map(|i| format!("class {i}")).collect();
+        self
+    }
+
+    /// A random image that fits the network.
+    pub fn input(&mut self) -> Vec<i64> {
+        (0..self.spec.input.n_values())
+            .map(|_| (self.next() % 512) as i64 - 256)
+            .collect()
+    }
+
+    /// Calibrates accumulator ranges on `n_images` random inputs and finishes the model.
+    ///
+    /// # Errors
+    /// Any [`crate::ModelError`] when the operations do not fit together.
+    pub fn finish(&mut self, mode: OutputMode, n_images: usize) -> Result<Model> {
+        self.spec.output = OutputSpec {
+            mode,
+            accumulator_bits: 40,
+        };
+        let relus_total = self.masks.values().map(ReluSet::n_positions).sum();
+        self.spec.card.relus_total = relus_total;
+        self.spec.card.relus_kept = self.masks.values().map(|m| m.kept().len()).sum();
+        let draft = Model::new(self.spec.clone(), self.masks.clone(), self.weights.clone())?;
+        let mut maxima = vec![0u64; draft.public().graph().layers.len()];
+        for _ in 0..n_images {
+            let input = self.input();
+            let execution = executor::run(&draft, &input)?;
+            maxima
+                .iter_mut()
+                .zip(&execution.max_accumulators)
+                .for_each(|(m, &v)| *m = (*m).max(v));
+        }
+        let layers: HashMap<&str, u64> = draft
+            .public()
+            .graph()
+            .layers
+            .iter()
+            .map(|l| l.name.as_str())
+            .zip(maxima.iter().copied())
+            .collect();
+        calibrate(&mut self.spec, draft.public().graph(), &layers);
+        Model::new(self.spec.clone(), self.masks.clone(), self.weights.clone())
+    }
+}
+
+/// Writes l_b = bits of the largest |accumulator| + 2 (sign and guard) into `spec`, from the maxima by layer name.
+pub fn calibrate(spec: &mut ModelSpec, graph: &Graph, maxima: &HashMap<&str, u64>) {
+    let bits_of = |name: &str| -> u32 {
+        let truncated = graph
+            .layers
+            .iter()
+            .find(|l| l.name == name)
+            .map_or(0, |l| l.truncated_bits);
+        let maximum = maxima.get(name).copied().unwrap_or(0);
+        (64 - maximum.leading_zeros() + 2).max(truncated + 2)
+    };
+    for op in &mut spec.ops {
+        if let Op::MaskedRelu {
+            name,
+            accumulator_bits,
+            ..
+        } = op
+        {
+            *accumulator_bits = bits_of(name);
+        }
+    }
+    if let Some(last) = graph.layers.last() {
+        spec.output.accumulator_bits = bits_of(&last.name);
+    }
+}
+
+/// A CIFAR-form residual network with random weights, and `relus` of its ReLUs spread evenly over its layers.
+///
+/// `blocks` residual blocks in each of the stages whose widths are `widths`; option-B shortcuts (1x1 convolutions).
+///
+/// # Errors
+/// Any [`crate::ModelError`] when the operations do not fit together.
+pub fn residual_network(
+    name: &str,
+    input: [usize; 3],
+    widths: &[usize],
+    blocks: usize,
+    n_classes: usize,
+    relus: usize,
+    mode: OutputMode,
+) -> Result<Model> {
+    let mut layers = vec![widths[0] * input[1] * input[2]];
+    for (stage, width) in widths.iter().enumerate() {
+        layers.extend(std::iter::repeat_n(
+            width * (input[1] >> stage) * (input[2] >> stage),
+            2 * blocks,
+        ));
+    }
+    let total: usize = layers.iter().sum();
+    let mut kept = layers
+        .iter()
+        .map(|n| (n * relus.min(total)).div_ceil(total))
+        .collect::<Vec<_>>()
+        .into_iter();
+    let mut left = relus.min(total);
+    let mut keep = move || {
+        let now = kept.next().unwrap_or(0).min(left);
+        left -= now;
+        now
+    };
+    let mut net = RandomModel::new(name, input, 7);
+    net.conv("stem", "input", widths[0], 3, 1, 1)
+        .relu("stem.relu", "stem", keep());
+    let mut from = "stem.relu".to_owned();
+    for (stage, &width) in widths.iter().enumerate() {
+        for block in 0..blocks {
+            let p = format!("stage{stage}.block{block}");
+            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+            net.conv(&format!("{p}.conv1"), &from, width, 3, stride, 1)
+                .relu(&format!("{p}.relu1"), &format!("{p}.conv1"), keep());
+            net.conv(&format!("{p}.conv2"), &format!("{p}.relu1"), width, 3, 1, 1);
+            let skip = if stride == 2 {
+                net.conv(&format!("{p}.shortcut"), &from, width, 1, 2, 0);
+                format!("{p}.shortcut")
+            } else {
+                from
+            };
+            net.add(&format!("{p}.add"), &format!("{p}.conv2"), &skip)
+                .relu(&format!("{p}.relu2"), &format!("{p}.add"), keep());
+            from = format!("{p}.relu2");
+        }
+    }
+    net.pool("pool", &from, None)
+        .classifier("fc", "pool", n_classes)
+        .finish(mode, 2)
+}
