@@ -1,0 +1,269 @@
+//! A blocking [`Channel`] over one gRPC stream of frames, for either end.
+//!
+//! The driver's thread blocks; the network is asynchronous. Between them stands one bounded queue each way
+//! ([`QUEUE_FRAMES`](crate::limits::QUEUE_FRAMES) frames), so that neither a slow peer nor a slow driver makes memory
+//! grow. Both directions give up after the idle timeout: a peer that neither sends nor reads cannot hold a thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use pi_protocol::channel::Channel;
+use pi_protocol::wire::{Frame, MAX_FRAME_BYTES};
+use pi_protocol::{Error, Result};
+use prost::Message;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Code, Status};
+
+use crate::limits::QUEUE_FRAMES;
+use crate::v1;
+
+/// Bytes that gRPC puts before each message.
+const GRPC_PREFIX_BYTES: u64 = 5;
+
+/// A queue entry: a frame, or why there are no more.
+pub type Item = std::result::Result<v1::Frame, Status>;
+
+/// Bytes of a session on the wire, gRPC framing included, HTTP/2 and TLS excluded.
+#[derive(Debug, Default)]
+pub struct WireMeter {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl WireMeter {
+    /// Bytes handed to the network so far.
+    #[must_use]
+    pub fn n_bytes_sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes taken from the network so far.
+    #[must_use]
+    pub fn n_bytes_received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
+/// One end of a session, for use on a thread that may block.
+pub struct GrpcChannel {
+    runtime: Handle,
+    to_peer: Sender<Item>,
+    from_peer: Receiver<Item>,
+    idle_timeout: Duration,
+    meter: Arc<WireMeter>,
+}
+
+/// The queue towards the network: where to put frames, and the stream that gRPC takes them from.
+#[must_use]
+pub fn outbound() -> (Sender<Item>, ReceiverStream<Item>) {
+    let (to_peer, queue) = channel(QUEUE_FRAMES);
+    (to_peer, ReceiverStream::new(queue))
+}
+
+impl GrpcChannel {
+    /// Joins the queue towards the network with the stream that comes from it. Must be called inside `runtime`.
+    pub fn new(
+        runtime: Handle,
+        to_peer: Sender<Item>,
+        inbound: impl Stream<Item = Item> + Send + Unpin + 'static,
+        idle_timeout: Duration,
+    ) -> Self {
+        let (into_queue, from_peer) = channel(QUEUE_FRAMES);
+        runtime.spawn(pump(inbound, into_queue));
+        Self {
+            runtime,
+            to_peer,
+            from_peer,
+            idle_timeout,
+            meter: Arc::default(),
+        }
+    }
+
+    /// The counters of this session; they stay readable while a driver owns the channel.
+    #[must_use]
+    pub fn meter(&self) -> Arc<WireMeter> {
+        Arc::clone(&self.meter)
+    }
+
+    /// Why the peer ended the session, once sending has failed: its status is the last entry of the queue.
+    fn farewell(&mut self) -> Error {
+        let wait = Duration::from_secs(2).min(self.idle_timeout);
+        let queue = &mut self.from_peer;
+        let last = self.runtime.block_on(timeout(wait, async {
+            while let Some(item) = queue.recv().await {
+                if let Err(status) = item {
+                    return Some(status);
+                }
+            }
+            None
+        }));
+        match last {
+            Ok(Some(status)) => ended(&status),
+            _ => Error::Channel("the peer closed the connection".into()),
+        }
+    }
+}
+
+impl Channel for GrpcChannel {
+    fn send(&mut self, frame: Frame) -> Result<()> {
+        let frame = v1::Frame {
+            tag: frame.tag,
+            payload: frame.payload.into(),
+            open: None,
+        };
+        let n_bytes = frame.encoded_len() as u64 + GRPC_PREFIX_BYTES;
+        // Both arms of `timeout` need the runtime's clock, hence `block_on` instead of `blocking_send`.
+        let sent = self
+            .runtime
+            .block_on(async { timeout(self.idle_timeout, self.to_peer.send(Ok(frame))).await });
+        match sent {
+            Ok(Ok(())) => {
+                self.meter.sent.fetch_add(n_bytes, Ordering::Relaxed);
+                Ok(())
+            }
+            Ok(Err(_)) => Err(self.farewell()),
+            Err(_) => Err(Error::Channel(format!(
+                "the peer has read nothing for {:?}",
+                self.idle_timeout
+            ))),
+        }
+    }
+
+    fn recv(&mut self) -> Result<Frame> {
+        let received = self
+            .runtime
+            .block_on(async { timeout(self.idle_timeout, self.from_peer.recv()).await });
+        let frame = match received {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(status))) => return Err(ended(&status)),
+            Ok(None) => return Err(Error::Channel("the peer closed the connection".into())),
+            Err(_) => {
+                return Err(Error::Channel(format!(
+                    "the peer was silent for {:?}",
+                    self.idle_timeout
+                )));
+            }
+        };
+        let n_bytes = frame.encoded_len() as u64 + GRPC_PREFIX_BYTES;
+        self.meter.received.fetch_add(n_bytes, Ordering::Relaxed);
+        if frame.open.is_some() {
+            return Err(Error::peer("frame", 0, "a tag and a payload", "Open"));
+        }
+        if frame.payload.len() > MAX_FRAME_BYTES {
+            return Err(Error::peer(
+                "frame",
+                0,
+                format!("at most {MAX_FRAME_BYTES} bytes"),
+                format!("{} bytes", frame.payload.len()),
+            ));
+        }
+        Ok(Frame {
+            tag: frame.tag,
+            payload: frame.payload.into(),
+        })
+    }
+}
+
+/// Moves frames from the network to the queue until either end is gone.
+async fn pump(mut inbound: impl Stream<Item = Item> + Unpin, queue: Sender<Item>) {
+    loop {
+        let next = tokio::select! {
+            next = inbound.next() => next,
+            () = queue.closed() => return,
+        };
+        let Some(item) = next else { return };
+        let last = item.is_err();
+        if queue.send(item).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+fn ended(status: &Status) -> Error {
+    Error::Channel(match status.code() {
+        Code::Unknown | Code::Cancelled | Code::Unavailable if status.message().is_empty() => {
+            "the peer closed the connection".into()
+        }
+        code => format!("the peer ended the session ({code:?}): {}", status.message()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(idle: Duration) -> (tokio::runtime::Runtime, GrpcChannel, Sender<Item>) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (to_peer, peer) = outbound();
+        // An echo: what is sent comes back.
+        let (inject, injected) = outbound();
+        let handle = runtime.handle().clone();
+        let channel = runtime
+            .block_on(async { GrpcChannel::new(handle, to_peer, peer.merge(injected), idle) });
+        (runtime, channel, inject)
+    }
+
+    #[test]
+    fn frames_pass_and_are_counted() {
+        let (_runtime, mut channel, _inject) = ends(Duration::from_secs(5));
+        let frame = Frame {
+            tag: 0x1234,
+            payload: vec![7; 1000],
+        };
+        channel.send(frame.clone()).unwrap();
+        assert_eq!(channel.recv().unwrap(), frame);
+        // 5 of gRPC, 9 of the tag, 3 of the payload's field header.
+        assert_eq!(channel.meter().n_bytes_sent(), 1017);
+        assert_eq!(channel.meter().n_bytes_received(), 1017);
+    }
+
+    #[test]
+    fn silence_and_a_full_queue_end_after_the_idle_timeout() {
+        let (_runtime, mut channel, _inject) = ends(Duration::from_millis(20));
+        let error = channel.recv().unwrap_err().to_string();
+        assert!(error.contains("silent"), "{error}");
+        let frame = Frame {
+            tag: 1,
+            payload: vec![],
+        };
+        // The echo fills the queue back to us, which nobody empties.
+        let error = (0..100).find_map(|_| channel.send(frame.clone()).err());
+        assert!(matches!(error, Some(Error::Channel(_))), "{error:?}");
+    }
+
+    #[test]
+    fn a_status_of_the_peer_reaches_the_driver() {
+        let (runtime, mut channel, inject) = ends(Duration::from_secs(5));
+        runtime
+            .block_on(inject.send(Err(Status::resource_exhausted("full"))))
+            .unwrap();
+        let error = channel.recv().unwrap_err().to_string();
+        assert!(
+            error.contains("full") && error.contains("ResourceExhausted"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_second_open_or_an_oversized_payload_is_the_peers_fault() {
+        for frame in [
+            v1::Frame {
+                open: Some(v1::Open::default()),
+                ..Default::default()
+            },
+            v1::Frame {
+                payload: vec![0; MAX_FRAME_BYTES + 1].into(),
+                ..Default::default()
+            },
+        ] {
+            let (runtime, mut channel, inject) = ends(Duration::from_secs(5));
+            runtime.block_on(inject.send(Ok(frame))).unwrap();
+            assert!(matches!(channel.recv(), Err(Error::Peer { .. })));
+        }
+    }
+}
