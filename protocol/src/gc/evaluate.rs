@@ -1,0 +1,304 @@
+//! The evaluator: half-gates (Zahur, Rosulek, Evans, Eurocrypt 2015, figure 2), many instances of one circuit.
+//!
+//! Takes the garbler's tables and one active label for each input; gives one active label for each output. Two TMMO hashes for
+//! each AND gate, eight instances in lockstep. Colours select by mask: they are values masked by the garbler, but cost nothing
+//! to treat as secret. Evaluating one set of tables on two inputs would reveal both: the caller consumes its material.
+
+use rayon::prelude::*;
+use zeroize::Zeroizing;
+
+use super::circuit::{Circuit, Gate};
+use super::garble::{GATE_BYTES, Instances, MIN_GROUPS, by_group, gate_tweak};
+use crate::block::{ActiveLabel, Block, mask};
+use crate::error::{Error, Result};
+use crate::hash::{Domain, Hasher, LANES, hash_to_bits};
+
+/// Evaluates all instances; everything is instance-major. Returns the active labels of the outputs.
+///
+/// # Errors
+/// [`Error::Peer`] where tables or the garbler's labels have the wrong length, [`Error::Misuse`] for the evaluator's own.
+pub fn evaluate(
+    instances: &Instances<'_>,
+    tables: &[u8],
+    garbler_active: &[ActiveLabel],
+    evaluator_active: &[ActiveLabel],
+) -> Result<Zeroizing<Vec<ActiveLabel>>> {
+    let circuit = instances.circuit;
+    let peer = |what: &str, expected: usize, got: usize| {
+        let layer = instances.tweak.layer();
+        let error = || Error::peer("garbled circuit", layer, format!("{expected} {what}"), got);
+        (expected == got).then_some(()).ok_or_else(error)
+    };
+    peer("bytes of tables", instances.table_bytes(), tables.len())?;
+    peer(
+        "garbler labels",
+        instances.n_garbler_labels(),
+        garbler_active.len(),
+    )?;
+    let (expected, got) = (instances.n_evaluator_labels(), evaluator_active.len());
+    if expected != got {
+        return Err(Error::Misuse(format!(
+            "evaluation needs {expected} own labels, got {got}"
+        )));
+    }
+
+    let (n_in, n_eval, n_out) = (
+        circuit.n_garbler_inputs(),
+        circuit.n_evaluator_inputs(),
+        circuit.n_outputs(),
+    );
+    let stride = circuit.n_and() * GATE_BYTES;
+    let mut outputs = Zeroizing::new(vec![ActiveLabel::default(); instances.n_output_labels()]);
+    by_group(&mut outputs, instances.n_groups(), n_out)
+        .into_par_iter()
+        .enumerate()
+        .with_min_len(MIN_GROUPS)
+        .for_each_init(
+            || Zeroizing::new(vec![[Block::ZERO; LANES]; circuit.n_wires()]),
+            |wires, (group, outputs)| {
+                let first = group * LANES;
+                let n_lanes = LANES.min(instances.n_instances - first);
+                for lane in 0..n_lanes {
+                    for i in 0..n_in {
+                        wires[i][lane] = garbler_active[(first + lane) * n_in + i].0;
+                    }
+                    for i in 0..n_eval {
+                        wires[n_in + i][lane] = evaluator_active[(first + lane) * n_eval + i].0;
+                    }
+                }
+                let tables = &tables[first * stride..(first + n_lanes) * stride];
+                evaluate_group(circuit, &instances.hasher(group), wires, tables, n_lanes);
+                for lane in 0..n_lanes {
+                    for (i, wire) in circuit.outputs().iter().enumerate() {
+                        outputs[lane * n_out + i] = ActiveLabel(wires[*wire as usize][lane]);
+                    }
+                }
+            },
+        );
+    Ok(outputs)
+}
+
+/// Evaluates eight instances; `wires` holds the inputs' active labels and receives all others.
+fn evaluate_group(
+    circuit: &Circuit,
+    hasher: &Hasher,
+    wires: &mut [[Block; LANES]],
+    tables: &[u8],
+    n_lanes: usize,
+) {
+    let n_inputs = circuit.n_garbler_inputs() + circuit.n_evaluator_inputs();
+    let stride = circuit.n_and() * GATE_BYTES;
+    let (tables, _) = tables.as_chunks::<16>();
+    let mut n_and = 0;
+    for (gate, wire) in circuit.gates().iter().zip(n_inputs..) {
+        wires[wire] = match *gate {
+            Gate::Xor(a, b) => {
+                let (a, b) = (&wires[a as usize], &wires[b as usize]);
+                std::array::from_fn(|lane| a[lane] ^ b[lane])
+            }
+            Gate::Not(a) => wires[a as usize],
+            Gate::And(a, b) => {
+                let (a, b) = (&wires[a as usize], &wires[b as usize]);
+                let mut halves = [[0; 2]; LANES];
+                for (lane, halves) in halves[..n_lanes].iter_mut().enumerate() {
+                    let at = lane * (stride / 16) + 2 * n_and;
+                    *halves = [
+                        u128::from_le_bytes(tables[at]),
+                        u128::from_le_bytes(tables[at + 1]),
+                    ];
+                }
+                let output = evaluate_and(hasher, n_and, a, b, &halves);
+                n_and += 1;
+                output
+            }
+        };
+    }
+}
+
+/// One AND gate of eight instances.
+#[inline(always)]
+fn evaluate_and(
+    hasher: &Hasher,
+    gate: usize,
+    a: &[Block; LANES],
+    b: &[Block; LANES],
+    halves: &[[u128; 2]; LANES],
+) -> [Block; LANES] {
+    let mut h: [Block; 2 * LANES] =
+        std::array::from_fn(|i| if i < LANES { a[i] } else { b[i - LANES] });
+    hasher.hash(&mut h, |i| gate_tweak(gate, i / LANES, i % LANES));
+    std::array::from_fn(|lane| {
+        let [generator, evaluator] = halves[lane];
+        let generator = h[lane].0 ^ (mask(a[lane].lsb()) & generator);
+        let evaluator = h[LANES + lane].0 ^ (mask(b[lane].lsb()) & (evaluator ^ a[lane].0));
+        Block(generator ^ evaluator)
+    })
+}
+
+/// `bits`-bit hashes of the active output labels, in order: for each the garbler's `h_o` with `o` the label's colour.
+///
+/// # Errors
+/// [`Error::Misuse`] unless `1 <= bits <= 64`.
+pub fn active_label_hash(
+    instances: &Instances<'_>,
+    output_active: &[ActiveLabel],
+    bits: u32,
+) -> Result<Zeroizing<Vec<u64>>> {
+    let labels = output_active.iter().map(|label| label.0);
+    hash_to_bits(
+        instances.start_key,
+        Domain::Output,
+        instances.tweak,
+        0,
+        labels,
+        bits,
+    )
+    .map(Zeroizing::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Delta, ZeroLabel};
+    use crate::gc::argmax::tests::{plain_argmax, to_bits};
+    use crate::gc::{Garbled, argmax_circuit, garble, sign_circuit};
+    use crate::hash::TweakBase;
+    use crate::prg::Seed;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha20Rng;
+
+    /// Garbles and evaluates on both parties' bits; returns garbled material, output labels and Delta.
+    fn run(
+        circuit: &Circuit,
+        garbler: &[bool],
+        evaluator: &[bool],
+        n_instances: usize,
+        colours: Option<&[u8]>,
+    ) -> (Garbled, Vec<ActiveLabel>, Delta) {
+        let mut rng = ChaCha20Rng::seed_from_u64(n_instances as u64);
+        let delta = Delta::random(&mut rng);
+        let tweak = TweakBase::new(2, 1).unwrap();
+        let start_key = Block::random(&mut rng);
+        let instances = Instances {
+            circuit,
+            n_instances,
+            start_key,
+            tweak,
+        };
+        let zero: Vec<ZeroLabel> = evaluator
+            .iter()
+            .map(|_| ZeroLabel(Block::random(&mut rng)))
+            .collect();
+        let garbled = garble(&instances, &delta, &Seed::from([1; 32]), &zero, colours).unwrap();
+        assert_eq!(garbled.tables.len(), n_instances * circuit.n_and() * 32);
+        let active = |zero: &[ZeroLabel], bits: &[bool]| -> Vec<ActiveLabel> {
+            zero.iter()
+                .zip(bits)
+                .map(|(z, b)| z.active(u8::from(*b), &delta))
+                .collect()
+        };
+        let a = active(&garbled.garbler_zero, garbler);
+        let b = active(&zero, evaluator);
+        let out = evaluate(&instances, &garbled.tables, &a, &b)
+            .unwrap()
+            .to_vec();
+        for (zero, out) in garbled.output_zero.iter().zip(&out) {
+            let bit = zero.colour() ^ out.colour();
+            assert_eq!(zero.active(bit, &delta).to_bytes(), out.to_bytes());
+        }
+        (garbled, out, delta)
+    }
+
+    #[test]
+    fn sign_test_on_random_and_boundary_values() {
+        let mut rng = ChaCha20Rng::seed_from_u64(11);
+        for l in [1, 2, 3, 7, 13, 14, 16, 22, 52, 64] {
+            let circuit = sign_circuit(l).unwrap();
+            for n in [0, 1, 7, 8, 9, 100, 131] {
+                let low = i64::MIN >> (64 - l);
+                let boundary = [0, -1, low, !low, low / 2, 1 & !low];
+                let values: Vec<i64> = (0..n)
+                    .map(|i| {
+                        *boundary
+                            .get(i)
+                            .unwrap_or(&(rng.random::<i64>() >> (64 - l)))
+                    })
+                    .collect();
+                let shares: Vec<u64> = (0..n).map(|_| rng.random()).collect();
+                let other: Vec<u64> = values
+                    .iter()
+                    .zip(&shares)
+                    .map(|(v, s)| (*v as u64).wrapping_sub(*s))
+                    .collect();
+                let colours: Vec<u8> = (0..n).map(|_| rng.random_range(0..2)).collect();
+                let (a, b) = (to_bits(&shares, l), to_bits(&other, l));
+                let (garbled, out, _) = run(&circuit, &a, &b, n, Some(&colours));
+                for i in 0..n {
+                    assert_eq!(garbled.output_zero[i].colour(), colours[i]);
+                    let negative = out[i].colour() ^ colours[i] == 1;
+                    assert_eq!(negative, values[i] < 0, "l = {l}, value {}", values[i]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn argmax_of_ten_classes() {
+        let mut rng = ChaCha20Rng::seed_from_u64(12);
+        let (n_classes, bits, n) = (10, 20, 9);
+        let circuit = argmax_circuit(n_classes, bits).unwrap();
+        let values: Vec<i64> = (0..n * n_classes)
+            .map(|_| rng.random_range(-3..3))
+            .collect();
+        let shares: Vec<u64> = values.iter().map(|_| rng.random()).collect();
+        let other: Vec<u64> = values
+            .iter()
+            .zip(&shares)
+            .map(|(v, s)| (*v as u64).wrapping_sub(*s))
+            .collect();
+        let (garbled, out, _) = run(
+            &circuit,
+            &to_bits(&shares, bits),
+            &to_bits(&other, bits),
+            n,
+            None,
+        );
+        for i in 0..n {
+            let bit = |j: usize| garbled.output_zero[4 * i + j].colour() ^ out[4 * i + j].colour();
+            let index: usize = (0..4).map(|j| usize::from(bit(j)) << j).sum();
+            assert_eq!(index, plain_argmax(&values[i * n_classes..][..n_classes]));
+        }
+    }
+
+    #[test]
+    fn labels_and_tables_do_not_repeat_across_instances() {
+        let circuit = sign_circuit(3).unwrap();
+        let (garbled, _, _) = run(&circuit, &[false; 60], &[false; 60], 20, None);
+        let mut labels: Vec<u128> = garbled.garbler_zero.iter().map(|z| z.0.0).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        assert_eq!(labels.len(), 60);
+    }
+
+    #[test]
+    fn wrong_lengths_are_errors() {
+        let circuit = sign_circuit(4).unwrap();
+        let tweak = TweakBase::new(0, 3).unwrap();
+        let instances = Instances {
+            circuit: &circuit,
+            n_instances: 2,
+            start_key: Block(1),
+            tweak,
+        };
+        let labels = [ActiveLabel::default(); 9];
+        let tables = [0; 200];
+        let call = |t, g, e| evaluate(&instances, &tables[..t], &labels[..g], &labels[..e]);
+        assert!(call(192, 8, 8).is_ok());
+        for t in [0, 191, 193] {
+            assert!(matches!(call(t, 8, 8), Err(Error::Peer { .. })));
+        }
+        assert!(matches!(call(192, 7, 8), Err(Error::Peer { .. })));
+        assert!(matches!(call(192, 9, 8), Err(Error::Peer { .. })));
+        assert!(matches!(call(192, 8, 9), Err(Error::Misuse(_))));
+    }
+}

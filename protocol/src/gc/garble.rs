@@ -1,0 +1,431 @@
+//! The garbler: half-gates (Zahur, Rosulek, Evans, Eurocrypt 2015, figure 2), many instances of one circuit.
+//!
+//! Garbler -> evaluator: 32 bytes for each AND gate and instance, instance after instance, gates in circuit order, each the
+//! generator's half then the evaluator's. Eight instances go in lockstep under one hash key; groups run in parallel. A last
+//! group is filled up with dummy instances that leave no bytes. Four TMMO hashes for each AND gate.
+//!
+//! Secret labels select by mask only. The tables are a function of `Delta` and one-time labels: garble once, evaluate once.
+
+use rand::RngCore;
+use rayon::prelude::*;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::circuit::{Circuit, Gate};
+use crate::block::{Block, Delta, ZeroLabel, mask};
+use crate::error::{Error, Result};
+use crate::hash::{Domain, Hasher, LANES, TweakBase, hash_to_bits};
+use crate::prg::Seed;
+
+/// Bytes of one AND gate.
+pub(super) const GATE_BYTES: usize = 32;
+/// Groups that one task of the thread pool takes at least.
+pub(super) const MIN_GROUPS: usize = 8;
+
+/// What both parties know of a set of instances: same values, same hash keys.
+#[derive(Clone, Copy)]
+pub struct Instances<'a> {
+    /// The circuit of every instance.
+    pub circuit: &'a Circuit,
+    /// How many.
+    pub n_instances: usize,
+    /// Public start value of the hash keys: fresh and random for each `Delta`.
+    pub start_key: Block,
+    /// Inference and layer: unique under one start value.
+    pub tweak: TweakBase,
+}
+
+impl Instances<'_> {
+    /// Bytes of all tables: `n_instances * n_and * 32`.
+    pub fn table_bytes(&self) -> usize {
+        self.n_instances
+            .saturating_mul(self.circuit.n_and() * GATE_BYTES)
+    }
+
+    /// Labels of all the garbler's inputs.
+    pub fn n_garbler_labels(&self) -> usize {
+        self.n_instances
+            .saturating_mul(self.circuit.n_garbler_inputs())
+    }
+
+    /// Labels of all the evaluator's inputs.
+    pub fn n_evaluator_labels(&self) -> usize {
+        self.n_instances
+            .saturating_mul(self.circuit.n_evaluator_inputs())
+    }
+
+    /// Labels of all outputs.
+    pub fn n_output_labels(&self) -> usize {
+        self.n_instances.saturating_mul(self.circuit.n_outputs())
+    }
+
+    pub(super) fn n_groups(&self) -> usize {
+        self.n_instances.div_ceil(LANES)
+    }
+
+    pub(super) fn hasher(&self, group: usize) -> Hasher {
+        Hasher::new(self.start_key, Domain::Gate, self.tweak, group as u64)
+    }
+}
+
+/// What garbling leaves. Labels are instance-major: all of instance 0, then of instance 1.
+pub struct Garbled {
+    /// To send: the tables.
+    pub tables: Vec<u8>,
+    /// To keep: zero-labels of the garbler's inputs.
+    pub garbler_zero: Zeroizing<Vec<ZeroLabel>>,
+    /// To keep: zero-labels of the outputs.
+    pub output_zero: Zeroizing<Vec<ZeroLabel>>,
+}
+
+/// Tweak of half-gate `2 * gate + half` in `lane`, below the group's key.
+#[inline(always)]
+pub(super) fn gate_tweak(gate: usize, half: usize, lane: usize) -> u128 {
+    ((2 * gate + half) * LANES + lane) as u128
+}
+
+/// Cuts `data` into one slice for each group of `LANES` instances of `per_instance` items, empty ones included.
+pub(super) fn by_group<T>(
+    mut data: &mut [T],
+    n_groups: usize,
+    per_instance: usize,
+) -> Vec<&mut [T]> {
+    let mut groups = Vec::with_capacity(n_groups);
+    for _ in 0..n_groups {
+        let n = data.len().min(LANES * per_instance);
+        let (head, tail) = data.split_at_mut(n);
+        groups.push(head);
+        data = tail;
+    }
+    groups
+}
+
+/// Garbles all instances.
+///
+/// `labels` is the seed of the garbler's input labels; with the same seed and tweak they come out again, so a seed serves one
+/// batch. `output_colour`, one bit for each instance, fixes the colour of the single output's zero-label: the evaluator then
+/// sees value xor that bit.
+///
+/// # Errors
+/// [`Error::Misuse`] on wrong lengths, or on `output_colour` for a circuit whose output colour cannot be chosen.
+pub fn garble(
+    instances: &Instances<'_>,
+    delta: &Delta,
+    labels: &Seed,
+    evaluator_zero: &[ZeroLabel],
+    output_colour: Option<&[u8]>,
+) -> Result<Garbled> {
+    let circuit = instances.circuit;
+    let (n_in, n_eval, n_out) = (
+        circuit.n_garbler_inputs(),
+        circuit.n_evaluator_inputs(),
+        circuit.n_outputs(),
+    );
+    let length = |what: &str, expected: usize, got: usize| {
+        let fits = expected == got;
+        fits.then_some(())
+            .ok_or_else(|| Error::Misuse(format!("garbling needs {expected} {what}, got {got}")))
+    };
+    length(
+        "evaluator labels",
+        instances.n_evaluator_labels(),
+        evaluator_zero.len(),
+    )?;
+    let colour_input = match output_colour {
+        Some(colours) => {
+            length("output colours", instances.n_instances, colours.len())?;
+            let none = || Error::Misuse("this circuit's output colour cannot be chosen".into());
+            Some(circuit.colour_input().ok_or_else(none)?)
+        }
+        None => None,
+    };
+
+    let n_groups = instances.n_groups();
+    let mut tables = vec![0; instances.table_bytes()];
+    let mut garbler_zero = Zeroizing::new(vec![ZeroLabel::default(); instances.n_garbler_labels()]);
+    let mut output_zero = Zeroizing::new(vec![ZeroLabel::default(); instances.n_output_labels()]);
+    let ids = [instances.tweak.inference(), instances.tweak.layer() as u64];
+    let labels = labels.stream("garbler input labels", &ids);
+
+    by_group(&mut tables, n_groups, circuit.n_and() * GATE_BYTES)
+        .into_par_iter()
+        .zip(by_group(&mut garbler_zero, n_groups, n_in))
+        .zip(by_group(&mut output_zero, n_groups, n_out))
+        .enumerate()
+        .with_min_len(MIN_GROUPS)
+        .for_each_init(
+            || Zeroizing::new(vec![[Block::ZERO; LANES]; circuit.n_wires()]),
+            |wires, (group, ((tables, inputs), outputs))| {
+                let first = group * LANES;
+                let n_lanes = LANES.min(instances.n_instances - first);
+                let mut rng = labels.clone();
+                rng.set_stream(group as u64);
+                let mut bytes = Zeroizing::new(vec![0; n_lanes * n_in * Block::BYTES]);
+                rng.fill_bytes(&mut bytes);
+                let (random, _) = bytes.as_chunks();
+                for (label, bytes) in inputs.iter_mut().zip(random) {
+                    *label = ZeroLabel(Block::from_le_bytes(*bytes));
+                }
+                for lane in 0..n_lanes {
+                    for i in 0..n_in {
+                        wires[i][lane] = inputs[lane * n_in + i].0;
+                    }
+                    for i in 0..n_eval {
+                        wires[n_in + i][lane] = evaluator_zero[(first + lane) * n_eval + i].0;
+                    }
+                }
+                garble_group(
+                    circuit,
+                    &instances.hasher(group),
+                    delta,
+                    wires,
+                    tables,
+                    n_lanes,
+                );
+                for lane in 0..n_lanes {
+                    for (i, wire) in circuit.outputs().iter().enumerate() {
+                        outputs[lane * n_out + i] = ZeroLabel(wires[*wire as usize][lane]);
+                    }
+                    if let (Some(input), Some(colours)) = (colour_input, output_colour) {
+                        // The input enters no AND gate, so its colour may still be chosen: a uniform label stays uniform.
+                        let output = &mut outputs[lane * n_out];
+                        let flip = Block(u128::from(output.colour() ^ (colours[first + lane] & 1)));
+                        output.0 ^= flip;
+                        inputs[lane * n_in + input].0 ^= flip;
+                    }
+                }
+            },
+        );
+    Ok(Garbled {
+        tables,
+        garbler_zero,
+        output_zero,
+    })
+}
+
+/// Garbles eight instances; `wires` holds the inputs' zero-labels and receives all others.
+fn garble_group(
+    circuit: &Circuit,
+    hasher: &Hasher,
+    delta: &Delta,
+    wires: &mut [[Block; LANES]],
+    tables: &mut [u8],
+    n_lanes: usize,
+) {
+    let delta = delta.block();
+    let n_inputs = circuit.n_garbler_inputs() + circuit.n_evaluator_inputs();
+    let stride = circuit.n_and() * GATE_BYTES;
+    let mut n_and = 0;
+    for (gate, wire) in circuit.gates().iter().zip(n_inputs..) {
+        wires[wire] = match *gate {
+            Gate::Xor(a, b) => {
+                let (a, b) = (&wires[a as usize], &wires[b as usize]);
+                std::array::from_fn(|lane| a[lane] ^ b[lane])
+            }
+            Gate::Not(a) => wires[a as usize].map(|a| a ^ delta),
+            Gate::And(a, b) => {
+                let (a, b) = (&wires[a as usize], &wires[b as usize]);
+                let mut halves = [[Block::ZERO; 2]; LANES];
+                let output = garble_and(hasher, delta, n_and, a, b, &mut halves);
+                for (lane, halves) in halves[..n_lanes].iter().enumerate() {
+                    let at = lane * stride + n_and * GATE_BYTES;
+                    tables[at..at + 16].copy_from_slice(&halves[0].to_le_bytes());
+                    tables[at + 16..at + 32].copy_from_slice(&halves[1].to_le_bytes());
+                }
+                n_and += 1;
+                output
+            }
+        };
+    }
+}
+
+/// One AND gate of eight instances: the output's zero-labels, and the two halves of each table.
+#[inline(always)]
+fn garble_and(
+    hasher: &Hasher,
+    delta: Block,
+    gate: usize,
+    a: &[Block; LANES],
+    b: &[Block; LANES],
+    halves: &mut [[Block; 2]; LANES],
+) -> [Block; LANES] {
+    let mut h: [Block; 4 * LANES] = std::array::from_fn(|i| {
+        let label = if i < 2 * LANES {
+            a[i % LANES]
+        } else {
+            b[i % LANES]
+        };
+        if (i / LANES).is_multiple_of(2) {
+            label
+        } else {
+            label ^ delta
+        }
+    });
+    hasher.hash(&mut h, |i| gate_tweak(gate, i / (2 * LANES), i % LANES));
+    std::array::from_fn(|lane| {
+        let [a0, a1, b0, b1] = std::array::from_fn(|i| h[i * LANES + lane].0);
+        let (colour_a, colour_b) = (mask(a[lane].lsb()), mask(b[lane].lsb()));
+        let generator = a0 ^ a1 ^ (colour_b & delta.0);
+        let evaluator = b0 ^ b1 ^ a[lane].0;
+        halves[lane] = [Block(generator), Block(evaluator)];
+        Block(a0 ^ (colour_a & generator) ^ b0 ^ (colour_b & (evaluator ^ a[lane].0)))
+    })
+}
+
+/// `bits`-bit hashes of both labels of each output, in order: `[h_0, h_1]`, `h_o` being that of the label of *colour* `o`.
+/// That is the label of value `o ^ colour of the zero-label`.
+///
+/// # Errors
+/// [`Error::Misuse`] unless `1 <= bits <= 64`.
+pub fn label_hash(
+    instances: &Instances<'_>,
+    delta: &Delta,
+    output_zero: &[ZeroLabel],
+    bits: u32,
+) -> Result<[Zeroizing<Vec<u64>>; 2]> {
+    let hash = |colour: u8| {
+        let labels = output_zero.iter();
+        let labels = labels.map(|zero| zero.active(zero.colour() ^ colour, delta).0);
+        hash_to_bits(
+            instances.start_key,
+            Domain::Output,
+            instances.tweak,
+            0,
+            labels,
+            bits,
+        )
+        .map(Zeroizing::new)
+    };
+    Ok([hash(0)?, hash(1)?])
+}
+
+impl Zeroize for Garbled {
+    fn zeroize(&mut self) {
+        self.tables.zeroize();
+        self.garbler_zero.zeroize();
+        self.output_zero.zeroize();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::ActiveLabel;
+    use crate::gc::{Builder, evaluate, sign_circuit};
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha20Rng;
+
+    fn and_circuit() -> Circuit {
+        let mut b = Builder::new(1, 1);
+        let wire = b.and(b.garbler_input(0), b.evaluator_input(0));
+        b.finish(vec![wire])
+    }
+
+    /// The four label pairs of one gate, in all four colourings, against the equations written out with single AES calls.
+    #[test]
+    fn and_gate_known_answer() {
+        use aes::cipher::{BlockEncrypt, KeyInit};
+        let circuit = and_circuit();
+        let mut rng = ChaCha20Rng::seed_from_u64(3);
+        let delta = Delta::random(&mut rng);
+        let start_key = Block(0x0123456789abcdef);
+        let key = start_key.0 + (1u128 << 120 | 5 << 88 | 6 << 64);
+        let cipher = aes::Aes128::new(&key.to_le_bytes().into());
+        let pi = |x: u128| {
+            let mut block: aes::Block = x.to_le_bytes().into();
+            cipher.encrypt_block(&mut block);
+            u128::from_le_bytes(block.into())
+        };
+        let h = |x: u128, i: u128| pi(pi(x) ^ i) ^ pi(x);
+        let tweak = TweakBase::new(5, 6).unwrap();
+        let instances = Instances {
+            circuit: &circuit,
+            n_instances: 1,
+            start_key,
+            tweak,
+        };
+        for (seed, colour_b) in (0..16u8).map(|i| (i, i & 1)) {
+            let b_zero = ZeroLabel(Block(
+                (Block::random(&mut rng).0 & !1) | u128::from(colour_b),
+            ));
+            let garbled =
+                garble(&instances, &delta, &Seed::from([seed; 32]), &[b_zero], None).unwrap();
+            let (a, b, d) = (garbled.garbler_zero[0].0.0, b_zero.0.0, delta.block().0);
+            let generator = h(a, 0) ^ h(a ^ d, 0) ^ (b & 1) * d;
+            let evaluator = h(b, 8) ^ h(b ^ d, 8) ^ a;
+            let want = [generator.to_le_bytes(), evaluator.to_le_bytes()].concat();
+            assert_eq!(garbled.tables, want);
+            let zero = garbled.output_zero[0];
+            for (x, y) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                let active_a = garbled.garbler_zero[0].active(x, &delta);
+                let active_b = b_zero.active(y, &delta);
+                let got = evaluate(&instances, &garbled.tables, &[active_a], &[active_b]).unwrap();
+                assert_eq!(
+                    got[0].to_bytes(),
+                    zero.active(x & y, &delta).to_bytes(),
+                    "{x} and {y}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_lengths_and_colours_are_refused() {
+        let circuit = and_circuit();
+        let mut rng = ChaCha20Rng::seed_from_u64(4);
+        let delta = Delta::random(&mut rng);
+        let tweak = TweakBase::new(0, 0).unwrap();
+        let instances = Instances {
+            circuit: &circuit,
+            n_instances: 3,
+            start_key: Block(1),
+            tweak,
+        };
+        let seed = Seed::from([0; 32]);
+        let labels = [ZeroLabel::default(); 3];
+        assert!(garble(&instances, &delta, &seed, &labels[..2], None).is_err());
+        // An AND gate's output cannot be coloured by an input.
+        assert!(garble(&instances, &delta, &seed, &labels, Some(&[0; 3])).is_err());
+        let sign = sign_circuit(1).unwrap();
+        let instances = Instances {
+            circuit: &sign,
+            ..instances
+        };
+        assert!(garble(&instances, &delta, &seed, &labels, Some(&[0; 2])).is_err());
+        assert!(garble(&instances, &delta, &seed, &labels, Some(&[0; 3])).is_ok());
+    }
+
+    #[test]
+    fn label_hashes_agree() {
+        let mut rng = ChaCha20Rng::seed_from_u64(5);
+        let delta = Delta::random(&mut rng);
+        let zero: Vec<ZeroLabel> = (0..100)
+            .map(|_| ZeroLabel(Block::random(&mut rng)))
+            .collect();
+        let circuit = sign_circuit(4).unwrap();
+        let tweak = TweakBase::new(1, 2).unwrap();
+        let instances = Instances {
+            circuit: &circuit,
+            n_instances: 100,
+            start_key: Block(9),
+            tweak,
+        };
+        let [h0, h1] = label_hash(&instances, &delta, &zero, 52).unwrap();
+        let active: Vec<ActiveLabel> = zero
+            .iter()
+            .enumerate()
+            .map(|(i, z)| z.active((i % 3 == 0) as u8, &delta))
+            .collect();
+        let h = crate::gc::active_label_hash(&instances, &active, 52).unwrap();
+        for i in 0..100 {
+            assert_eq!(
+                h[i],
+                if active[i].colour() == 1 {
+                    h1[i]
+                } else {
+                    h0[i]
+                }
+            );
+            assert_ne!(h0[i], h1[i]);
+        }
+    }
+}
