@@ -22,6 +22,10 @@ pub struct Cli {
 pub enum Command {
     /// Train the network with every ReLU (writes teacher.safetensors)
     Teacher(TrainArgs),
+    /// Find where --relus ReLUs matter most (stage 2; writes search.safetensors)
+    Search(StudentArgs),
+    /// Train on with the masks frozen (stage 3; writes student.safetensors)
+    Finetune(StudentArgs),
     /// Measure training and inference speed for each number type and thread count
     Bench(BenchArgs),
 }
@@ -99,4 +103,33 @@ pub struct BenchArgs {
     /// Seconds for each measurement
     #[arg(long, default_value_t = 4.0)]
     pub seconds: f64,
+}
+
+/// Settings of the stages after the teacher.
+#[derive(Args, Clone)]
+pub struct StudentArgs {
+    /// Settings of the stage.
+    #[command(flatten)]
+    pub train: TrainArgs,
+    /// ReLUs to keep, spread over the layers by the sensitivity rule
+    #[arg(long, default_value_t = 30_000)]
+    pub relus: usize,
+    /// ReLUs to keep for each layer, stem first, in place of the rule
+    #[arg(long, value_delimiter = ',', value_name = "N,N,...")]
+    pub relu_list: Option<Vec<usize>>,
+    /// Proxy densities for each layer, as `sensitivity` prints them, in place of the known ones
+    #[arg(long, value_delimiter = ',', value_name = "D,D,...")]
+    pub densities: Option<Vec<f64>>,
+    /// Keep whole channels instead of pixels
+    #[arg(long)]
+    pub per_channel: bool,
+    /// Stop the search when no layer's mask moves by more than this share (0.05 in the paper)
+    #[arg(long)]
+    pub stop_distance: Option<f64>,
+    /// Start the search from fresh weights instead of the teacher's
+    #[arg(long)]
+    pub fresh: bool,
+    /// Teacher checkpoint [default: teacher.safetensors in --out]
+    #[arg(long, value_name = "FILE")]
+    pub teacher: Option<PathBuf>,
 }

@@ -1,13 +1,15 @@
 //! The subcommands: read the arguments, build what a stage needs, run it, say the result.
 
-use crate::cli::{BenchArgs, ModelArgs, TrainArgs};
-use anyhow::Result;
+use crate::cli::{BenchArgs, ModelArgs, StudentArgs, TrainArgs};
+use anyhow::{Result, bail};
 use pi_trainer::data::{self, Augment, Batches, Dataset, Images, Normaliser};
+use pi_trainer::finetune::Finetune;
 use pi_trainer::net::{Arch, Compute, MaskSet, Net};
 use pi_trainer::optim::OneCycle;
 use pi_trainer::run::{Progress, Recipe, Run};
+use pi_trainer::search::Search;
 use pi_trainer::teacher::Teacher;
-use pi_trainer::{bench, evaluate};
+use pi_trainer::{bench, budget, checkpoint, evaluate};
 use std::path::PathBuf;
 
 /// Images, split, and the network's shape.
@@ -130,6 +132,90 @@ pub fn teacher(args: &TrainArgs) -> Result<()> {
         .run(&net, args, path.clone())
         .train(&mut stage, progress)?;
     setting.report(&net, &stage.masks, &path);
+    Ok(())
+}
+
+/// The finished teacher and how it came about.
+fn load_teacher(setting: &Setting, args: &StudentArgs) -> Result<(Net, Progress)> {
+    let default = || args.train.out.join("teacher.safetensors");
+    let path = args.teacher.clone().unwrap_or_else(default);
+    let (progress, state): (Progress, _) = checkpoint::load(&path)?;
+    if !progress.finished() {
+        bail!(
+            "{} is not finished: run `pi-trainer teacher --resume`",
+            path.display()
+        );
+    }
+    let net = Net::new(&setting.arch, 0);
+    net.load_state(&state)?;
+    Ok((net, progress))
+}
+
+/// ReLUs to keep in each layer.
+fn relu_budget(arch: &Arch, args: &StudentArgs) -> Result<Vec<usize>> {
+    let sizes = arch.relu_counts();
+    if let Some(list) = &args.relu_list {
+        return Ok(budget::explicit(&sizes, list)?);
+    }
+    let known = || budget::known_densities(&arch.name, sizes.len());
+    let densities = args.densities.clone().unwrap_or_else(known);
+    Ok(budget::allocate(&sizes, &densities, args.relus)?)
+}
+
+/// Stage 2: finds the positions.
+pub fn search(args: &StudentArgs) -> Result<()> {
+    let setting = Setting::new(&args.train.model, args.train.holdout)?;
+    let (teacher, trained) = load_teacher(&setting, args)?;
+    let kept = relu_budget(&setting.arch, args)?;
+    println!(
+        "ReLUs by layer: {kept:?}, {} in all",
+        kept.iter().sum::<usize>()
+    );
+    let net = Net::new(&setting.arch, args.train.seed);
+    if !args.fresh {
+        net.load_state(&teacher.state())?;
+    }
+    let mut stage = Search::new(teacher, &kept, args.train.seed);
+    stage.per_channel = args.per_channel;
+    stage.stop_distance = args.stop_distance;
+    let mut recipe = recipe("search", &args.train, 3, 0.05);
+    recipe.relu_budget = Some(kept.iter().sum());
+    let history = [trained.history, vec![trained.recipe]].concat();
+    let progress = setting.progress(recipe, &history, &trained.commands);
+    let path = args.train.out.join("search.safetensors");
+    setting
+        .run(&net, &args.train, path.clone())
+        .train(&mut stage, progress)?;
+    setting.report(&net, &stage.masks, &path);
+    Ok(())
+}
+
+/// Stage 3: trains on under the frozen masks.
+pub fn finetune(args: &StudentArgs) -> Result<()> {
+    let setting = Setting::new(&args.train.model, args.train.holdout)?;
+    let (teacher, _) = load_teacher(&setting, args)?;
+    let found = args.train.out.join("search.safetensors");
+    let (searched, state): (Progress, _) = checkpoint::load(&found)?;
+    if !searched.finished() {
+        bail!(
+            "{} is not finished: run `pi-trainer search --resume`",
+            found.display()
+        );
+    }
+    let net = Net::new(&setting.arch, args.train.seed);
+    net.load_state(&state)?;
+    let load_masks = || checkpoint::load_masks(&setting.arch, &state, &found);
+    let masks = MaskSet::new(load_masks()?);
+    let mut recipe = recipe("finetune", &args.train, 10, 0.05);
+    recipe.relu_budget = Some(masks.n_kept());
+    let history = [searched.history, vec![searched.recipe]].concat();
+    let progress = setting.progress(recipe, &history, &searched.commands);
+    let path = args.train.out.join("student.safetensors");
+    let mut stage = Finetune::new(teacher, masks);
+    setting
+        .run(&net, &args.train, path.clone())
+        .train(&mut stage, progress)?;
+    setting.report(&net, &MaskSet::new(load_masks()?), &path);
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 //! [`finetune`] trains the rest of the way (stage 3).
 
 pub mod bench;
+pub mod budget;
 pub mod checkpoint;
 pub mod data;
 mod error;

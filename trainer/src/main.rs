@@ -9,6 +9,8 @@ fn main() -> anyhow::Result<()> {
     let cli = cli::Cli::parse();
     match cli.command {
         cli::Command::Teacher(args) => commands::teacher(&args),
+        cli::Command::Search(args) => commands::search(&args),
+        cli::Command::Finetune(args) => commands::finetune(&args),
         cli::Command::Bench(args) => commands::bench(&args),
     }
 }

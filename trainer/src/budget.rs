@@ -1,0 +1,170 @@
+//! Stage 1: how many ReLUs each layer keeps (Kundu et al., ICLR 2023, section 3.1).
+//!
+//! A layer whose convolution stays dense in a sparse proxy needs its ReLUs least: sensitivity
+//! eta(l) = 1 - density(l). Layer l keeps r(l) = min(A(l), r_total eta(l) / sum eta); a layer that
+//! saturates is fixed and the rest is spread again in proportion, until none saturates.
+
+use crate::error::{Error, Result};
+
+/// Layer densities of the sparse proxy, published for ResNet-18 (stem first).
+const RESNET18: [f64; 17] = [
+    0.944, 0.819, 0.792, 0.755, 0.731, 0.654, 0.523, 0.502, 0.456, 0.342, 0.205, 0.192, 0.158,
+    0.081, 0.033, 0.025, 0.024,
+];
+
+/// Known proxy densities of an architecture with `n_layers` ReLU layers, so that a run can skip the
+/// proxy. ResNet-18's are published; for the others they are ours: ResNet-18's, interpolated
+/// linearly over the relative depth.
+pub fn known_densities(arch: &str, n_layers: usize) -> Vec<f64> {
+    if arch == "resnet18" && n_layers == RESNET18.len() {
+        return RESNET18.to_vec();
+    }
+    let last = RESNET18.len() - 1;
+    let at = |i: usize| {
+        let x = i as f64 * last as f64 / (n_layers.max(2) - 1) as f64;
+        let low = (x.floor() as usize).min(last - 1);
+        RESNET18[low] + (x - low as f64) * (RESNET18[low + 1] - RESNET18[low])
+    };
+    (0..n_layers).map(at).collect()
+}
+
+/// Spreads exactly `total` ReLUs over layers of `sizes` positions and proxy `densities`.
+pub fn allocate(sizes: &[usize], densities: &[f64], total: usize) -> Result<Vec<usize>> {
+    let n = sizes.len();
+    if densities.len() != n {
+        let what = format!("{} densities for {n} layers", densities.len());
+        return Err(Error::Budget(what));
+    }
+    let all: usize = sizes.iter().sum();
+    if total > all {
+        return Err(Error::Budget(format!(
+            "{total} ReLUs asked, the network has {all}"
+        )));
+    }
+    // A layer of density 1 still gets its turn when all others are full.
+    let eta: Vec<f64> = densities
+        .iter()
+        .map(|d| (1.0 - d).clamp(1e-9, 1.0))
+        .collect();
+    let mut saturated = vec![false; n];
+    let shares = loop {
+        let rest = total - zip_sum(sizes, &saturated);
+        let sum: f64 = eta
+            .iter()
+            .zip(&saturated)
+            .filter(|(_, s)| !**s)
+            .map(|(e, _)| e)
+            .sum();
+        let share = |l: usize| {
+            if saturated[l] {
+                0.0
+            } else {
+                rest as f64 * eta[l] / sum
+            }
+        };
+        let shares: Vec<f64> = (0..n).map(share).collect();
+        let over: Vec<usize> = (0..n)
+            .filter(|&l| !saturated[l] && shares[l] >= sizes[l] as f64)
+            .collect();
+        if over.is_empty() {
+            break shares;
+        }
+        over.iter().for_each(|&l| saturated[l] = true);
+    };
+    let mut kept: Vec<usize> = (0..n)
+        .map(|l| {
+            if saturated[l] {
+                sizes[l]
+            } else {
+                shares[l] as usize
+            }
+        })
+        .collect();
+    let mut order: Vec<usize> = (0..n).filter(|&l| !saturated[l]).collect();
+    order.sort_by(|&a, &b| {
+        shares[b]
+            .fract()
+            .total_cmp(&shares[a].fract())
+            .then(a.cmp(&b))
+    });
+    let missing = total - kept.iter().sum::<usize>();
+    order.iter().take(missing).for_each(|&l| kept[l] += 1);
+    Ok(kept)
+}
+
+fn zip_sum(sizes: &[usize], chosen: &[bool]) -> usize {
+    sizes
+        .iter()
+        .zip(chosen)
+        .filter(|(_, c)| **c)
+        .map(|(s, _)| s)
+        .sum()
+}
+
+/// Checks a list given by hand: one entry a layer, none above the layer's size.
+pub fn explicit(sizes: &[usize], list: &[usize]) -> Result<Vec<usize>> {
+    if list.len() != sizes.len() {
+        let what = format!("{} entries for {} ReLU layers", list.len(), sizes.len());
+        return Err(Error::Budget(what));
+    }
+    match list.iter().zip(sizes).position(|(r, a)| r > a) {
+        Some(l) => Err(Error::Budget(format!(
+            "layer {l} has {} ReLUs, {} asked",
+            sizes[l], list[l]
+        ))),
+        None => Ok(list.to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Arch;
+
+    #[test]
+    fn resnet18_matches_the_published_list() {
+        let published = [
+            633, 2053, 2357, 2776, 3055, 3930, 5408, 5649, 6165, 7462, 9018, 9165, 9549, 8192,
+            8192, 8192, 8192,
+        ];
+        let sizes = Arch::parse("resnet18", [3, 32, 32], 100)
+            .unwrap()
+            .relu_counts();
+        let kept = allocate(&sizes, &known_densities("resnet18", 17), 99_988).unwrap();
+        assert_eq!(kept.iter().sum::<usize>(), 99_988);
+        for (l, (&got, want)) in kept.iter().zip(published).enumerate() {
+            assert!(
+                got.abs_diff(want) <= 13,
+                "layer {l}: {got}, published {want}"
+            );
+        }
+    }
+
+    #[test]
+    fn totals_are_exact_and_no_layer_overflows_for_any_budget() {
+        let sizes = Arch::parse("resnet20", [3, 32, 32], 10)
+            .unwrap()
+            .relu_counts();
+        let densities = known_densities("resnet20", sizes.len());
+        assert!(densities.is_sorted_by(|a, b| a >= b));
+        for total in [0, 1, 19, 1000, 30_000, 37_683, 100_000, 188_415, 188_416] {
+            let kept = allocate(&sizes, &densities, total).unwrap();
+            assert_eq!(kept.iter().sum::<usize>(), total);
+            assert!(kept.iter().zip(&sizes).all(|(k, a)| k <= a), "{kept:?}");
+        }
+        assert!(allocate(&sizes, &densities, 188_417).is_err());
+        assert!(allocate(&sizes, &densities[1..], 5).is_err());
+    }
+
+    #[test]
+    fn lists_by_hand_are_checked() {
+        assert_eq!(explicit(&[4, 4], &[4, 0]).unwrap(), [4, 0]);
+        assert!(
+            explicit(&[4, 4], &[5, 0])
+                .unwrap_err()
+                .to_string()
+                .contains("layer 0 has 4")
+        );
+        assert!(explicit(&[4, 4], &[1]).is_err());
+    }
+}
