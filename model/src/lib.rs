@@ -1,1 +1,4 @@
 //! Work in progress.
+pub mod bits;
+pub mod kernel;
+pub mod packing;
