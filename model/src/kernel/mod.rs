@@ -1,0 +1,410 @@
+//! Integer convolution: the server's main work online, and the plaintext executor's.
+//!
+//! Shares live in Z_2^k. Two kernels compute the same: an AVX-512 IFMA one (`vpmadd52luq` multiplies the low 52 bits of two
+//! words and adds the low 52 bits of the product to a 64-bit sum, so sums are right modulo 2^52) for k <= 52, and a
+//! portable one modulo 2^64. Callers mask results to k bits. Both are exact for signed results below 2^51, which
+//! [`Conv2d::apply_signed`] relies on.
+//!
+//! The kernel takes panels of 8 output pixels by K = C * kh * kw inputs against blocks of 16 filters; weights are
+//! reordered once, in [`Conv2d::new`].
+
+mod ifma;
+mod scalar;
+
+pub use scalar::convolve;
+
+use rayon::prelude::*;
+
+/// Sizes of a convolution. A linear layer is a 1x1 kernel over a 1x1 map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Input channels C.
+    pub in_channels: usize,
+    /// Input rows H.
+    pub height: usize,
+    /// Input columns W.
+    pub width: usize,
+    /// Filters O.
+    pub out_channels: usize,
+    /// Kernel rows.
+    pub kernel_h: usize,
+    /// Kernel columns.
+    pub kernel_w: usize,
+    /// Stride of both axes.
+    pub stride: usize,
+    /// Zeros on each side of both axes.
+    pub padding: usize,
+}
+
+impl Shape {
+    /// Output rows.
+    pub fn out_height(&self) -> usize {
+        (self.height + 2 * self.padding - self.kernel_h) / self.stride + 1
+    }
+
+    /// Output columns.
+    pub fn out_width(&self) -> usize {
+        (self.width + 2 * self.padding - self.kernel_w) / self.stride + 1
+    }
+
+    /// Values of the input.
+    pub fn n_inputs(&self) -> usize {
+        self.in_channels * self.height * self.width
+    }
+
+    /// Values of the output.
+    pub fn n_outputs(&self) -> usize {
+        self.out_channels * self.n_pixels()
+    }
+
+    /// Weights.
+    pub fn n_weights(&self) -> usize {
+        self.out_channels * self.depth()
+    }
+
+    /// Multiply-adds of one image.
+    pub fn n_multiply_adds(&self) -> usize {
+        self.n_weights() * self.n_pixels()
+    }
+
+    fn n_pixels(&self) -> usize {
+        self.out_height() * self.out_width()
+    }
+
+    fn depth(&self) -> usize {
+        self.in_channels * self.kernel_h * self.kernel_w
+    }
+
+    fn is_sound(&self) -> bool {
+        let counts = [self.in_channels, self.height, self.width, self.out_channels];
+        let kernel_fits = |size: usize, kernel: usize| {
+            kernel > 0 && size.saturating_add(self.padding.saturating_mul(2)) >= kernel
+        };
+        !counts.contains(&0)
+            && self.stride > 0
+            && kernel_fits(self.height, self.kernel_h)
+            && kernel_fits(self.width, self.kernel_w)
+    }
+}
+
+/// Why a convolution was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KernelError {
+    /// Sizes that make no sense, or another number of weights than they need.
+    #[error("{n_weights} weights do not make a convolution of shape {shape:?}")]
+    Shape {
+        /// The sizes.
+        shape: Shape,
+        /// Weights given.
+        n_weights: usize,
+    },
+    /// The input has another size.
+    #[error("the convolution takes {expected} values, got {got}")]
+    Input {
+        /// Values due.
+        expected: usize,
+        /// Values given.
+        got: usize,
+    },
+}
+
+/// Filters in a block of the fast kernel.
+const FILTERS: usize = 16;
+/// Output pixels in a panel of the fast kernel.
+const PIXELS: usize = 8;
+/// Words of panels that share one pass over the weights: they stay in the second-level cache.
+const GROUP_WORDS: usize = 1 << 15;
+
+/// A convolution with its weights made ready.
+pub struct Conv2d {
+    shape: Shape,
+    weights: Weights,
+}
+
+enum Weights {
+    /// (O, C, kh, kw) order, for the portable kernel.
+    Plain(Vec<i32>),
+    /// (O / 16, K, 16) order, zero filters at the end, for the IFMA kernel.
+    Blocked(Vec<i32>),
+}
+
+impl Conv2d {
+    /// Makes `weights`, in (O, C, kh, kw) order, ready for ring elements of `k_bits`. The fast kernel serves 52 bits or
+    /// less on processors that have AVX-512 IFMA.
+    ///
+    /// # Errors
+    /// If the shape makes no sense or the number of weights differs from it.
+    pub fn new(shape: Shape, weights: &[i32], k_bits: u32) -> Result<Self, KernelError> {
+        if !shape.is_sound() || weights.len() != shape.n_weights() {
+            let n_weights = weights.len();
+            return Err(KernelError::Shape { shape, n_weights });
+        }
+        let weights = if k_bits <= 52 && ifma::available() {
+            Weights::Blocked(block_weights(&shape, weights))
+        } else {
+            Weights::Plain(weights.to_vec())
+        };
+        Ok(Self { shape, weights })
+    }
+
+    /// The sizes.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Output (O, Ho, Wo) for input `x` (C, H, W), right modulo 2^k; bits above are not. Uses rayon's pool.
+    ///
+    /// # Errors
+    /// If `x` has another size.
+    pub fn apply(&self, x: &[u64]) -> Result<Vec<u64>, KernelError> {
+        self.run(x, self.shape.n_multiply_adds() > 1 << 19)
+    }
+
+    /// As [`Conv2d::apply`], on the calling thread alone: for callers that work on many images at once.
+    ///
+    /// # Errors
+    /// If `x` has another size.
+    pub fn apply_serial(&self, x: &[u64]) -> Result<Vec<u64>, KernelError> {
+        self.run(x, false)
+    }
+
+    /// Exact signed convolution on the calling thread, where every output is below 2^51 in absolute value.
+    ///
+    /// # Errors
+    /// If `x` has another size.
+    pub fn apply_signed(&self, x: &[i64]) -> Result<Vec<i64>, KernelError> {
+        let outputs = self.run(bytemuck::cast_slice(x), false)?;
+        Ok(outputs
+            .into_iter()
+            .map(|y| (y << 12) as i64 >> 12)
+            .collect())
+    }
+
+    fn run(&self, x: &[u64], parallel: bool) -> Result<Vec<u64>, KernelError> {
+        let (expected, got) = (self.shape.n_inputs(), x.len());
+        if expected != got {
+            return Err(KernelError::Input { expected, got });
+        }
+        Ok(match &self.weights {
+            Weights::Plain(weights) if parallel => {
+                scalar::convolve_parallel(&self.shape, x, weights)
+            }
+            Weights::Plain(weights) => scalar::convolve(&self.shape, x, weights),
+            Weights::Blocked(weights) => self.run_blocked(x, weights, parallel),
+        })
+    }
+
+    fn run_blocked(&self, x: &[u64], weights: &[i32], parallel: bool) -> Vec<u64> {
+        let (n_pixels, depth) = (self.shape.n_pixels(), self.shape.depth());
+        let panels = Panels::new(&self.shape, x);
+        let group_panels = (GROUP_WORDS / (depth * PIXELS)).clamp(1, n_pixels.div_ceil(PIXELS));
+        let n_groups = n_pixels.div_ceil(group_panels * PIXELS);
+        let mut outputs = vec![0; self.shape.out_channels * n_pixels];
+        let blocks = weights.chunks_exact(depth * FILTERS);
+        let multiply = |group: &[u64], block: &[i32]| -> Vec<u64> {
+            let mut tile = Vec::with_capacity(group.len() / depth * FILTERS);
+            for panel in group.chunks_exact(depth * PIXELS) {
+                tile.extend_from_slice(&ifma::multiply(panel, block));
+            }
+            tile
+        };
+        let pack = |group: usize| {
+            let first = group * group_panels * PIXELS;
+            panels.pack(first, (first + group_panels * PIXELS).min(n_pixels))
+        };
+        if parallel && n_groups < 2 * rayon::current_num_threads() {
+            for g in 0..n_groups {
+                let group = pack(g);
+                let blocks: Vec<&[i32]> = blocks.clone().collect();
+                let tiles: Vec<Vec<u64>> = blocks
+                    .par_iter()
+                    .map(|block| multiply(&group, block))
+                    .collect();
+                self.scatter(g * group_panels * PIXELS, &tiles, &mut outputs);
+            }
+        } else {
+            let work = |g: usize| -> Vec<Vec<u64>> {
+                let group = pack(g);
+                blocks
+                    .clone()
+                    .map(|block| multiply(&group, block))
+                    .collect()
+            };
+            if parallel {
+                let all: Vec<Vec<Vec<u64>>> = (0..n_groups).into_par_iter().map(work).collect();
+                for (g, tiles) in all.iter().enumerate() {
+                    self.scatter(g * group_panels * PIXELS, tiles, &mut outputs);
+                }
+            } else {
+                for g in 0..n_groups {
+                    self.scatter(g * group_panels * PIXELS, &work(g), &mut outputs);
+                }
+            }
+        }
+        outputs
+    }
+
+    /// Writes the tiles of one group, (pixel, filter) each, to (filter, pixel) order.
+    fn scatter(&self, first_pixel: usize, tiles: &[Vec<u64>], outputs: &mut [u64]) {
+        let n_pixels = self.shape.n_pixels();
+        for (filter, row) in outputs.chunks_exact_mut(n_pixels).enumerate() {
+            let tile = &tiles[filter / FILTERS];
+            let values = tile[filter % FILTERS..].iter().step_by(FILTERS);
+            for (output, value) in row[first_pixel..].iter_mut().zip(values) {
+                *output = *value;
+            }
+        }
+    }
+}
+
+fn block_weights(shape: &Shape, weights: &[i32]) -> Vec<i32> {
+    let depth = shape.depth();
+    let mut blocked = vec![0; shape.out_channels.next_multiple_of(FILTERS) * depth];
+    for (filter, row) in weights.chunks_exact(depth).enumerate() {
+        let block = &mut blocked[filter / FILTERS * FILTERS * depth..];
+        for (k, &weight) in row.iter().enumerate() {
+            block[k * FILTERS + filter % FILTERS] = weight;
+        }
+    }
+    blocked
+}
+
+/// The padded input, from which panels (8 pixels of K inputs each, (K, 8) order) are packed.
+struct Panels {
+    shape: Shape,
+    padded: Vec<u64>,
+    columns: usize,
+    /// Offset of each of the K inputs from a pixel's first.
+    offsets: Vec<usize>,
+}
+
+impl Panels {
+    fn new(shape: &Shape, x: &[u64]) -> Self {
+        let (p, columns) = (shape.padding, shape.width + 2 * shape.padding);
+        let rows = shape.height + 2 * p;
+        let mut padded = vec![0; shape.in_channels * rows * columns];
+        for (line, values) in x.chunks_exact(shape.width).enumerate() {
+            let (channel, row) = (line / shape.height, line % shape.height);
+            let start = (channel * rows + row + p) * columns + p;
+            padded[start..start + shape.width].copy_from_slice(values);
+        }
+        let mut offsets = Vec::with_capacity(shape.depth());
+        for c in 0..shape.in_channels {
+            for u in 0..shape.kernel_h {
+                offsets.extend((0..shape.kernel_w).map(|v| (c * rows + u) * columns + v));
+            }
+        }
+        Self {
+            shape: *shape,
+            padded,
+            columns,
+            offsets,
+        }
+    }
+
+    /// Panels of pixels `first..last`; the last panel repeats its last pixel.
+    fn pack(&self, first: usize, last: usize) -> Vec<u64> {
+        let (width, stride) = (self.shape.out_width(), self.shape.stride);
+        let start = |pixel: usize| {
+            let pixel = pixel.min(last - 1);
+            (pixel / width * self.columns + pixel % width) * stride
+        };
+        let mut packed =
+            Vec::with_capacity((last - first).next_multiple_of(PIXELS) * self.offsets.len());
+        for panel in (first..last).step_by(PIXELS) {
+            let starts: [usize; PIXELS] = std::array::from_fn(|i| start(panel + i));
+            let in_a_row = starts[PIXELS - 1] == starts[0] + PIXELS - 1 && stride == 1;
+            for &offset in &self.offsets {
+                if in_a_row {
+                    let from = starts[0] + offset;
+                    packed.extend_from_slice(&self.padded[from..from + PIXELS]);
+                } else {
+                    packed.extend_from_slice(&starts.map(|s| self.padded[s + offset]));
+                }
+            }
+        }
+        packed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha20Rng;
+
+    fn random_shape(rng: &mut ChaCha20Rng) -> Shape {
+        let kernel = [1, 3, 5][rng.random_range(0..3)];
+        Shape {
+            in_channels: rng.random_range(1..20),
+            height: rng.random_range(1..14) + kernel - 1,
+            width: rng.random_range(1..14) + kernel - 1,
+            out_channels: rng.random_range(1..40),
+            kernel_h: kernel,
+            kernel_w: if rng.random() { kernel } else { 1 },
+            stride: rng.random_range(1..3),
+            padding: rng.random_range(0..3),
+        }
+    }
+
+    #[test]
+    fn fast_and_portable_kernels_agree_modulo_two_to_the_52() {
+        let mut rng = ChaCha20Rng::seed_from_u64(2);
+        for _ in 0..200 {
+            let shape = random_shape(&mut rng);
+            let x: Vec<u64> = (0..shape.n_inputs()).map(|_| rng.random()).collect();
+            let weights: Vec<i32> = (0..shape.n_weights())
+                .map(|_| rng.random_range(-(1 << 15)..1 << 15))
+                .collect();
+            let expected = convolve(&shape, &x, &weights);
+            let conv = Conv2d::new(shape, &weights, 52).unwrap();
+            for parallel in [false, true] {
+                let got = conv.run(&x, parallel).unwrap();
+                assert!(
+                    got.iter().zip(&expected).all(|(a, b)| (a ^ b) << 12 == 0)
+                        && got.len() == expected.len(),
+                    "{shape:?}"
+                );
+            }
+            assert_eq!(
+                Conv2d::new(shape, &weights, 60)
+                    .unwrap()
+                    .run(&x, true)
+                    .unwrap(),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn signed_results_are_exact() {
+        let mut rng = ChaCha20Rng::seed_from_u64(3);
+        for _ in 0..20 {
+            let shape = random_shape(&mut rng);
+            let x: Vec<i64> = (0..shape.n_inputs())
+                .map(|_| rng.random_range(-1 << 20..1 << 20))
+                .collect();
+            let weights: Vec<i32> = (0..shape.n_weights())
+                .map(|_| rng.random_range(-127..128))
+                .collect();
+            let as_words: Vec<u64> = x.iter().map(|&v| v as u64).collect();
+            let expected: Vec<i64> = convolve(&shape, &as_words, &weights)
+                .iter()
+                .map(|&y| y as i64)
+                .collect();
+            let conv = Conv2d::new(shape, &weights, 52).unwrap();
+            assert_eq!(conv.apply_signed(&x).unwrap(), expected, "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_sizes_are_refused() {
+        let mut shape = random_shape(&mut ChaCha20Rng::seed_from_u64(4));
+        let weights = vec![0; shape.n_weights()];
+        let conv = Conv2d::new(shape, &weights, 52).unwrap();
+        assert!(matches!(conv.apply(&[0]), Err(KernelError::Input { .. })));
+        assert!(Conv2d::new(shape, &weights[1..], 52).is_err());
+        shape.stride = 0;
+        assert!(Conv2d::new(shape, &weights, 52).is_err());
+    }
+}

@@ -1,0 +1,369 @@
+//! Packed products against plain convolutions, with junk at every position that is neither data nor corrected.
+
+use super::*;
+use crate::kernel::{Shape, convolve};
+use rand::{Rng, SeedableRng, seq::IndexedRandom};
+use rand_chacha::ChaCha20Rng;
+
+fn random_spec(rng: &mut ChaCha20Rng) -> SourceSpec {
+    let stride = rng.random_range(1..3);
+    let (height, width) = (rng.random_range(1..9), rng.random_range(1..9));
+    let mut consumers = Vec::new();
+    while consumers.is_empty() || rng.random_range(0..3) == 0 {
+        let kernel = *[1, 3, 5].choose(rng).unwrap();
+        let kernel_w = if rng.random_range(0..4) == 0 {
+            3
+        } else {
+            kernel
+        };
+        let padding = rng.random_range(0..3);
+        if padding < kernel.min(kernel_w) && height.min(width) + 2 * padding >= kernel.max(kernel_w)
+        {
+            consumers.push(ConvGeometry {
+                out_channels: rng.random_range(1..6),
+                kernel_h: kernel,
+                kernel_w,
+                padding,
+            });
+        }
+    }
+    SourceSpec {
+        channels: rng.random_range(1..6),
+        height,
+        width,
+        batch: rng.random_range(1..6),
+        stride,
+        consumers,
+    }
+}
+
+/// A choice at random; often one that leaves no coefficient of the polynomial free.
+fn random_choice(rng: &mut ChaCha20Rng, spec: &SourceSpec, degree: usize) -> Option<PackingChoice> {
+    let area = Block::new(spec, degree).ok()?.area;
+    let images = rng.random_range(1..=(degree / area).min(spec.batch));
+    let n_channels = spec.stride * spec.stride * spec.channels;
+    let channels = rng.random_range(1..=(degree / (images * area)).min(n_channels));
+    let room = degree / (images * channels * area);
+    let filters = spec
+        .consumers
+        .iter()
+        .map(|_| rng.random_range(1..=room))
+        .collect();
+    Some(PackingChoice {
+        images,
+        channels,
+        filters,
+    })
+}
+
+fn multiply(a: &[u64], kernel: &[i32], sum: &mut [u64]) {
+    let n = a.len();
+    for (j, &w) in kernel.iter().enumerate().filter(|(_, w)| **w != 0) {
+        for (i, &x) in a.iter().enumerate() {
+            let product = x.wrapping_mul(i64::from(w) as u64);
+            let t = i + j;
+            sum[t % n] = if t < n {
+                sum[t].wrapping_add(product)
+            } else {
+                sum[t - n].wrapping_sub(product)
+            };
+        }
+    }
+}
+
+fn check(spec: &SourceSpec, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> (usize, bool) {
+    let degree = packing.degree();
+    let x: Vec<u64> = (0..packing.n_values()).map(|_| rng.random()).collect();
+    let mut polys: Vec<Vec<u64>> = (0..packing.n_polys())
+        .map(|_| (0..degree).map(|_| rng.random()).collect())
+        .collect();
+    for (poly, corrected) in polys.iter_mut().zip(packing.corrections()) {
+        corrected.iter().for_each(|&index| poly[index as usize] = 0);
+    }
+    let (area, per_image) = (
+        spec.height * spec.width,
+        spec.channels * spec.height * spec.width,
+    );
+    for (at, &value) in x.iter().enumerate() {
+        let (b, c) = (at / per_image, at % per_image / area);
+        let (poly, index) = packing.position(b, c, at % area / spec.width, at % spec.width);
+        polys[poly][index] = value;
+    }
+    let (mut n_negated, mut full) = (0, false);
+    for (conv, response) in spec.consumers.iter().zip(packing.responses()) {
+        let weights: Vec<i32> = (0..response.n_weights())
+            .map(|_| rng.random_range(-127..128))
+            .collect();
+        let mut outputs = vec![vec![0; degree]; response.n_polys()];
+        let mut kernel = vec![0; degree];
+        let mut norms = (0, 0);
+        for (index, output) in outputs.iter_mut().enumerate() {
+            let (group, j) = (
+                index / response.n_filter_polys(),
+                index % response.n_filter_polys(),
+            );
+            for i in 0..response.n_inputs() {
+                response.kernel(j, i, &weights, &mut kernel);
+                assert!(response.reads(i) || kernel.iter().all(|&w| w == 0));
+                norms.0 += kernel
+                    .iter()
+                    .map(|w| u64::from(w.unsigned_abs()))
+                    .sum::<u64>();
+                multiply(&polys[group * packing.n_inputs() + i], &kernel, output);
+            }
+            norms.1 += response.norms(j, &weights).0;
+        }
+        assert!(
+            norms.0 <= norms.1,
+            "weights of a response polynomial and their norm"
+        );
+        let shape = Shape {
+            in_channels: spec.channels,
+            height: spec.height,
+            width: spec.width,
+            out_channels: conv.out_channels,
+            kernel_h: conv.kernel_h,
+            kernel_w: conv.kernel_w,
+            stride: spec.stride,
+            padding: conv.padding,
+        };
+        let expected: Vec<u64> = x
+            .chunks_exact(per_image)
+            .flat_map(|image| convolve(&shape, image, &weights))
+            .collect();
+        assert_eq!(
+            response.gather(&outputs, 64),
+            expected,
+            "{spec:?} {:?}",
+            packing.choice()
+        );
+        full |= response.filter_step() * response.filters_per_poly() == degree;
+        for o in 0..conv.out_channels {
+            n_negated += usize::from(
+                response
+                    .output(0, o, response.out_height() - 1, response.out_width() - 1)
+                    .2,
+            );
+        }
+    }
+    (n_negated, full)
+}
+
+#[test]
+fn packed_products_compute_the_convolution() {
+    let mut rng = ChaCha20Rng::seed_from_u64(1);
+    let (mut n_cases, mut n_negated, mut n_full) = (0, 0, 0);
+    while n_cases < 300 {
+        let spec = random_spec(&mut rng);
+        let degree = *[64, 128, 256, 512].choose(&mut rng).unwrap();
+        let Some(choice) = random_choice(&mut rng, &spec, degree) else {
+            continue;
+        };
+        let packing = SourcePacking::new(&spec, degree, &choice).unwrap();
+        let (negated, full) = check(&spec, &packing, &mut rng);
+        (n_cases, n_negated, n_full) =
+            (n_cases + 1, n_negated + negated, n_full + usize::from(full));
+    }
+    assert!(
+        n_negated > 20 && n_full > 10,
+        "{n_negated} negated outputs, {n_full} full polynomials"
+    );
+}
+
+#[test]
+fn chosen_packings_compute_the_convolution() {
+    let mut rng = ChaCha20Rng::seed_from_u64(2);
+    for _ in 0..50 {
+        let spec = random_spec(&mut rng);
+        let Ok(choice) = choose(&spec, 256, 52, 14, 56) else {
+            continue;
+        };
+        let packing = SourcePacking::new(&spec, 256, &choice).unwrap();
+        check(&spec, &packing, &mut rng);
+    }
+}
+
+#[test]
+fn every_correction_is_needed() {
+    let spec = SourceSpec {
+        channels: 2,
+        height: 4,
+        width: 4,
+        batch: 2,
+        stride: 1,
+        consumers: vec![ConvGeometry {
+            out_channels: 2,
+            kernel_h: 3,
+            kernel_w: 3,
+            padding: 1,
+        }],
+    };
+    let choice = PackingChoice {
+        images: 1,
+        channels: 2,
+        filters: vec![1],
+    };
+    let packing = SourcePacking::new(&spec, 64, &choice).unwrap();
+    let response = &packing.responses()[0];
+    let weights = vec![1; response.n_weights()];
+    let mut kernel = vec![0; 64];
+    response.kernel(0, 0, &weights, &mut kernel);
+    for &index in packing.corrections()[0].iter() {
+        let mut junk = vec![0; 64];
+        junk[index as usize] = 1;
+        let mut polys = vec![vec![0; 64]; response.n_polys()];
+        multiply(&junk, &kernel, &mut polys[0]);
+        assert!(
+            response.gather(&polys, 64).iter().any(|&y| y != 0),
+            "position {index} is not read"
+        );
+    }
+}
+
+/// The linear layers of ResNet-18 for 32x32 images: one source for each distinct input.
+pub(crate) fn resnet18(batch: usize, classes: usize) -> Vec<SourceSpec> {
+    let conv = |out_channels, kernel, padding| ConvGeometry {
+        out_channels,
+        kernel_h: kernel,
+        kernel_w: kernel,
+        padding,
+    };
+    let source = |channels, size, stride, consumers| SourceSpec {
+        channels,
+        height: size,
+        width: size,
+        batch,
+        stride,
+        consumers,
+    };
+    let mut sources = vec![source(3, 32, 1, vec![conv(64, 3, 1)])];
+    sources.extend(vec![source(64, 32, 1, vec![conv(64, 3, 1)]); 4]);
+    for (channels, size) in [(128, 16), (256, 8), (512, 4)] {
+        let shortcut = conv(channels, 1, 0);
+        sources.push(source(
+            channels / 2,
+            2 * size,
+            2,
+            vec![conv(channels, 3, 1), shortcut],
+        ));
+        sources.extend(vec![
+            source(channels, size, 1, vec![conv(channels, 3, 1)]);
+            3
+        ]);
+    }
+    sources.push(source(512, 1, 1, vec![conv(classes, 1, 0)]));
+    sources
+}
+
+/// Cost of ResNet-18 for one inference of a batch, in bytes and products.
+fn resnet18_cost(batch: usize, shortcuts: bool) -> (usize, usize) {
+    let (mut bytes, mut products) = (0, 0);
+    for mut spec in resnet18(batch, 100) {
+        spec.consumers.truncate(if shortcuts { 2 } else { 1 });
+        let choice = choose(&spec, 4096, 52, 14, 56).unwrap();
+        let cost = SourcePacking::new(&spec, 4096, &choice)
+            .unwrap()
+            .cost(52, 14, 56);
+        bytes += cost.bytes / batch;
+        products += cost.products / batch;
+    }
+    (bytes, products)
+}
+
+#[test]
+fn resnet18_stays_within_its_budget() {
+    // Without the responses of the three shortcuts: 38.5 MB alone, 11.6 MB in a batch of 16.
+    for (batch, shortcuts, most) in [
+        (1, false, 39_000_000),
+        (16, false, 11_800_000),
+        (1, true, 43_000_000),
+        (16, true, 13_000_000),
+    ] {
+        let (bytes, products) = resnet18_cost(batch, shortcuts);
+        assert!(
+            bytes < most,
+            "batch {batch}, shortcuts {shortcuts}: {bytes} bytes"
+        );
+        assert!(
+            products < 42_000,
+            "batch {batch}, shortcuts {shortcuts}: {products} products"
+        );
+    }
+}
+
+#[test]
+fn choosing_is_deterministic() {
+    for spec in resnet18(5, 10) {
+        assert_eq!(
+            choose(&spec, 4096, 52, 14, 56),
+            choose(&spec, 4096, 52, 14, 56)
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_packed_is_refused() {
+    let conv = ConvGeometry {
+        out_channels: 4,
+        kernel_h: 3,
+        kernel_w: 3,
+        padding: 1,
+    };
+    let spec = SourceSpec {
+        channels: 3,
+        height: 8,
+        width: 8,
+        batch: 2,
+        stride: 1,
+        consumers: vec![conv],
+    };
+    let choice = |images, channels, filters| PackingChoice {
+        images,
+        channels,
+        filters,
+    };
+    assert!(SourcePacking::new(&spec, 4096, &choice(2, 3, vec![4])).is_ok());
+    for wrong in [
+        choice(0, 1, vec![1]),
+        choice(1, 0, vec![1]),
+        choice(1, 1, vec![]),
+        choice(1, 1, vec![0]),
+        choice(8, 3, vec![4]),
+    ] {
+        assert!(
+            matches!(
+                SourcePacking::new(&spec, 4096, &wrong),
+                Err(PackingError::Choice { .. })
+            ),
+            "{wrong:?}"
+        );
+    }
+    let with = |change: fn(&mut SourceSpec)| {
+        let mut changed = spec.clone();
+        change(&mut changed);
+        choose(&changed, 4096, 52, 14, 56).unwrap_err()
+    };
+    assert_eq!(
+        with(|s| s.height = 600),
+        PackingError::MapTooLarge {
+            area: 601 * 9,
+            degree: 4096
+        }
+    );
+    assert!(matches!(
+        with(|s| s.stride = 3),
+        PackingError::Geometry { .. }
+    ));
+    assert!(matches!(
+        with(|s| s.channels = 0),
+        PackingError::Geometry { .. }
+    ));
+    assert!(matches!(
+        with(|s| s.consumers[0].padding = 3),
+        PackingError::Geometry { .. }
+    ));
+    assert!(matches!(
+        with(|s| s.consumers[0].kernel_h = 11),
+        PackingError::Geometry { .. }
+    ));
+}

@@ -1,0 +1,115 @@
+//! Which positions of a source must hold zero: those that a used output reads and that hold no data.
+//!
+//! An implied mask is random at every coefficient, padding and unused tail included, so the client must send the mask of
+//! each such position. The set is {(t - q) mod N : t used output, q kernel exponent} minus the data. It depends only on
+//! the number of images and the phases of the channels in a polynomial; equal cases are computed once. Sets of
+//! coefficients are bit sets, and "reads through exponent q" is a rotation by q.
+
+use super::SourcePacking;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A set of coefficients modulo N, N a multiple of 64.
+struct Coefficients(Vec<u64>);
+
+impl Coefficients {
+    fn empty(degree: usize) -> Self {
+        Self(vec![0; degree.div_ceil(64)])
+    }
+
+    fn insert(&mut self, index: usize) {
+        self.0[index / 64] |= 1 << (index % 64);
+    }
+
+    /// Adds {(t - q) mod N : t in `other`}.
+    fn add_shifted(&mut self, other: &Self, q: usize) {
+        let (n, words, bits) = (self.0.len(), q / 64, q % 64);
+        for (i, word) in self.0.iter_mut().enumerate() {
+            let low = other.0[(i + words) % n] >> bits;
+            let high = match bits {
+                0 => 0,
+                _ => other.0[(i + words + 1) % n] << (64 - bits),
+            };
+            *word |= low | high;
+        }
+    }
+
+    fn without(&self, other: &Self) -> Arc<[u32]> {
+        let mut indices = Vec::new();
+        for (i, (word, removed)) in self.0.iter().zip(&other.0).enumerate() {
+            let mut left = word & !removed;
+            while left != 0 {
+                indices.push(i as u32 * 64 + left.trailing_zeros());
+                left &= left - 1;
+            }
+        }
+        indices.into()
+    }
+}
+
+impl SourcePacking {
+    /// For each polynomial the sorted positions that must encrypt zero, though they hold no data.
+    pub fn corrections(&self) -> Vec<Arc<[u32]>> {
+        let mut cache = HashMap::new();
+        let mut sets = Vec::with_capacity(self.n_polys());
+        for group in 0..self.n_groups() {
+            for input in 0..self.n_inputs() {
+                let key = (self.images_in(group), self.phases_of(input));
+                let set = cache
+                    .entry(key)
+                    .or_insert_with_key(|(images, phases)| self.correction_set(*images, phases));
+                sets.push(Arc::clone(set));
+            }
+        }
+        sets
+    }
+
+    /// Corrections of all polynomials.
+    pub fn n_corrections(&self) -> usize {
+        self.corrections().iter().map(|set| set.len()).sum()
+    }
+
+    /// Phase of each channel in input polynomial `input` of a group.
+    fn phases_of(&self, input: usize) -> Vec<u8> {
+        let first = input * self.choice.channels;
+        let last = (first + self.choice.channels).min(self.n_phase_channels());
+        (first..last)
+            .map(|channel| (channel / self.spec.channels) as u8)
+            .collect()
+    }
+
+    fn correction_set(&self, images: usize, phases: &[u8]) -> Arc<[u32]> {
+        let mut read = Coefficients::empty(self.degree);
+        for response in &self.responses {
+            let mut used = Coefficients::empty(self.degree);
+            for index in response.used(images) {
+                used.insert(index % self.degree);
+            }
+            // The first response polynomial of a group has the most filters, so it reads all that the others read.
+            let mut through_one = Coefficients::empty(self.degree);
+            for (slot, &phase) in phases.iter().enumerate() {
+                for exponent in response.exponents(slot, phase.into()) {
+                    through_one.add_shifted(&used, exponent % self.degree);
+                }
+            }
+            for o in 0..response.filters_per_poly().min(response.out_channels()) {
+                read.add_shifted(&through_one, o * response.filter_step() % self.degree);
+            }
+        }
+        let mut data = Coefficients::empty(self.degree);
+        let (stride, c_w) = (self.spec.stride, self.choice.channels);
+        for block in 0..images {
+            for (slot, &phase) in phases.iter().enumerate() {
+                let (a, b) = (phase as usize / stride, phase as usize % stride);
+                let start = (block * c_w + slot) * self.area;
+                for i in 0..self.spec.height.saturating_sub(a).div_ceil(stride) {
+                    let row = start + (i + self.lead.0) * self.columns + self.lead.1;
+                    for j in 0..self.spec.width.saturating_sub(b).div_ceil(stride) {
+                        data.insert(row + j);
+                    }
+                }
+            }
+        }
+        read.without(&data)
+    }
+}
