@@ -26,6 +26,12 @@ pub enum Command {
     Search(StudentArgs),
     /// Train on with the masks frozen (stage 3; writes student.safetensors)
     Finetune(StudentArgs),
+    /// All stages in a row, each skipped if its result is there; then export
+    All(AllArgs),
+    /// Write a checkpoint as a fixed-point model, calibrated and measured
+    Export(ExportArgs),
+    /// Accuracy of a checkpoint, or of an exported model by the plaintext executor, on the test set
+    Evaluate(EvaluateArgs),
     /// Measure training and inference speed for each number type and thread count
     Bench(BenchArgs),
 }
@@ -132,4 +138,66 @@ pub struct StudentArgs {
     /// Teacher checkpoint [default: teacher.safetensors in --out]
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
+}
+
+/// Settings of the export.
+#[derive(Args, Clone)]
+pub struct ExportArgs {
+    /// Images and network.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Checkpoint to export: student.safetensors, or teacher.safetensors for the all-ReLU twin
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: PathBuf,
+    /// Teacher checkpoint, for the card
+    #[arg(long, value_name = "FILE")]
+    pub teacher: Option<PathBuf>,
+    /// Settings of the numbers.
+    #[command(flatten)]
+    pub numbers: NumberArgs,
+}
+
+/// Fixed-point numbers and where they go.
+#[derive(Args, Clone)]
+pub struct NumberArgs {
+    /// Folder that gets a folder for the model
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    pub models: PathBuf,
+    /// Fraction bits of every activation
+    #[arg(long, default_value_t = 8)]
+    pub fraction_bits: u32,
+    /// Bits of a weight, 8 or 16
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=16))]
+    pub weight_bits: u32,
+    /// Training images to calibrate the ranges on
+    #[arg(long, default_value_t = 10_000)]
+    pub calibrate: usize,
+    /// Where it was trained, for the card
+    #[arg(long, default_value = "CPU")]
+    pub device: String,
+}
+
+/// Settings of `all`.
+#[derive(Args, Clone)]
+pub struct AllArgs {
+    /// Settings of the stages.
+    #[command(flatten)]
+    pub student: StudentArgs,
+    /// Settings of the export.
+    #[command(flatten)]
+    pub numbers: NumberArgs,
+}
+
+/// What to evaluate.
+#[derive(Args)]
+pub struct EvaluateArgs {
+    /// Images and network.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Checkpoint, evaluated in 32-bit floats
+    #[arg(long, value_name = "FILE", required_unless_present = "exported")]
+    pub checkpoint: Option<PathBuf>,
+    /// Folder of an exported model, evaluated in fixed point
+    #[arg(long, value_name = "DIR")]
+    pub exported: Option<PathBuf>,
 }

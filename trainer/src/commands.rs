@@ -14,15 +14,19 @@ use std::path::PathBuf;
 
 /// Images, split, and the network's shape.
 pub struct Setting {
-    train: Images,
+    /// Training images, the held-out part removed.
+    pub train: Images,
     holdout: Option<Images>,
-    test: Images,
+    /// Test images.
+    pub test: Images,
     normaliser: Normaliser,
-    arch: Arch,
+    /// The network's shape.
+    pub arch: Arch,
 }
 
 impl Setting {
-    fn new(args: &ModelArgs, holdout: usize) -> Result<Setting> {
+    /// Reads the images.
+    pub fn new(args: &ModelArgs, holdout: usize) -> Result<Setting> {
         tch::set_num_threads(args.threads);
         let Dataset { train, test } = data::load(args.dataset, &args.data)?;
         let normaliser = Normaliser::measure(&train);
@@ -71,9 +75,14 @@ impl Setting {
         }
     }
 
-    fn report(&self, net: &Net, masks: &MaskSet, path: &std::path::Path) {
+    /// Float accuracy on the test set, percent.
+    pub fn test_accuracy(&self, net: &Net, masks: &MaskSet) -> f64 {
         let batches = Batches::plain(&self.test, &self.normaliser, 250);
-        let accuracy = 100.0 * evaluate::accuracy(net, masks, &batches);
+        100.0 * evaluate::accuracy(net, masks, &batches)
+    }
+
+    fn report(&self, net: &Net, masks: &MaskSet, path: &std::path::Path) {
+        let accuracy = self.test_accuracy(net, masks);
         let n = self.test.len();
         println!(
             "{}: {accuracy:.2} % of {n} test images, {} ReLUs",

@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod data;
 mod error;
 pub mod evaluate;
+pub mod export;
 pub mod finetune;
 pub mod loss;
 pub mod net;

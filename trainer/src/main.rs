@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod export_commands;
 
 use clap::Parser;
 
@@ -11,6 +12,9 @@ fn main() -> anyhow::Result<()> {
         cli::Command::Teacher(args) => commands::teacher(&args),
         cli::Command::Search(args) => commands::search(&args),
         cli::Command::Finetune(args) => commands::finetune(&args),
+        cli::Command::All(args) => export_commands::all(&args),
+        cli::Command::Export(args) => export_commands::export(&args),
+        cli::Command::Evaluate(args) => export_commands::evaluate(&args),
         cli::Command::Bench(args) => commands::bench(&args),
     }
 }

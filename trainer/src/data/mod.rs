@@ -46,6 +46,32 @@ impl DatasetKind {
         }
     }
 
+    /// Class names, in label order. CIFAR-100's are read from `fine_label_names.txt` in `dir`.
+    pub fn labels(self, dir: &Path) -> Result<Vec<String>> {
+        let fixed = |names: &str| names.split(',').map(str::to_owned).collect();
+        match self {
+            Self::Cifar10 => Ok(fixed(
+                "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck",
+            )),
+            Self::FashionMnist => Ok(fixed(
+                "t-shirt,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot",
+            )),
+            Self::Cifar100 => {
+                let path = dir.join("fine_label_names.txt");
+                let text = String::from_utf8_lossy(&read(&path)?).into_owned();
+                let names: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+                if names.len() != 100 {
+                    return Err(bad(
+                        &path,
+                        0,
+                        format!("{} names, expected 100", names.len()),
+                    ));
+                }
+                Ok(names)
+            }
+        }
+    }
+
     /// Number of classes.
     pub fn n_classes(self) -> usize {
         if self == Self::Cifar100 { 100 } else { 10 }

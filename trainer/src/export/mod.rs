@@ -1,0 +1,218 @@
+//! From a checkpoint to `model.json` and `model.safetensors`: quantise, calibrate, measure, write the card.
+//!
+//! Ranges: l_b = bit length of the largest |accumulator| over training images, plus 2 (sign and one
+//! guard bit). Everything is measured with the plaintext executor, which runs the protocol's integers.
+
+mod quantise;
+
+pub use quantise::{Precision, Quantised, quantise};
+
+use crate::data::{Images, Normaliser};
+use crate::error::{Error, Result};
+use crate::net::{Mask, Net};
+use pi_model::relu_set::ReluSet;
+use pi_model::spec::{Card, FORMAT_VERSION, InputSpec, ModelSpec, OutputMode, OutputSpec};
+use pi_model::{ConvWeights, Model, executor};
+use rayon::prelude::*;
+use std::collections::HashMap;
+
+/// Widest accumulator that the model format takes; used until the ranges are known.
+const WIDE_BITS: u32 = 40;
+/// Widest last accumulator: the output is opened in a ring of 24 bits.
+const LAST_BITS: u32 = 24;
+
+/// What the plaintext executor saw over a set of images.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Survey {
+    /// Largest |accumulator| of each layer.
+    pub max_accumulators: Vec<u64>,
+    /// Accumulators out of range.
+    pub n_range_violations: u64,
+    /// Images classified as labelled.
+    pub n_correct: usize,
+    /// Images seen.
+    pub n_images: usize,
+}
+
+impl Survey {
+    /// Share of the images classified as labelled, percent.
+    pub fn accuracy(&self) -> f64 {
+        100.0 * self.n_correct as f64 / self.n_images.max(1) as f64
+    }
+
+    fn join(mut self, other: Survey) -> Survey {
+        self.max_accumulators.resize(
+            other
+                .max_accumulators
+                .len()
+                .max(self.max_accumulators.len()),
+            0,
+        );
+        for (a, b) in self
+            .max_accumulators
+            .iter_mut()
+            .zip(&other.max_accumulators)
+        {
+            *a = (*a).max(*b);
+        }
+        self.n_range_violations += other.n_range_violations;
+        self.n_correct += other.n_correct;
+        self.n_images += other.n_images;
+        self
+    }
+}
+
+/// One image as rows of pixels with interleaved channels.
+pub fn interleave(images: &Images, i: usize) -> Vec<u8> {
+    let [c, h, w] = images.shape;
+    let planes = images.image(i);
+    (0..h * w)
+        .flat_map(|p| (0..c).map(move |k| planes[k * h * w + p]))
+        .collect()
+}
+
+/// Runs the plaintext executor over all images.
+pub fn survey(model: &Model, images: &Images) -> Result<Survey> {
+    let spec = model.public().spec();
+    let one = |i: usize| -> Result<Survey> {
+        let failed = |e: pi_model::ModelError| Error::Export(e.to_string());
+        let [_, h, w] = images.shape;
+        let input =
+            spec.input
+                .quantise(&interleave(images, i), w, h, spec.activation_fraction_bits);
+        let run = executor::run(model, &input.map_err(failed)?).map_err(failed)?;
+        Ok(Survey {
+            n_range_violations: run.n_range_violations,
+            n_correct: usize::from(run.class() == usize::from(images.labels[i])),
+            n_images: 1,
+            max_accumulators: run.max_accumulators,
+        })
+    };
+    (0..images.len())
+        .into_par_iter()
+        .map(one)
+        .try_reduce(Survey::default, |a, b| Ok(a.join(b)))
+}
+
+/// All that a model is made of.
+#[derive(Clone)]
+pub struct Parts {
+    /// The content of `model.json`.
+    pub spec: ModelSpec,
+    /// Mask of each masked ReLU.
+    pub masks: HashMap<String, ReluSet>,
+    /// Integer weights and biases.
+    pub weights: HashMap<String, ConvWeights>,
+}
+
+impl Parts {
+    /// The model, checked and ready to run.
+    pub fn model(&self) -> Result<Model> {
+        let Parts {
+            spec,
+            masks,
+            weights,
+        } = self.clone();
+        Model::new(spec, masks, weights).map_err(|e| Error::Export(e.to_string()))
+    }
+}
+
+/// A fixed-point model and what was measured on the way.
+pub struct Exported {
+    /// The model's parts, ranges calibrated; the card is still empty.
+    pub parts: Parts,
+    /// Over the calibration images, with the calibrated ranges.
+    pub calibration: Survey,
+    /// The precision that was used.
+    pub precision: Precision,
+}
+
+/// What goes into `model.json` besides the operations.
+pub struct Frame {
+    /// Name under which the model is served.
+    pub name: String,
+    /// Pixel normalisation.
+    pub normaliser: Normaliser,
+    /// Class names.
+    pub labels: Vec<String>,
+}
+
+/// Quantises and calibrates. The classifier gives up fraction bits until its accumulator fits.
+pub fn export(
+    net: &Net,
+    masks: &[Mask],
+    frame: &Frame,
+    mut precision: Precision,
+    calibration: &Images,
+) -> Result<Exported> {
+    let mut bits = vec![WIDE_BITS; masks.len()];
+    let first = survey(
+        &build(net, masks, frame, precision, &bits, WIDE_BITS)?.model()?,
+        calibration,
+    )?;
+    let ranges: Vec<u32> = first
+        .max_accumulators
+        .iter()
+        .map(|&m| u64::BITS - m.leading_zeros() + 2)
+        .collect();
+    let Some((&last, inner)) = ranges.split_last() else {
+        return Err(Error::Export("the network has no layers".into()));
+    };
+    bits.clear();
+    bits.extend(inner);
+    precision.classifier_drop += last.saturating_sub(LAST_BITS);
+    // Rounding the classifier anew moves its largest output a little, perhaps over a power of two.
+    loop {
+        let mut parts = build(net, masks, frame, precision, &bits, LAST_BITS)?;
+        let seen = survey(&parts.model()?, calibration)?;
+        let range = seen
+            .max_accumulators
+            .last()
+            .map_or(0, |&m| u64::BITS - m.leading_zeros() + 2);
+        if range <= LAST_BITS {
+            parts.spec.output.accumulator_bits = range;
+            return Ok(Exported {
+                parts,
+                calibration: seen,
+                precision,
+            });
+        }
+        precision.classifier_drop += range - LAST_BITS;
+    }
+}
+
+fn build(
+    net: &Net,
+    masks: &[Mask],
+    frame: &Frame,
+    precision: Precision,
+    bits: &[u32],
+    last_bits: u32,
+) -> Result<Parts> {
+    let quantised = quantise(net, masks, precision, bits)?;
+    let [channels, height, width] = net.arch.input;
+    let spec = ModelSpec {
+        format_version: FORMAT_VERSION,
+        name: frame.name.clone(),
+        input: InputSpec {
+            channels,
+            height,
+            width,
+            mean: frame.normaliser.mean.clone(),
+            std: frame.normaliser.std.clone(),
+        },
+        activation_fraction_bits: precision.activation_bits,
+        labels: frame.labels.clone(),
+        output: OutputSpec {
+            mode: OutputMode::Logits,
+            accumulator_bits: last_bits,
+        },
+        ops: quantised.ops,
+        card: Card::default(),
+    };
+    Ok(Parts {
+        spec,
+        masks: quantised.masks,
+        weights: quantised.weights,
+    })
+}

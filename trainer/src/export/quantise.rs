@@ -1,0 +1,235 @@
+//! From a trained network to integers: BatchNorm folded, weights of few bits, biases at the accumulator's scale.
+//!
+//! A layer's weights have f_w = floor(log2(q / max |w|)) fraction bits, q = 127 for 8-bit weights, and
+//! are rounded half up. conv2 and the shortcut's convolution of a block share the smaller f_w, since
+//! they are summed. An accumulator has f_a + f_w fraction bits; pools are sums, so the classifier's
+//! has floor(log2 window) more, and what remains of the division is in its weights.
+
+use crate::error::{Error, Result};
+use crate::net::{ConvBn, Mask, Net};
+use pi_model::ConvWeights;
+use pi_model::relu_set::ReluSet;
+use pi_model::spec::Op;
+use std::collections::HashMap;
+use tch::{Kind, Tensor};
+
+/// Numbers of the fixed-point network.
+#[derive(Debug, Clone, Copy)]
+pub struct Precision {
+    /// Fraction bits f_a of every activation.
+    pub activation_bits: u32,
+    /// Bits of a weight with its sign, 8 or 16.
+    pub weight_bits: u32,
+    /// The classifier's weights give up this many of their fraction bits, so that its accumulator
+    /// fits the narrow ring in which the output is opened.
+    pub classifier_drop: u32,
+}
+
+/// Operations, masks and weights as pi-model takes them.
+pub struct Quantised {
+    /// The operations; accumulator bits as given to [`quantise`].
+    pub ops: Vec<Op>,
+    /// Mask of each masked ReLU.
+    pub masks: HashMap<String, ReluSet>,
+    /// Weights of each convolution and of the classifier.
+    pub weights: HashMap<String, ConvWeights>,
+}
+
+/// A layer in 64-bit floats.
+struct Folded {
+    weight: Vec<f64>,
+    bias: Vec<f64>,
+}
+
+impl Folded {
+    fn new((weight, bias): (Tensor, Tensor)) -> Result<Folded> {
+        let flat = |t: Tensor| Vec::<f64>::try_from(t.contiguous().flatten(0, -1));
+        Ok(Folded {
+            weight: flat(weight)?,
+            bias: flat(bias)?,
+        })
+    }
+
+    /// f_w = floor(log2(q / max |w|)), at most 20.
+    fn fraction_bits(&self, weight_bits: u32) -> Result<u32> {
+        let max = self.weight.iter().fold(0f64, |m, w| m.max(w.abs()));
+        let q = f64::from((1u32 << (weight_bits - 1)) - 1);
+        let bits = (q / max.max(1e-9)).log2().floor();
+        if !bits.is_finite() || bits < 0.0 {
+            return Err(Error::Export(format!(
+                "a folded weight of {max} does not fit {weight_bits} bits"
+            )));
+        }
+        Ok((bits as u32).min(20))
+    }
+
+    fn round(&self, fraction_bits: u32, accumulator_bits: u32) -> ConvWeights {
+        let half_up = |v: f64, bits: u32| (v * f64::from(bits).exp2() + 0.5).floor();
+        ConvWeights {
+            weight: self
+                .weight
+                .iter()
+                .map(|&w| half_up(w, fraction_bits) as i32)
+                .collect(),
+            bias: self
+                .bias
+                .iter()
+                .map(|&b| half_up(b, accumulator_bits) as i64)
+                .collect(),
+        }
+    }
+}
+
+struct Builder<'a> {
+    precision: Precision,
+    masks: &'a [Mask],
+    accumulator_bits: &'a [u32],
+    out: Quantised,
+    n_relus: usize,
+}
+
+/// Quantises `net` with `masks`; `accumulator_bits` holds l_b of each ReLU layer.
+pub fn quantise(
+    net: &Net,
+    masks: &[Mask],
+    precision: Precision,
+    accumulator_bits: &[u32],
+) -> Result<Quantised> {
+    let out = Quantised {
+        ops: vec![],
+        masks: HashMap::new(),
+        weights: HashMap::new(),
+    };
+    let mut b = Builder {
+        precision,
+        masks,
+        accumulator_bits,
+        out,
+        n_relus: 0,
+    };
+    b.conv("stem", "input", &net.stem, None)?;
+    let mut x = b.relu("stem.relu", "stem")?;
+    for (i, block) in net.blocks.iter().enumerate() {
+        let name = |part: &str| format!("block{i}.{part}");
+        b.conv(&name("conv1"), &x, &block.conv1, None)?;
+        let inner = b.relu(&name("relu1"), &name("conv1"))?;
+        let skip = match &block.shortcut {
+            Some(conv) => {
+                let bits =
+                    |c: &ConvBn| Folded::new(c.folded())?.fraction_bits(precision.weight_bits);
+                let shared = bits(&block.conv2)?.min(bits(conv)?);
+                b.conv(&name("conv2"), &inner, &block.conv2, Some(shared))?;
+                b.conv(&name("shortcut"), &x, conv, Some(shared))?;
+                name("shortcut")
+            }
+            None => {
+                b.conv(&name("conv2"), &inner, &block.conv2, None)?;
+                x.clone()
+            }
+        };
+        b.out.ops.push(Op::Add {
+            name: name("add"),
+            inputs: [name("conv2"), skip],
+        });
+        x = b.relu(&name("relu2"), &name("add"))?;
+    }
+    b.classifier(net, &x)?;
+    Ok(b.out)
+}
+
+impl Builder<'_> {
+    fn conv(&mut self, name: &str, input: &str, conv: &ConvBn, shared: Option<u32>) -> Result<()> {
+        let folded = Folded::new(conv.folded())?;
+        let f_w = match shared {
+            Some(bits) => bits,
+            None => folded.fraction_bits(self.precision.weight_bits)?,
+        };
+        self.out.weights.insert(
+            name.into(),
+            folded.round(f_w, f_w + self.precision.activation_bits),
+        );
+        let size = conv.weight.size();
+        self.out.ops.push(Op::Conv2d {
+            name: name.into(),
+            input: input.into(),
+            out_channels: size[0] as usize,
+            kernel: [size[2] as usize, size[3] as usize],
+            stride: conv.stride as usize,
+            padding: (conv.kernel as usize - 1) / 2,
+            weight_fraction_bits: f_w,
+        });
+        Ok(())
+    }
+
+    fn relu(&mut self, name: &str, input: &str) -> Result<String> {
+        let i = self.n_relus;
+        self.n_relus += 1;
+        let (Some(mask), Some(&accumulator_bits)) =
+            (self.masks.get(i), self.accumulator_bits.get(i))
+        else {
+            return Err(Error::Export(format!(
+                "there is no mask or range for {name}"
+            )));
+        };
+        let bytes: Vec<u8> = mask.keep.iter().map(|&k| k.into()).collect();
+        let set = ReluSet::from_mask(name, &bytes).map_err(|e| Error::Export(e.to_string()))?;
+        self.out.masks.insert(name.into(), set);
+        self.out.ops.push(Op::MaskedRelu {
+            name: name.into(),
+            input: input.into(),
+            accumulator_bits,
+            relus_kept: mask.n_kept(),
+        });
+        Ok(name.into())
+    }
+
+    fn classifier(&mut self, net: &Net, input: &str) -> Result<()> {
+        let last = net.arch.relu_shapes().last().copied().unwrap_or([1, 1, 1]);
+        let window = (last[1] * last[2]) as u32;
+        let pool_bits = window.ilog2();
+        let remains = f64::from(1u32 << pool_bits) / f64::from(window);
+        let weight = net.fc_weight.detach().to_kind(Kind::Double) * remains;
+        let folded = Folded::new((weight, net.fc_bias.detach().to_kind(Kind::Double)))?;
+        let bits = folded.fraction_bits(self.precision.weight_bits)?;
+        let f_w = bits.saturating_sub(self.precision.classifier_drop);
+        let accumulator = f_w + self.precision.activation_bits + pool_bits;
+        self.out
+            .weights
+            .insert("fc".into(), folded.round(f_w, accumulator));
+        self.out.ops.push(Op::GlobalAvgPool {
+            name: "pool".into(),
+            input: input.into(),
+        });
+        self.out.ops.push(Op::Linear {
+            name: "fc".into(),
+            input: "pool".into(),
+            out_features: net.arch.n_classes,
+            weight_fraction_bits: f_w,
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fraction_bits_are_the_most_that_fit_and_rounding_is_half_up() {
+        let layer = |w: &[f64]| Folded {
+            weight: w.to_vec(),
+            bias: vec![0.75, -0.125],
+        };
+        for (max, want) in [(1.0, 6), (0.99, 7), (127.0, 0), (0.01, 13), (1e-12, 20)] {
+            assert_eq!(
+                layer(&[max, -max / 2.0]).fraction_bits(8).unwrap(),
+                want,
+                "{max}"
+            );
+        }
+        assert!(layer(&[200.0]).fraction_bits(8).is_err());
+        assert_eq!(layer(&[200.0]).fraction_bits(16).unwrap(), 7);
+        let q = layer(&[0.375, -0.375, 0.1]).round(2, 3);
+        assert_eq!((q.weight, q.bias), (vec![2, -1, 0], vec![6, -1]));
+    }
+}

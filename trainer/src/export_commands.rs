@@ -1,0 +1,204 @@
+//! The subcommands around the export: `export`, `evaluate`, and `all`, which runs every stage.
+
+use crate::cli::{AllArgs, EvaluateArgs, ExportArgs};
+use crate::commands::{self, Setting};
+use anyhow::{Context, Result};
+use pi_model::Model;
+use pi_model::spec::Card;
+use pi_trainer::checkpoint;
+use pi_trainer::export::{self, Frame, Precision};
+use pi_trainer::net::{MaskSet, Net};
+use pi_trainer::run::Progress;
+use std::path::Path;
+
+/// A network with its masks, and how it came about.
+fn load(setting: &Setting, path: &Path) -> Result<(Net, MaskSet, Progress)> {
+    let (progress, state): (Progress, _) = checkpoint::load(path)?;
+    let net = Net::new(&setting.arch, 0);
+    net.load_state(&state)?;
+    let masks = checkpoint::load_masks(&setting.arch, &state, path)?;
+    Ok((net, MaskSet::new(masks), progress))
+}
+
+/// Writes a fixed-point model.
+pub fn export(args: &ExportArgs) -> Result<()> {
+    limit_threads(args.model.threads);
+    let setting = Setting::new(&args.model, 0)?;
+    let (net, masks, progress) = load(&setting, &args.checkpoint)?;
+    if !progress.finished() {
+        println!("note: {} is not finished", args.checkpoint.display());
+    }
+    let total: usize = setting.arch.relu_counts().iter().sum();
+    let kept = masks.n_kept();
+    let suffix = if kept == total {
+        "all".to_owned()
+    } else {
+        format!("relu{kept}")
+    };
+    let name = format!(
+        "{}-{}-{suffix}",
+        setting.arch.name,
+        args.model.dataset.name()
+    );
+    let frame = Frame {
+        name: name.clone(),
+        normaliser: progress.normaliser.clone(),
+        labels: args.model.dataset.labels(&args.model.data)?,
+    };
+    let numbers = &args.numbers;
+    let precision = Precision {
+        activation_bits: numbers.fraction_bits,
+        weight_bits: numbers.weight_bits,
+        classifier_drop: 0,
+    };
+    let calibration = setting.train.slice(0, numbers.calibrate);
+    let done = export::export(&net, masks.masks(), &frame, precision, &calibration)?;
+    let tested = export::survey(&done.parts.model()?, &setting.test)?;
+    let float = setting.test_accuracy(&net, &masks);
+    let teacher = match &args.teacher {
+        Some(path) => {
+            let (net, masks, _) = load(&setting, path)?;
+            Some(setting.test_accuracy(&net, &masks))
+        }
+        None => None,
+    };
+    let violations = done.calibration.n_range_violations + tested.n_range_violations;
+    let mut parts = done.parts;
+    let by_layer: Vec<usize> = masks.masks().iter().map(|m| m.n_kept()).collect();
+    let recipe = |r| serde_json::to_string(r).context("writing the recipe");
+    let settings: Vec<String> = progress
+        .history
+        .iter()
+        .chain([&progress.recipe])
+        .map(recipe)
+        .collect::<Result<_>>()?;
+    parts.spec.card = Card {
+        architecture: setting.arch.name.clone(),
+        dataset: args.model.dataset.name().into(),
+        data_checksum: format!("sha256:{}", progress.data_checksum),
+        recipe: progress
+            .commands
+            .iter()
+            .map(|c| without_folders(c))
+            .collect(),
+        seed: progress.recipe.seed,
+        trained_on: format!(
+            "{}, {:.2} hours in the last stage",
+            numbers.device,
+            progress.seconds / 3600.0
+        ),
+        relus_total: total,
+        relus_kept: kept,
+        float_accuracy: Some(round(float)),
+        fixed_accuracy: Some(round(tested.accuracy())),
+        teacher_accuracy: teacher.map(round),
+        range_violations: Some(violations),
+        notes: format!(
+            "ReLUs kept by layer, stem first: {by_layer:?}. The stem's ReLUs count; the classifier has none. \
+             Weights after the last epoch, none selected on test images. Ranges calibrated on the first {} \
+             training images. The classifier's weights give up {} fraction bits. Settings: {}",
+            calibration.len(),
+            done.precision.classifier_drop,
+            settings.join(" ")
+        ),
+    };
+    let dir = numbers.models.join(&name);
+    parts
+        .model()?
+        .save(&dir)
+        .with_context(|| format!("writing {}", dir.display()))?;
+    println!(
+        "{}: {kept} of {total} ReLUs, float {float:.2} %, fixed point {:.2} % of {} test images, {violations} values out of range",
+        dir.display(),
+        tested.accuracy(),
+        tested.n_images
+    );
+    println!(
+        "largest accumulators: {:?}",
+        done.calibration.max_accumulators
+    );
+    Ok(())
+}
+
+fn round(percent: f64) -> f64 {
+    (percent * 100.0).round() / 100.0
+}
+
+/// A command without the folders of the machine it ran on.
+fn without_folders(command: &str) -> String {
+    let word = |w: &str| w.rsplit('/').next().unwrap_or(w).to_owned();
+    command.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+fn limit_threads(threads: i32) {
+    // Fails only if a pool exists already, which then serves.
+    let _ = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.max(1) as usize)
+        .build_global();
+}
+
+/// Prints accuracies.
+pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
+    limit_threads(args.model.threads);
+    let setting = Setting::new(&args.model, 0)?;
+    if let Some(path) = &args.checkpoint {
+        let (net, masks, progress) = load(&setting, path)?;
+        println!(
+            "{}: {} epochs done, {} ReLUs, float {:.2} %",
+            path.display(),
+            progress.epoch,
+            masks.n_kept(),
+            setting.test_accuracy(&net, &masks)
+        );
+    }
+    if let Some(dir) = &args.exported {
+        let model = Model::load(dir)?;
+        let seen = export::survey(&model, &setting.test)?;
+        println!(
+            "{}: fixed point {:.2} % of {} images, {} values out of range",
+            dir.display(),
+            seen.accuracy(),
+            seen.n_images,
+            seen.n_range_violations
+        );
+    }
+    Ok(())
+}
+
+/// Teacher, search, fine-tuning, and both exports; finished stages are skipped.
+pub fn all(args: &AllArgs) -> Result<()> {
+    let mut student = args.student.clone();
+    student.train.resume = true;
+    commands::teacher(&student.train)?;
+    commands::search(&student)?;
+    commands::finetune(&student)?;
+    let out = &student.train.out;
+    let teacher = student
+        .teacher
+        .clone()
+        .unwrap_or_else(|| out.join("teacher.safetensors"));
+    for checkpoint in [out.join("student.safetensors"), teacher.clone()] {
+        export(&ExportArgs {
+            model: student.train.model.clone(),
+            checkpoint,
+            teacher: Some(teacher.clone()),
+            numbers: args.numbers.clone(),
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_names_no_folder_of_the_machine() {
+        let typed =
+            "pi-trainer teacher --data /home/me/cifar-10-batches-bin --out /tmp/run --seed 1";
+        assert_eq!(
+            without_folders(typed),
+            "pi-trainer teacher --data cifar-10-batches-bin --out run --seed 1"
+        );
+    }
+}
