@@ -1,0 +1,433 @@
+//! The client's offline phase for one batch: everything before the inputs are known, in two round trips.
+//!
+//! Flight 1 up: noise bits and corrections of every source, first message of the labels' base OTs. Flight 2 down: responses,
+//! base-OT answer, multiplexer extension. Flight 3 up: label extension, derandomisation bits, multiplexer corrections,
+//! identity shares. Flight 4 down: hash key, tables, argmax decoding. Cost in bytes for each ReLU of l bits:
+//! 32 (l - 1) down, (l + k') / 8 up, and the OT extension's 31 bits for each of l + 1 transfers.
+
+use pi_model::bits::pack;
+use pi_model::relu_set::gather;
+use zeroize::Zeroizing;
+
+use super::{ArgmaxMaterial, ClientSession, LayerMaterial, Prepared, masks};
+use crate::block::{ActiveLabel, Block};
+use crate::channel::Channel;
+use crate::error::Result;
+use crate::he;
+use crate::layout::{ReluLayer, instances};
+use crate::ledger::{Phase, Work};
+use crate::ot::softspoken::{self, ReceiverSetup};
+use crate::ot::{CotReceiver as _, unpack_bits};
+use crate::prg;
+use crate::relu::client_products;
+use crate::ring::Ring;
+use crate::session::{Request, batch_tag, tag};
+use crate::share::{Client, Share};
+use crate::sizes;
+use crate::wire::Step;
+
+/// What the client knows of one inference once the responses are in.
+struct Draft {
+    masks: Vec<Share<Client>>,
+    /// y_c of each layer.
+    accumulators: Vec<Share<Client>>,
+}
+
+/// The client's half of the correlated OTs of a batch, in the order of inferences, layers, ReLUs, bits.
+#[derive(Default)]
+struct Transfers {
+    choices: Zeroizing<Vec<u8>>,
+    labels: Zeroizing<Vec<Block>>,
+    /// R_0 and R_1 of each k-bit OT, before reduction to a layer's ring.
+    products: [Zeroizing<Vec<u64>>; 2],
+}
+
+impl<C: Channel> ClientSession<C> {
+    /// Prepares one batch of inferences.
+    ///
+    /// # Errors
+    /// [`crate::Error::Peer`] or [`crate::Error::Channel`]; the session is over then.
+    pub fn prepare(&mut self) -> Result<Vec<Prepared>> {
+        let batch = self.n_batches + 1;
+        self.n_batches = batch;
+        let (request_tag, request) = Request::Prepare { batch }.encode();
+        self.wire.send(request_tag, &request)?;
+        let sources = self.send_sources(batch)?;
+        let base = self.send_label_base(batch)?;
+        let drafts = self.receive_responses(batch, &sources)?;
+        drop(sources);
+        let transfers = self.transfer(batch, base)?;
+        let kept = self.send_shares(batch, &drafts, &transfers)?;
+        self.receive_tables(batch, drafts, kept, &transfers)
+    }
+
+    fn send_sources(&mut self, batch: u32) -> Result<Vec<he::ClientSource>> {
+        let plan = self.plan.clone();
+        let mut states = Vec::with_capacity(plan.sources().len());
+        for (index, source) in plan.sources().iter().enumerate() {
+            let public = prg::public_seed(
+                "he c1",
+                &self.client_nonce,
+                &self.server_nonce,
+                &[batch.into(), index as u64],
+            );
+            let mut rng = self.seed.stream("he noise", &[batch.into(), index as u64]);
+            let key = &self.keys[index];
+            let params = sizes::rlwe(source.ring)?;
+            let (state, messages) = self.wire.ledger.time(Phase::Offline, "encrypt", || {
+                he::ClientSource::new(key, &params, &source.packing, &public, &mut rng)
+            })?;
+            let layer = sizes::layer_of_source(&plan, index);
+            self.wire.ledger.work(
+                layer,
+                Work {
+                    n_ciphertexts: source.packing.n_polys() as u64,
+                    ..Work::default()
+                },
+            );
+            self.wire
+                .send(batch_tag(Step::HeNoise, layer, batch), &messages.noise)?;
+            self.wire.send(
+                batch_tag(Step::HeCorrections, layer, batch),
+                &messages.corrections,
+            )?;
+            states.push(state);
+        }
+        Ok(states)
+    }
+
+    fn send_label_base(&mut self, batch: u32) -> Result<Option<ReceiverSetup>> {
+        if self.layout.n_labels() == 0 {
+            return Ok(None);
+        }
+        let mut rng = self.seed.stream("label base OT", &[batch.into()]);
+        let session = sizes::ot_session("labels", &self.client_nonce, &self.server_nonce, batch);
+        let (base, point) = ReceiverSetup::new(session, &mut rng);
+        self.wire
+            .send(batch_tag(Step::LabelBase, 0, batch), &point)?;
+        Ok(Some(base))
+    }
+
+    fn receive_responses(
+        &mut self,
+        batch: u32,
+        sources: &[he::ClientSource],
+    ) -> Result<Vec<Draft>> {
+        let plan = self.plan.clone();
+        let graph = plan.graph();
+        let mut sums: Vec<Vec<u64>> = graph
+            .layers
+            .iter()
+            .map(|l| vec![0; plan.batch() * l.shape.n_values()])
+            .collect();
+        for (source, layer, conv) in sizes::responses(&plan) {
+            let conv_plan = plan.convs(layer)[conv];
+            let packing = plan.response(conv_plan);
+            let params = sizes::rlwe(plan.sources()[source].ring)?;
+            let message = self.wire.recv(
+                batch_tag(Step::HeResponse, layer, batch),
+                packing.response_bytes(plan.sources()[source].ring.down_bits()),
+            )?;
+            self.wire.ledger.work(
+                layer,
+                Work {
+                    n_ciphertexts: packing.n_polys() as u64,
+                    ..Work::default()
+                },
+            );
+            let opened = self.wire.ledger.time(Phase::Offline, "decrypt", || {
+                he::decrypt(&self.keys[source], &params, packing, layer, &message)
+            })?;
+            let shift = graph.layers[layer].convs[conv].shift;
+            for (sum, value) in sums[layer].iter_mut().zip(opened.iter()) {
+                *sum = sum.wrapping_add(value << shift);
+            }
+        }
+        let implied: Vec<&[u64]> = sources.iter().map(he::ClientSource::mask).collect();
+        let drafts = (0..plan.batch()).map(|index| {
+            let mut rng = self
+                .seed
+                .stream("free masks", &[batch.into(), index as u64]);
+            let masks = masks::of_inference(&plan, &implied, index, &mut rng);
+            let accumulators = graph.layers.iter().enumerate().map(|(layer, node)| {
+                let ring = Ring::new(plan.accumulator_bits(layer));
+                let n = node.shape.n_values();
+                let mut sum = sums[layer][index * n..(index + 1) * n].to_vec();
+                for skip in &node.skips {
+                    sum.iter_mut()
+                        .zip(masks[skip.tensor].values())
+                        .for_each(|(s, r)| *s = s.wrapping_add(r << skip.shift));
+                }
+                sum.iter_mut().for_each(|s| *s = ring.reduce(*s));
+                Share::new(sum)
+            });
+            let accumulators = accumulators.collect();
+            Draft {
+                masks,
+                accumulators,
+            }
+        });
+        Ok(drafts.collect())
+    }
+
+    fn transfer(&mut self, batch: u32, base: Option<ReceiverSetup>) -> Result<Transfers> {
+        let n = self.plan.batch();
+        let mut transfers = Transfers::default();
+        let reply = match base {
+            None => None,
+            Some(base) => Some((
+                base,
+                self.wire.recv(
+                    batch_tag(Step::LabelBaseReply, 0, batch),
+                    softspoken::BASE_RECEIVER_BYTES,
+                )?,
+            )),
+        };
+        let n_products = n * self.layout.n_relus();
+        if let Some(mux) = &mut self.mux {
+            let message = self.wire.recv(
+                batch_tag(Step::MuxExtension, 0, batch),
+                softspoken::message_bytes(n_products),
+            )?;
+            transfers.products = self
+                .wire
+                .ledger
+                .time(Phase::Offline, "OT", || mux.extend(n_products, &message))?;
+        }
+        if let Some((base, reply)) = reply {
+            let n_labels = n * self.layout.n_labels();
+            let (trees, extended) =
+                self.wire
+                    .ledger
+                    .time(Phase::Offline, "OT", || -> Result<_> {
+                        let (mut receiver, trees) = base.finish(&reply)?;
+                        Ok((trees, receiver.extend(n_labels)?))
+                    })?;
+            self.wire
+                .send(batch_tag(Step::LabelTrees, 0, batch), &trees)?;
+            self.wire
+                .send(batch_tag(Step::LabelExtension, 0, batch), &extended.message)?;
+            transfers.choices = Zeroizing::new(unpack_bits(&extended.choices, n_labels));
+            transfers.labels = extended.blocks;
+        }
+        Ok(transfers)
+    }
+
+    /// Sends derandomisation bits, multiplexer corrections and identity shares; keeps y'_c and u_c of each ReLU layer.
+    fn send_shares(
+        &mut self,
+        batch: u32,
+        drafts: &[Draft],
+        transfers: &Transfers,
+    ) -> Result<Vec<Vec<(Share<Client>, Share<Client>)>>> {
+        let layout = self.layout.clone();
+        let (mut at_label, mut at_product) = (0, 0);
+        let mut kept = Vec::with_capacity(drafts.len());
+        for (index, draft) in drafts.iter().enumerate() {
+            let mut of_layers = Vec::with_capacity(layout.relu_layers.len());
+            for relu in &layout.relu_layers {
+                let accumulators = draft.accumulators[relu.layer].values();
+                self.send_label_bits(
+                    batch,
+                    index,
+                    relu.layer,
+                    &relu.sign_inputs(accumulators),
+                    &transfers.choices,
+                    &mut at_label,
+                )?;
+                of_layers.push(self.send_layer(batch, index, relu, draft, transfers, at_product)?);
+                at_product += relu.n_relus();
+            }
+            if let Some(argmax) = &layout.argmax {
+                let inputs = argmax.inputs(draft.accumulators[layout.last_layer()].values());
+                self.send_label_bits(
+                    batch,
+                    index,
+                    layout.last_layer(),
+                    &inputs,
+                    &transfers.choices,
+                    &mut at_label,
+                )?;
+            }
+            kept.push(of_layers);
+        }
+        Ok(kept)
+    }
+
+    fn send_label_bits(
+        &mut self,
+        batch: u32,
+        index: usize,
+        layer: usize,
+        inputs: &[u8],
+        choices: &[u8],
+        at: &mut usize,
+    ) -> Result<()> {
+        let corrections: Vec<u64> = inputs
+            .iter()
+            .zip(&choices[*at..])
+            .map(|(e, c)| u64::from(e ^ c))
+            .collect();
+        *at += inputs.len();
+        self.wire.ledger.work(
+            layer,
+            Work {
+                n_ots: inputs.len() as u64,
+                ..Work::default()
+            },
+        );
+        self.wire.send(
+            tag(Step::LabelBits, layer, batch, index),
+            &pack(&corrections, 1),
+        )
+    }
+
+    fn send_layer(
+        &mut self,
+        batch: u32,
+        index: usize,
+        relu: &ReluLayer,
+        draft: &Draft,
+        transfers: &Transfers,
+        at: usize,
+    ) -> Result<(Share<Client>, Share<Client>)> {
+        let (ring, ring_out) = (relu.ring, relu.ring_out);
+        let accumulators = draft.accumulators[relu.layer].values();
+        let truncated = Zeroizing::new(
+            accumulators
+                .iter()
+                .map(|&y| ring_out.reduce(ring.truncate_client(y, relu.truncated_bits)))
+                .collect::<Vec<u64>>(),
+        );
+        let kept = gather(&truncated, relu.positions.kept());
+        let reduce = |values: &[u64]| {
+            Zeroizing::new(
+                values[at..at + kept.len()]
+                    .iter()
+                    .map(|&v| ring_out.reduce(v))
+                    .collect::<Vec<u64>>(),
+            )
+        };
+        let (corrections, products) = if kept.is_empty() {
+            (vec![], vec![])
+        } else {
+            client_products(
+                ring_out,
+                &reduce(&transfers.products[0]),
+                &reduce(&transfers.products[1]),
+                &kept,
+            )
+        };
+        self.wire.ledger.work(
+            relu.layer,
+            Work {
+                n_ots: kept.len() as u64,
+                ..Work::default()
+            },
+        );
+        self.wire.send(
+            tag(Step::MuxCorrections, relu.layer, batch, index),
+            &pack(&corrections, ring_out.bits()),
+        )?;
+        let next = draft.masks[relu.layer + 1].values();
+        let identity: Vec<u64> = relu
+            .positions
+            .removed()
+            .iter()
+            .map(|&i| ring_out.sub(truncated[i as usize], next[i as usize]))
+            .collect();
+        self.wire.send(
+            tag(Step::Identity, relu.layer, batch, index),
+            &pack(&identity, ring_out.bits()),
+        )?;
+        Ok((Share::new(kept), Share::new(products)))
+    }
+
+    fn receive_tables(
+        &mut self,
+        batch: u32,
+        drafts: Vec<Draft>,
+        kept: Vec<Vec<(Share<Client>, Share<Client>)>>,
+        transfers: &Transfers,
+    ) -> Result<Vec<Prepared>> {
+        let layout = self.layout.clone();
+        let start_key = if layout.n_labels() > 0 {
+            let bytes = self
+                .wire
+                .recv(batch_tag(Step::HashKey, 0, batch), Block::BYTES)?;
+            Block::from_le_bytes(bytes.try_into().unwrap_or_default())
+        } else {
+            Block::ZERO
+        };
+        let mut labels = transfers.labels.iter().map(|&t| ActiveLabel::from_cot(t));
+        let mut take = |n: usize| Zeroizing::new(labels.by_ref().take(n).collect::<Vec<_>>());
+        let mut prepared = Vec::with_capacity(drafts.len());
+        for (index, (mut draft, kept)) in drafts.into_iter().zip(kept).enumerate() {
+            let mut layers = Vec::with_capacity(layout.relu_layers.len());
+            for (relu, (truncated, products)) in layout.relu_layers.iter().zip(kept) {
+                let signs = instances(&relu.circuit, relu.n_relus(), start_key, index, relu.layer)?;
+                let tables = self.wire.recv(
+                    tag(Step::Tables, relu.layer, batch, index),
+                    signs.table_bytes(),
+                )?;
+                self.wire.ledger.work(
+                    relu.layer,
+                    Work {
+                        n_and_gates: (tables.len() / sizes::GATE_BYTES) as u64,
+                        ..Work::default()
+                    },
+                );
+                let next_mask = Share::new(gather(
+                    draft.masks[relu.layer + 1].values(),
+                    relu.positions.kept(),
+                ));
+                layers.push(LayerMaterial {
+                    tables,
+                    labels: take(relu.n_labels()),
+                    truncated,
+                    products,
+                    next_mask,
+                });
+            }
+            let last = layout.last_layer();
+            let argmax = match &layout.argmax {
+                None => None,
+                Some(argmax) => {
+                    let circuit = instances(&argmax.circuit, 1, start_key, index, last)?;
+                    let tables = self
+                        .wire
+                        .recv(tag(Step::Tables, last, batch, index), circuit.table_bytes())?;
+                    self.wire.ledger.work(
+                        last,
+                        Work {
+                            n_and_gates: (tables.len() / sizes::GATE_BYTES) as u64,
+                            ..Work::default()
+                        },
+                    );
+                    let decode = self.wire.recv(
+                        tag(Step::DecodeBits, last, batch, index),
+                        argmax.circuit.n_outputs(),
+                    )?;
+                    Some(ArgmaxMaterial {
+                        tables,
+                        labels: take(argmax.n_labels()),
+                        decode,
+                    })
+                }
+            };
+            let output = draft.accumulators.swap_remove(last);
+            let input_mask = draft.masks.swap_remove(0);
+            prepared.push(Prepared {
+                session: self.client_nonce,
+                batch,
+                index,
+                start_key,
+                input_mask,
+                layers,
+                output,
+                argmax,
+            });
+        }
+        Ok(prepared)
+    }
+}

@@ -1,0 +1,188 @@
+//! The client's online phase: evaluate the garbled signs of each layer that keeps a ReLU, and answer once.
+
+use pi_model::bits::{pack, packed_bytes, unpack};
+
+use super::{ClientSession, LayerMaterial, Output, Prepared};
+use crate::block::ActiveLabel;
+use crate::channel::Channel;
+use crate::error::{Error, Result};
+use crate::gc::{active_label_hash, evaluate};
+use crate::layout::{ReluLayer, instances};
+use crate::ledger::Phase;
+use crate::relu::client_decrypt;
+use crate::session::{Request, tag};
+use crate::wire::Step;
+
+impl<C: Channel> ClientSession<C> {
+    /// Runs one prepared inference on `input`, in (C, H, W) order with the model's activation fraction bits.
+    ///
+    /// The prepared material is consumed, also when the inference fails.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] for an input of another size or range, [`Error::Peer`] and [`Error::Channel`] otherwise.
+    pub fn infer(&mut self, prepared: Prepared, input: &[i64]) -> Result<Output> {
+        if prepared.session != self.client_nonce {
+            return Err(Error::Misuse(
+                "this inference was prepared in another session".into(),
+            ));
+        }
+        let n_inputs = self.plan.graph().tensors[0].n_values();
+        if input.len() != n_inputs {
+            return Err(Error::Misuse(format!(
+                "the model takes {n_inputs} values, got {}",
+                input.len()
+            )));
+        }
+        let ring = self.input_ring;
+        let limit = 1i64 << (ring.bits() - 1);
+        if input.iter().any(|v| !(-limit..limit).contains(v)) {
+            return Err(Error::Misuse(format!(
+                "an input value does not fit {} bits",
+                ring.bits()
+            )));
+        }
+        let (batch, index) = (prepared.batch, prepared.index);
+        let (request_tag, request) = Request::Infer {
+            batch,
+            index: index as u16,
+        }
+        .encode();
+        self.wire.send(request_tag, &request)?;
+        let masked: Vec<u64> = input
+            .iter()
+            .zip(prepared.input_mask.values())
+            .map(|(&x, &r)| ring.sub(ring.encode(x), r))
+            .collect();
+        self.wire.send(
+            tag(Step::Input, 0, batch, index),
+            &pack(&masked, ring.bits()),
+        )?;
+        let layout = self.layout.clone();
+        for (relu, material) in layout.relu_layers.iter().zip(&prepared.layers) {
+            if relu.n_relus() > 0 {
+                self.relu_layer(relu, material, &prepared)?;
+            }
+        }
+        self.output(&prepared)
+    }
+
+    fn relu_layer(
+        &mut self,
+        relu: &ReluLayer,
+        material: &LayerMaterial,
+        prepared: &Prepared,
+    ) -> Result<()> {
+        let (batch, index, ring) = (prepared.batch, prepared.index, relu.ring_out);
+        let labels = self.wire.recv(
+            tag(Step::Labels, relu.layer, batch, index),
+            relu.n_labels() * ActiveLabel::BYTES,
+        )?;
+        let message = self.wire.recv(
+            tag(Step::MuxCiphertexts, relu.layer, batch, index),
+            relu.result_bytes(),
+        )?;
+        let ciphertexts = unpack(&message, relu.n_relus(), ring.bits())
+            .map_err(|e| malformed(Step::MuxCiphertexts, relu.layer, &e))?;
+        let results = self
+            .wire
+            .ledger
+            .time(Phase::Online, "evaluate", || -> Result<_> {
+                let signs = instances(
+                    &relu.circuit,
+                    relu.n_relus(),
+                    prepared.start_key,
+                    index,
+                    relu.layer,
+                )?;
+                let outputs = evaluate(
+                    &signs,
+                    &material.tables,
+                    &read_labels(&labels),
+                    &material.labels,
+                )?;
+                let colours: Vec<u8> = outputs.iter().map(|label| label.colour()).collect();
+                let hashes = active_label_hash(&signs, &outputs, ring.bits())?;
+                let opened = client_decrypt(
+                    ring,
+                    &colours,
+                    &hashes,
+                    &ciphertexts,
+                    material.truncated.values(),
+                    material.products.values(),
+                );
+                Ok(opened
+                    .iter()
+                    .zip(material.next_mask.values())
+                    .map(|(&c, &r)| ring.sub(c, r))
+                    .collect::<Vec<_>>())
+            })?;
+        self.wire.send(
+            tag(Step::ReluResults, relu.layer, batch, index),
+            &pack(&results, ring.bits()),
+        )
+    }
+
+    fn output(&mut self, prepared: &Prepared) -> Result<Output> {
+        let (batch, index, last) = (prepared.batch, prepared.index, self.layout.last_layer());
+        let layout = self.layout.clone();
+        let (Some(argmax), Some(material)) = (&layout.argmax, &prepared.argmax) else {
+            let ring = layout.output_ring;
+            let message = self.wire.recv(
+                tag(Step::Logits, last, batch, index),
+                packed_bytes(layout.n_outputs, ring.bits()),
+            )?;
+            let shares = unpack(&message, layout.n_outputs, ring.bits())
+                .map_err(|e| malformed(Step::Logits, last, &e))?;
+            let opened = shares
+                .iter()
+                .zip(prepared.output.values())
+                .map(|(&s, &c)| ring.decode(ring.add(s, c)));
+            return Ok(Output::Logits(opened.collect()));
+        };
+        let labels = self.wire.recv(
+            tag(Step::Labels, last, batch, index),
+            argmax.n_labels() * ActiveLabel::BYTES,
+        )?;
+        let class = self
+            .wire
+            .ledger
+            .time(Phase::Online, "evaluate", || -> Result<_> {
+                let circuit = instances(&argmax.circuit, 1, prepared.start_key, index, last)?;
+                let outputs = evaluate(
+                    &circuit,
+                    &material.tables,
+                    &read_labels(&labels),
+                    &material.labels,
+                )?;
+                let bits = outputs
+                    .iter()
+                    .zip(&material.decode)
+                    .map(|(label, &decode)| label.colour() ^ decode);
+                Ok(bits
+                    .enumerate()
+                    .fold(0usize, |class, (i, bit)| class | usize::from(bit) << i))
+            })?;
+        if class >= argmax.n_classes {
+            return Err(malformed(
+                Step::Labels,
+                last,
+                &format!("class {class} of {}", argmax.n_classes),
+            ));
+        }
+        Ok(Output::Class(class))
+    }
+}
+
+fn read_labels(bytes: &[u8]) -> Vec<ActiveLabel> {
+    bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&b| ActiveLabel::from_bytes(b))
+        .collect()
+}
+
+/// The peer's message does not hold what it should.
+pub(super) fn malformed(step: Step, layer: usize, why: &dyn std::fmt::Display) -> Error {
+    Error::peer(step.name(), layer, "a well-formed message", why)
+}

@@ -1,0 +1,194 @@
+//! Where the labels, the multiplexer's OTs and the garbled circuits of a plan lie: computed once, used by both drivers.
+
+use std::sync::Arc;
+
+use pi_model::bits::packed_bytes;
+use pi_model::plan::PublicPlan;
+use pi_model::relu_set::ReluSet;
+use pi_model::spec::OutputMode;
+
+use crate::block::Block;
+use crate::error::{Error, Result};
+use crate::gc::{Circuit, Instances, argmax_circuit, sign_circuit};
+use crate::hash::TweakBase;
+use crate::ring::Ring;
+
+/// One layer that ends in a truncation and a masked ReLU.
+pub struct ReluLayer {
+    /// Index of the layer in the plan.
+    pub layer: usize,
+    /// Surviving positions and the others.
+    pub positions: ReluSet,
+    /// Bits of the sign test, l.
+    pub sign_bits: u32,
+    /// Bits that the truncation and the sign test drop.
+    pub truncated_bits: u32,
+    /// Ring of the accumulator.
+    pub ring: Ring,
+    /// Ring of the tensor that it makes.
+    pub ring_out: Ring,
+    /// The sign test.
+    pub circuit: Arc<Circuit>,
+}
+
+impl ReluLayer {
+    /// Surviving ReLUs.
+    #[must_use]
+    pub fn n_relus(&self) -> usize {
+        self.positions.kept().len()
+    }
+
+    /// Labels of either party.
+    #[must_use]
+    pub fn n_labels(&self) -> usize {
+        self.n_relus() * self.sign_bits as usize
+    }
+
+    /// Bytes of one ring element of the result for each surviving ReLU.
+    #[must_use]
+    pub fn result_bytes(&self) -> usize {
+        packed_bytes(self.n_relus(), self.ring_out.bits())
+    }
+
+    /// Bytes of one ring element of the result for each position without a ReLU.
+    #[must_use]
+    pub fn identity_bytes(&self) -> usize {
+        packed_bytes(self.positions.removed().len(), self.ring_out.bits())
+    }
+
+    /// The bits of `accumulators` that the sign test adds, ReLU after ReLU, least significant first.
+    #[must_use]
+    pub fn sign_inputs(&self, accumulators: &[u64]) -> Vec<u8> {
+        bits_of(
+            self.positions
+                .kept()
+                .iter()
+                .map(|&i| accumulators[i as usize] >> self.truncated_bits),
+            self.sign_bits,
+        )
+    }
+}
+
+/// The garbled argmax of an output that opens the class alone.
+pub struct Argmax {
+    /// The circuit.
+    pub circuit: Arc<Circuit>,
+    /// Classes.
+    pub n_classes: usize,
+    /// Bits of the logits.
+    pub bits: u32,
+}
+
+/// Everything that follows from the plan.
+pub struct Layout {
+    /// All layers but the last.
+    pub relu_layers: Vec<ReluLayer>,
+    /// Ring in which the logits are shared.
+    pub output_ring: Ring,
+    /// Logits.
+    pub n_outputs: usize,
+    /// The garbled argmax, if the class alone is opened.
+    pub argmax: Option<Argmax>,
+}
+
+impl Layout {
+    /// Lays out `plan`.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] when a circuit cannot be built.
+    pub fn new(plan: &PublicPlan) -> Result<Self> {
+        let graph = plan.graph();
+        let mut relu_layers = Vec::new();
+        for (layer, node) in graph.layers.iter().enumerate() {
+            let Some(positions) = &node.relu else {
+                continue;
+            };
+            relu_layers.push(ReluLayer {
+                layer,
+                positions: positions.clone(),
+                sign_bits: node.sign_bits(),
+                truncated_bits: node.truncated_bits,
+                ring: Ring::new(plan.accumulator_bits(layer)),
+                ring_out: Ring::new(plan.tensor_bits(layer + 1)),
+                circuit: Arc::new(sign_circuit(node.sign_bits() as usize)?),
+            });
+        }
+        let last = graph
+            .layers
+            .last()
+            .ok_or_else(|| Error::Plan("it has no layers".into()))?;
+        let n_outputs = last.shape.n_values();
+        let argmax = match plan.model().spec().output.mode {
+            OutputMode::Logits => None,
+            OutputMode::Argmax => Some(Argmax {
+                circuit: Arc::new(argmax_circuit(n_outputs, last.accumulator_bits as usize)?),
+                n_classes: n_outputs,
+                bits: last.accumulator_bits,
+            }),
+        };
+        Ok(Self {
+            relu_layers,
+            output_ring: Ring::new(plan.accumulator_bits(graph.layers.len() - 1)),
+            n_outputs,
+            argmax,
+        })
+    }
+
+    /// Labels of either party in one inference.
+    #[must_use]
+    pub fn n_labels(&self) -> usize {
+        let relus: usize = self.relu_layers.iter().map(ReluLayer::n_labels).sum();
+        relus + self.argmax.as_ref().map_or(0, Argmax::n_labels)
+    }
+
+    /// Surviving ReLUs of one inference.
+    #[must_use]
+    pub fn n_relus(&self) -> usize {
+        self.relu_layers.iter().map(ReluLayer::n_relus).sum()
+    }
+
+    /// The layer's number of the last layer.
+    #[must_use]
+    pub fn last_layer(&self) -> usize {
+        self.relu_layers.len()
+    }
+}
+
+impl Argmax {
+    /// Labels of either party.
+    #[must_use]
+    pub fn n_labels(&self) -> usize {
+        self.n_classes * self.bits as usize
+    }
+
+    /// The low bits of shares of the logits, logit after logit, least significant first.
+    #[must_use]
+    pub fn inputs(&self, shares: &[u64]) -> Vec<u8> {
+        bits_of(shares.iter().copied(), self.bits)
+    }
+}
+
+/// The instances of `circuit` in one layer of one inference.
+///
+/// # Errors
+/// [`Error::Misuse`] for indices past any plan.
+pub fn instances(
+    circuit: &Circuit,
+    n_instances: usize,
+    start_key: Block,
+    inference: usize,
+    layer: usize,
+) -> Result<Instances<'_>> {
+    Ok(Instances {
+        circuit,
+        n_instances,
+        start_key,
+        tweak: TweakBase::new(inference, layer)?,
+    })
+}
+
+fn bits_of(values: impl Iterator<Item = u64>, n_bits: u32) -> Vec<u8> {
+    values
+        .flat_map(|v| (0..n_bits).map(move |bit| (v >> bit & 1) as u8))
+        .collect()
+}

@@ -1,0 +1,140 @@
+//! The server's driver: set-up, offline batches, online inferences. The only server code that touches a channel.
+//!
+//! The server is the garbler. What it learns: nothing about the input. What it keeps for one prepared inference: s, d, the
+//! zero-labels of its inputs, Delta, m, u_s, h_0 and h_1.
+
+mod offline;
+mod online;
+mod setup;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use pi_model::plan::Plan;
+use zeroize::Zeroizing;
+
+use crate::block::{Delta, ZeroLabel};
+use crate::channel::Channel;
+use crate::error::{Error, Result};
+use crate::he;
+use crate::layout::Layout;
+use crate::ledger::Ledger;
+use crate::mux;
+use crate::prg::Seed;
+use crate::session::{Nonce, Request};
+use crate::share::{Server, Share};
+use crate::wire::{Step, Wire};
+
+/// Prepared inferences that one session may keep in memory unless told otherwise.
+pub const DEFAULT_MAX_PREPARED: usize = 128;
+
+/// A server's session with one client, after set-up.
+pub struct ServerSession<C: Channel> {
+    wire: Wire<C>,
+    plan: Arc<Plan>,
+    layout: Arc<Layout>,
+    seed: Seed,
+    client_nonce: Nonce,
+    server_nonce: Nonce,
+    /// The client's public keys, one for each source.
+    keys: Vec<he::PublicKey>,
+    /// The extension in which the server is the receiver; none if nothing is multiplexed.
+    mux: Option<mux::ServerMux>,
+    /// Batches prepared so far.
+    n_batches: u32,
+    prepared: HashMap<(u32, u16), Prepared>,
+    /// Prepared inferences that this session may keep.
+    pub max_prepared: usize,
+}
+
+/// One-time material for one inference. It leaves the session's store before the first online byte, and never returns.
+struct Prepared {
+    batch: u32,
+    index: usize,
+    delta: Arc<Delta>,
+    /// s of each layer's accumulator, skip connections left out (they are in the tensors).
+    masks: Vec<Share<Server>>,
+    layers: Vec<LayerMaterial>,
+    argmax_labels: Option<Zeroizing<Vec<ZeroLabel>>>,
+}
+
+/// Material for one layer that ends in a masked ReLU.
+struct LayerMaterial {
+    /// y'_c - r_next at the positions without a ReLU.
+    identity: Share<Server>,
+    /// m.
+    choices: Zeroizing<Vec<u8>>,
+    /// u_s.
+    products: Share<Server>,
+    /// Zero-labels of the server's inputs.
+    input_labels: Zeroizing<Vec<ZeroLabel>>,
+    /// h_0 and h_1.
+    hashes: [Zeroizing<Vec<u64>>; 2],
+}
+
+impl<C: Channel> ServerSession<C> {
+    /// Serves the client's requests until it ends the session.
+    ///
+    /// # Errors
+    /// [`Error::Peer`] when the client breaks the protocol, [`Error::Channel`] when it goes away. All prepared material of
+    /// the session goes with it.
+    pub fn serve(&mut self) -> Result<()> {
+        loop {
+            let frame = self.wire.recv_frame()?;
+            let request = Request::decode(&frame)?;
+            self.wire
+                .ledger
+                .message(Step::Request, 0, frame.payload.len());
+            match request {
+                Request::End => return Ok(()),
+                Request::Prepare { batch } => {
+                    if batch != self.n_batches.wrapping_add(1) {
+                        return Err(Error::peer(
+                            Step::Request.name(),
+                            0,
+                            format!("batch {}", self.n_batches + 1),
+                            format!("batch {batch}"),
+                        ));
+                    }
+                    let n = self.plan.public().batch();
+                    if self.prepared.len() + n > self.max_prepared {
+                        return Err(Error::peer(
+                            Step::Request.name(),
+                            0,
+                            format!(
+                                "at most {} prepared inferences in a session",
+                                self.max_prepared
+                            ),
+                            format!("a request for {n} more than {}", self.prepared.len()),
+                        ));
+                    }
+                    self.n_batches = batch;
+                    self.prepare()?;
+                }
+                Request::Infer { batch, index } => {
+                    let prepared = self.prepared.remove(&(batch, index)).ok_or_else(|| {
+                        Error::peer(
+                            Step::Request.name(),
+                            0,
+                            "an inference that is prepared and not used",
+                            format!("inference {index} of batch {batch}"),
+                        )
+                    })?;
+                    self.infer(prepared)?;
+                }
+            }
+        }
+    }
+
+    /// What this side has measured so far.
+    #[must_use]
+    pub const fn ledger(&self) -> &Ledger {
+        &self.wire.ledger
+    }
+
+    /// Prepared inferences that wait for their query.
+    #[must_use]
+    pub fn n_prepared(&self) -> usize {
+        self.prepared.len()
+    }
+}

@@ -1,0 +1,503 @@
+//! The server's offline phase for one batch. The flights and their costs are described in the client's module of this name.
+//!
+//! All of a flight is read before the next is computed: a server that answered while the client still sends could fill both
+//! queues and wait forever.
+
+use std::sync::Arc;
+
+use pi_model::bits::{packed_bytes, unpack};
+use zeroize::Zeroizing;
+
+use super::online::malformed;
+use super::{LayerMaterial, Prepared, ServerSession};
+use crate::block::{Block, Delta, ZeroLabel};
+use crate::channel::Channel;
+use crate::error::Result;
+use crate::gc::{Garbled, garble, label_hash};
+use crate::he;
+use crate::layout::{Layout, ReluLayer, instances};
+use crate::ledger::{Phase, Work};
+use crate::ot::CotSender as _;
+use crate::ot::softspoken::{self, SenderSetup};
+use crate::prg::{self, Seed};
+use crate::relu::server_products;
+use crate::ring::Ring;
+use crate::session::{batch_tag, tag};
+use crate::share::{Server, Share};
+use crate::sizes;
+use crate::wire::Step;
+
+/// What the client sent for one inference in flight 3.
+struct Received {
+    /// For each ReLU layer, then the argmax: derandomisation bits.
+    label_bits: Vec<Vec<u8>>,
+    /// For each ReLU layer: multiplexer corrections.
+    corrections: Vec<Vec<u64>>,
+    /// For each ReLU layer: y'_c - r_next at the positions without a ReLU.
+    identity: Vec<Share<Server>>,
+}
+
+/// What the server sends for one inference in flight 4, beside what it keeps.
+struct Garbling {
+    tables: Vec<Vec<u8>>,
+    decode: Vec<u8>,
+    prepared: Prepared,
+}
+
+/// The server's half of the correlated OTs of a batch, in the order of inferences, layers, ReLUs, bits.
+struct Transfers {
+    delta: Arc<Delta>,
+    labels: Zeroizing<Vec<Block>>,
+    choices: Zeroizing<Vec<u8>>,
+    products: Zeroizing<Vec<u64>>,
+}
+
+impl<C: Channel> ServerSession<C> {
+    pub(super) fn prepare(&mut self) -> Result<()> {
+        let batch = self.n_batches;
+        let sources = self.receive_sources(batch)?;
+        let n_labels = self.layout.n_labels();
+        let point = if n_labels > 0 {
+            Some(self.wire.recv(
+                batch_tag(Step::LabelBase, 0, batch),
+                softspoken::BASE_SENDER_BYTES,
+            )?)
+        } else {
+            None
+        };
+        let mut masks = self.respond(batch, sources)?;
+        let transfers = self.transfer(batch, point)?;
+        let n = self.plan.public().batch();
+        let received = (0..n)
+            .map(|index| self.receive_shares(batch, index))
+            .collect::<Result<Vec<_>>>()?;
+        if n_labels == 0 {
+            for (index, (masks, received)) in masks.drain(..).zip(received).enumerate() {
+                let layers = received
+                    .identity
+                    .into_iter()
+                    .map(LayerMaterial::without_relus)
+                    .collect();
+                let prepared = Prepared {
+                    batch,
+                    index,
+                    delta: transfers.delta.clone(),
+                    masks,
+                    layers,
+                    argmax_labels: None,
+                };
+                self.prepared.insert((batch, index as u16), prepared);
+            }
+            return Ok(());
+        }
+        let start_key = Block::random(&mut self.seed.stream("hash key", &[batch.into()]));
+        self.wire
+            .send(batch_tag(Step::HashKey, 0, batch), &start_key.to_le_bytes())?;
+        let labels = self.seed.derive("input labels", &[batch.into()]);
+        for (index, (masks, received)) in masks.drain(..).zip(received).enumerate() {
+            let layout = self.layout.clone();
+            let garbling = self.wire.ledger.time(Phase::Offline, "garble", || {
+                garble_inference(
+                    &layout, &transfers, received, masks, start_key, &labels, batch, index,
+                )
+            })?;
+            self.send_tables(batch, index, &garbling)?;
+            self.prepared
+                .insert((batch, index as u16), garbling.prepared);
+        }
+        Ok(())
+    }
+
+    fn receive_sources(&mut self, batch: u32) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let plan = self.plan.public().clone();
+        let mut messages = Vec::with_capacity(plan.sources().len());
+        for (index, source) in plan.sources().iter().enumerate() {
+            let layer = sizes::layer_of_source(&plan, index);
+            let noise = self.wire.recv(
+                batch_tag(Step::HeNoise, layer, batch),
+                source.packing.noise_bytes(source.ring.up_bits()),
+            )?;
+            let corrections = self.wire.recv(
+                batch_tag(Step::HeCorrections, layer, batch),
+                source.packing.correction_bytes(source.ring.share_bits),
+            )?;
+            self.wire.ledger.work(
+                layer,
+                Work {
+                    n_ciphertexts: source.packing.n_polys() as u64,
+                    ..Work::default()
+                },
+            );
+            messages.push((noise, corrections));
+        }
+        Ok(messages)
+    }
+
+    /// Sends every response; returns s for each inference and layer.
+    fn respond(
+        &mut self,
+        batch: u32,
+        sources: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<Vec<Vec<Share<Server>>>> {
+        let plan = self.plan.public().clone();
+        let graph = plan.graph();
+        let model = self.plan.model().clone();
+        let mut sums: Vec<Vec<u64>> = graph
+            .layers
+            .iter()
+            .map(|l| vec![0; plan.batch() * l.shape.n_values()])
+            .collect();
+        let order = sizes::responses(&plan);
+        for (index, (noise, corrections)) in sources.into_iter().enumerate() {
+            let source = &plan.sources()[index];
+            let public = prg::public_seed(
+                "he c1",
+                &self.client_nonce,
+                &self.server_nonce,
+                &[batch.into(), index as u64],
+            );
+            let layer = sizes::layer_of_source(&plan, index);
+            let params = sizes::rlwe(source.ring)?;
+            let state = self.wire.ledger.time(Phase::Offline, "transform", || {
+                he::ServerSource::new(
+                    &params,
+                    &source.packing,
+                    &public,
+                    layer,
+                    &noise,
+                    &corrections,
+                )
+            })?;
+            for &(_, layer, conv) in order.iter().filter(|(s, ..)| *s == index) {
+                let node = &graph.layers[layer].convs[conv];
+                let packing = plan.response(plan.convs(layer)[conv]);
+                let mut rng = self
+                    .seed
+                    .stream("he response", &[batch.into(), layer as u64, conv as u64]);
+                let key = &self.keys[index];
+                let response = self.wire.ledger.time(Phase::Offline, "respond", || {
+                    state.respond(key, packing, &model.weights(node).weight, &mut rng)
+                })?;
+                self.wire.ledger.work(
+                    layer,
+                    Work {
+                        n_ciphertexts: packing.n_polys() as u64,
+                        ..Work::default()
+                    },
+                );
+                self.wire
+                    .send(batch_tag(Step::HeResponse, layer, batch), &response.message)?;
+                for (sum, value) in sums[layer].iter_mut().zip(response.share.iter()) {
+                    *sum = sum.wrapping_add(value << node.shift);
+                }
+            }
+        }
+        let masks = (0..plan.batch()).map(|index| {
+            let of_layers = sums.iter().enumerate().map(|(layer, sum)| {
+                let ring = Ring::new(plan.accumulator_bits(layer));
+                let n = sum.len() / plan.batch();
+                Share::new(
+                    sum[index * n..(index + 1) * n]
+                        .iter()
+                        .map(|&v| ring.reduce(v))
+                        .collect(),
+                )
+            });
+            of_layers.collect()
+        });
+        Ok(masks.collect())
+    }
+
+    fn transfer(&mut self, batch: u32, point: Option<Vec<u8>>) -> Result<Transfers> {
+        let n = self.plan.public().batch();
+        let mut rng = self.seed.stream("label OT", &[batch.into()]);
+        let mut delta = Delta::random(&mut rng);
+        let mut setup = None;
+        if let Some(point) = point {
+            let session =
+                sizes::ot_session("labels", &self.client_nonce, &self.server_nonce, batch);
+            let fresh = Delta::random(&mut rng);
+            let (state, reply) = self.wire.ledger.time(Phase::Offline, "OT", || {
+                SenderSetup::new(session, fresh, &point, &mut rng)
+            })?;
+            self.wire
+                .send(batch_tag(Step::LabelBaseReply, 0, batch), &reply)?;
+            setup = Some(state);
+        }
+        let n_products = n * self.layout.n_relus();
+        let (mut choices, mut products) = (Zeroizing::default(), Zeroizing::default());
+        if let Some(mux) = &mut self.mux {
+            let (message, c, p) = self
+                .wire
+                .ledger
+                .time(Phase::Offline, "OT", || mux.extend(n_products))?;
+            self.wire
+                .send(batch_tag(Step::MuxExtension, 0, batch), &message)?;
+            (choices, products) = (c, p);
+        }
+        let n_labels = n * self.layout.n_labels();
+        let mut labels = Zeroizing::default();
+        if let Some(setup) = setup {
+            let trees = self.wire.recv(
+                batch_tag(Step::LabelTrees, 0, batch),
+                softspoken::TREES_BYTES,
+            )?;
+            let extension = self.wire.recv(
+                batch_tag(Step::LabelExtension, 0, batch),
+                softspoken::message_bytes(n_labels),
+            )?;
+            (delta, labels) = self
+                .wire
+                .ledger
+                .time(Phase::Offline, "OT", || -> Result<_> {
+                    let mut sender = setup.finish(&trees)?;
+                    let labels = sender.extend(n_labels, &extension)?;
+                    Ok((sender.into_delta(), labels))
+                })?;
+        }
+        Ok(Transfers {
+            delta: Arc::new(delta),
+            labels,
+            choices,
+            products,
+        })
+    }
+
+    fn receive_shares(&mut self, batch: u32, index: usize) -> Result<Received> {
+        let layout = self.layout.clone();
+        let mut received = Received {
+            label_bits: vec![],
+            corrections: vec![],
+            identity: vec![],
+        };
+        for relu in &layout.relu_layers {
+            let (layer, bits) = (relu.layer, relu.ring_out.bits());
+            received.label_bits.push(self.receive_label_bits(
+                batch,
+                index,
+                layer,
+                relu.n_labels(),
+            )?);
+            let message = self.wire.recv(
+                tag(Step::MuxCorrections, layer, batch, index),
+                relu.result_bytes(),
+            )?;
+            received.corrections.push(
+                unpack(&message, relu.n_relus(), bits)
+                    .map_err(|e| malformed(Step::MuxCorrections, layer, &e))?,
+            );
+            let message = self.wire.recv(
+                tag(Step::Identity, layer, batch, index),
+                relu.identity_bytes(),
+            )?;
+            let identity = unpack(&message, relu.positions.removed().len(), bits)
+                .map_err(|e| malformed(Step::Identity, layer, &e))?;
+            received.identity.push(Share::new(identity));
+            self.wire.ledger.work(
+                layer,
+                Work {
+                    n_ots: (relu.n_labels() + relu.n_relus()) as u64,
+                    ..Work::default()
+                },
+            );
+        }
+        if let Some(argmax) = &layout.argmax {
+            received.label_bits.push(self.receive_label_bits(
+                batch,
+                index,
+                layout.last_layer(),
+                argmax.n_labels(),
+            )?);
+            self.wire.ledger.work(
+                layout.last_layer(),
+                Work {
+                    n_ots: argmax.n_labels() as u64,
+                    ..Work::default()
+                },
+            );
+        }
+        Ok(received)
+    }
+
+    fn receive_label_bits(
+        &mut self,
+        batch: u32,
+        index: usize,
+        layer: usize,
+        n: usize,
+    ) -> Result<Vec<u8>> {
+        let message = self.wire.recv(
+            tag(Step::LabelBits, layer, batch, index),
+            packed_bytes(n, 1),
+        )?;
+        let bits = unpack(&message, n, 1).map_err(|e| malformed(Step::LabelBits, layer, &e))?;
+        Ok(bits.into_iter().map(|b| b as u8).collect())
+    }
+
+    fn send_tables(&mut self, batch: u32, index: usize, garbling: &Garbling) -> Result<()> {
+        for (layer, tables) in garbling.tables.iter().enumerate() {
+            self.wire.ledger.work(
+                layer,
+                Work {
+                    n_and_gates: (tables.len() / sizes::GATE_BYTES) as u64,
+                    ..Work::default()
+                },
+            );
+            self.wire
+                .send(tag(Step::Tables, layer, batch, index), tables)?;
+        }
+        self.wire.send(
+            tag(Step::DecodeBits, self.layout.last_layer(), batch, index),
+            &garbling.decode,
+        )
+    }
+}
+
+impl LayerMaterial {
+    fn without_relus(identity: Share<Server>) -> Self {
+        Self {
+            identity,
+            choices: Zeroizing::default(),
+            products: Share::new(vec![]),
+            input_labels: Zeroizing::default(),
+            hashes: Default::default(),
+        }
+    }
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the pieces of one inference, each used once"
+)]
+fn garble_inference(
+    layout: &Layout,
+    transfers: &Transfers,
+    received: Received,
+    masks: Vec<Share<Server>>,
+    start_key: Block,
+    labels: &Seed,
+    batch: u32,
+    index: usize,
+) -> Result<Garbling> {
+    let zero_labels = |at: usize, bits: &[u8]| -> Zeroizing<Vec<ZeroLabel>> {
+        let pairs = transfers.labels[at..at + bits.len()].iter().zip(bits);
+        Zeroizing::new(
+            pairs
+                .map(|(&q, &d)| ZeroLabel::from_cot(q, d, &transfers.delta))
+                .collect(),
+        )
+    };
+    let mut at_label = index * layout.n_labels();
+    let mut at_product = index * layout.n_relus();
+    let mut garbling = Garbling {
+        tables: vec![],
+        decode: vec![],
+        prepared: Prepared {
+            batch,
+            index,
+            delta: transfers.delta.clone(),
+            masks,
+            layers: vec![],
+            argmax_labels: None,
+        },
+    };
+    let inputs = layout
+        .relu_layers
+        .iter()
+        .zip(received.corrections)
+        .zip(received.identity)
+        .zip(&received.label_bits);
+    for (((relu, corrections), identity), bits) in inputs {
+        let evaluator_zero = zero_labels(at_label, bits);
+        at_label += bits.len();
+        let range = at_product..at_product + relu.n_relus();
+        at_product = range.end;
+        if range.is_empty() {
+            garbling.tables.push(vec![]);
+            garbling
+                .prepared
+                .layers
+                .push(LayerMaterial::without_relus(identity));
+            continue;
+        }
+        let choices = Zeroizing::new(transfers.choices[range.clone()].to_vec());
+        let received = Zeroizing::new(
+            transfers.products[range]
+                .iter()
+                .map(|&v| relu.ring_out.reduce(v))
+                .collect::<Vec<_>>(),
+        );
+        let products = Share::new(server_products(
+            relu.ring_out,
+            &choices,
+            &received,
+            &corrections,
+        ));
+        let (garbled, hashes) = garble_signs(
+            relu,
+            transfers,
+            start_key,
+            labels,
+            index,
+            &evaluator_zero,
+            &choices,
+        )?;
+        garbling.tables.push(garbled.tables);
+        garbling.prepared.layers.push(LayerMaterial {
+            identity,
+            choices,
+            products,
+            input_labels: garbled.garbler_zero,
+            hashes,
+        });
+    }
+    if let (Some(argmax), Some(bits)) = (&layout.argmax, received.label_bits.last()) {
+        let circuit = instances(&argmax.circuit, 1, start_key, index, layout.last_layer())?;
+        let garbled = garble(
+            &circuit,
+            &transfers.delta,
+            labels,
+            &zero_labels(at_label, bits),
+            None,
+        )?;
+        garbling.decode = garbled
+            .output_zero
+            .iter()
+            .map(|zero| zero.colour())
+            .collect();
+        garbling.tables.push(garbled.tables);
+        garbling.prepared.argmax_labels = Some(garbled.garbler_zero);
+    }
+    Ok(garbling)
+}
+
+type Hashes = [Zeroizing<Vec<u64>>; 2];
+
+/// Garbles the sign tests of a layer so that the client sees the colour `[y >= 0]` xor m: the top bit is 1 for a negative y,
+/// so the zero-label of the output has the colour 1 xor m.
+fn garble_signs(
+    relu: &ReluLayer,
+    transfers: &Transfers,
+    start_key: Block,
+    labels: &Seed,
+    index: usize,
+    evaluator_zero: &[ZeroLabel],
+    choices: &[u8],
+) -> Result<(Garbled, Hashes)> {
+    let signs = instances(&relu.circuit, relu.n_relus(), start_key, index, relu.layer)?;
+    let colours = Zeroizing::new(choices.iter().map(|m| m ^ 1).collect::<Vec<u8>>());
+    let garbled = garble(
+        &signs,
+        &transfers.delta,
+        labels,
+        evaluator_zero,
+        Some(&colours),
+    )?;
+    let hashes = label_hash(
+        &signs,
+        &transfers.delta,
+        &garbled.output_zero,
+        relu.ring_out.bits(),
+    )?;
+    Ok((garbled, hashes))
+}

@@ -1,0 +1,90 @@
+//! The server's set-up: the plan's hash is checked, nonces exchanged, the client's public keys taken.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use pi_model::plan::Plan;
+use subtle::ConstantTimeEq as _;
+
+use super::{DEFAULT_MAX_PREPARED, ServerSession};
+use crate::channel::Channel;
+use crate::error::{Error, Result};
+use crate::he;
+use crate::layout::Layout;
+use crate::ledger::Phase;
+use crate::mux::ServerMux;
+use crate::ot::softspoken;
+use crate::prg::{self, Seed};
+use crate::session::{HELLO_BYTES, decode_hello, encode_hello, tag};
+use crate::wire::{Step, Tag, Wire};
+
+const fn setup_tag(step: Step) -> Tag {
+    tag(step, 0, 0, 0)
+}
+
+impl<C: Channel> ServerSession<C> {
+    /// Sets up a session with the client behind `channel`, for `plan`.
+    ///
+    /// # Errors
+    /// [`Error::Peer`] when the client follows another plan or version, [`Error::Channel`] when it is gone.
+    pub fn accept(channel: C, plan: Arc<Plan>) -> Result<Self> {
+        Self::accept_with_seed(channel, plan, prg::os_seed()?)
+    }
+
+    /// As [`Self::accept`], with all randomness from `seed`.
+    pub(crate) fn accept_with_seed(channel: C, plan: Arc<Plan>, seed: Seed) -> Result<Self> {
+        let public = plan.public().clone();
+        let layout = Arc::new(Layout::new(&public)?);
+        let mut wire = Wire::new(channel);
+        let hello = wire.recv(setup_tag(Step::Hello), HELLO_BYTES)?;
+        let (client_nonce, hash) = decode_hello(Step::Hello, &hello)?;
+        if !bool::from(hash.ct_eq(&public.hash())) {
+            return Err(Error::peer(
+                Step::Hello.name(),
+                0,
+                "the hash of this server's plan",
+                "another hash: the client must describe the model again, and both sides must run the same release",
+            ));
+        }
+        let server_nonce = *seed.derive("server nonce", &[]).as_bytes();
+        let (setup, point) = ServerMux::begin(&client_nonce, &server_nonce, &seed);
+        wire.send(
+            setup_tag(Step::HelloReply),
+            &encode_hello(&server_nonce, &point),
+        )?;
+
+        let n_keys = public.sources().len();
+        let message = wire.recv(setup_tag(Step::PublicKeys), n_keys * he::public_key_bytes())?;
+        let common = prg::public_seed("he public key", &client_nonce, &server_nonce, &[]);
+        let keys = wire.ledger.time(Phase::Setup, "keys", || {
+            message
+                .chunks(he::public_key_bytes())
+                .enumerate()
+                .map(|(i, key)| he::PublicKey::from_message(&common, i, key))
+                .collect::<Result<Vec<_>>>()
+        })?;
+        let mux = if layout.n_relus() == 0 {
+            None
+        } else {
+            let answer = wire.recv(setup_tag(Step::MuxBase), softspoken::BASE_RECEIVER_BYTES)?;
+            let (mux, trees) = wire.ledger.time(Phase::Setup, "OT", || {
+                ServerMux::finish(setup, &client_nonce, &server_nonce, &answer)
+            })?;
+            wire.send(setup_tag(Step::MuxTrees), &trees)?;
+            Some(mux)
+        };
+        Ok(Self {
+            wire,
+            plan,
+            layout,
+            seed,
+            client_nonce,
+            server_nonce,
+            keys,
+            mux,
+            n_batches: 0,
+            prepared: HashMap::new(),
+            max_prepared: DEFAULT_MAX_PREPARED,
+        })
+    }
+}

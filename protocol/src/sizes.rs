@@ -1,0 +1,60 @@
+//! Orders and sizes that both drivers and the cost prediction share.
+
+use pi_model::plan::{PublicPlan, RingPlan};
+
+use crate::error::Result;
+use crate::he::RlweParams;
+use crate::session::Nonce;
+
+/// Bytes of a garbled AND gate.
+pub const GATE_BYTES: usize = 32;
+
+/// The first layer that reads a source: its messages are booked there.
+#[must_use]
+pub fn layer_of_source(plan: &PublicPlan, source: usize) -> usize {
+    let layers = &plan.graph().layers;
+    layers
+        .iter()
+        .position(|l| l.convs.iter().any(|c| c.source == source))
+        .unwrap_or(0)
+}
+
+/// The order of the responses: source, layer and convolution of each, all of one source together.
+#[must_use]
+pub fn responses(plan: &PublicPlan) -> Vec<(usize, usize, usize)> {
+    let mut order = Vec::new();
+    for (layer, node) in plan.graph().layers.iter().enumerate() {
+        order.extend(
+            node.convs
+                .iter()
+                .enumerate()
+                .map(|(conv, c)| (c.source, layer, conv)),
+        );
+    }
+    order.sort_unstable();
+    order
+}
+
+/// The identity of one OT set-up, unique under the session's nonces.
+#[must_use]
+pub fn ot_session(what: &str, client: &Nonce, server: &Nonce, batch: u32) -> [u8; 32] {
+    crate::prg::public_seed(
+        &format!("OT session of {what}"),
+        client,
+        server,
+        &[batch.into()],
+    )
+}
+
+/// The encryption parameters of a ring.
+///
+/// # Errors
+/// [`crate::Error::Plan`] when they are not supported.
+pub fn rlwe(ring: RingPlan) -> Result<RlweParams> {
+    RlweParams::new(
+        ring.share_bits,
+        ring.scale_bits,
+        ring.noise_dropped_bits,
+        ring.response_dropped_bits,
+    )
+}
