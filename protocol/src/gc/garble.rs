@@ -6,7 +6,6 @@
 //!
 //! Secret labels select by mask only. The tables are a function of `Delta` and one-time labels: garble once, evaluate once.
 
-use rand::RngCore;
 use rayon::prelude::*;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -14,7 +13,7 @@ use super::circuit::{Circuit, Gate};
 use crate::block::{Block, Delta, ZeroLabel, mask};
 use crate::error::{Error, Result};
 use crate::hash::{Domain, Hasher, LANES, TweakBase, hash_to_bits};
-use crate::prg::Seed;
+use crate::prg::{Expander, Seed};
 
 /// Bytes of one AND gate.
 pub(super) const GATE_BYTES: usize = 32;
@@ -144,7 +143,9 @@ pub fn garble(
     let mut garbler_zero = Zeroizing::new(vec![ZeroLabel::default(); instances.n_garbler_labels()]);
     let mut output_zero = Zeroizing::new(vec![ZeroLabel::default(); instances.n_output_labels()]);
     let ids = [instances.tweak.inference(), instances.tweak.layer() as u64];
-    let labels = labels.stream("garbler input labels", &ids);
+    let labels = Expander::new(Block::random(
+        &mut labels.stream("garbler input labels", &ids),
+    ));
 
     by_group(&mut tables, n_groups, circuit.n_and() * GATE_BYTES)
         .into_par_iter()
@@ -157,13 +158,10 @@ pub fn garble(
             |wires, (group, ((tables, inputs), outputs))| {
                 let first = group * LANES;
                 let n_lanes = LANES.min(instances.n_instances - first);
-                let mut rng = labels.clone();
-                rng.set_stream(group as u64);
-                let mut bytes = Zeroizing::new(vec![0; n_lanes * n_in * Block::BYTES]);
-                rng.fill_bytes(&mut bytes);
-                let (random, _) = bytes.as_chunks();
-                for (label, bytes) in inputs.iter_mut().zip(random) {
-                    *label = ZeroLabel(Block::from_le_bytes(*bytes));
+                let mut random = Zeroizing::new(vec![Block::ZERO; n_lanes * n_in]);
+                labels.fill((first * n_in) as u64, &mut random);
+                for (label, random) in inputs.iter_mut().zip(random.iter()) {
+                    *label = ZeroLabel(*random);
                 }
                 for lane in 0..n_lanes {
                     for i in 0..n_in {
@@ -350,7 +348,7 @@ mod tests {
             let garbled =
                 garble(&instances, &delta, &Seed::from([seed; 32]), &[b_zero], None).unwrap();
             let (a, b, d) = (garbled.garbler_zero[0].0.0, b_zero.0.0, delta.block().0);
-            let generator = h(a, 0) ^ h(a ^ d, 0) ^ (b & 1) * d;
+            let generator = h(a, 0) ^ h(a ^ d, 0) ^ ((b & 1) * d);
             let evaluator = h(b, 8) ^ h(b ^ d, 8) ^ a;
             let want = [generator.to_le_bytes(), evaluator.to_le_bytes()].concat();
             assert_eq!(garbled.tables, want);

@@ -1,6 +1,6 @@
 //! The consistency check of the extension: a universal hash of every column.
 //!
-//! Roy, CRYPTO 2022, sections 4 and 5: for a challenge drawn after the receiver's corrections, the receiver opens the hash of its
+//! Roy, CRYPTO 2022, section 4: for a challenge drawn after the receiver's corrections, the receiver opens the hash of its
 //! choice vector and of the columns; the sender knows each column up to `Delta_bit * choice vector` and verifies linearly.
 //! The hash is POLYVAL (GF(2^128), RFC 8452): two different vectors of `b` blocks collide with probability b / 2^128. The vectors
 //! end in 128 rows that serve no OT: a uniform last block makes the opened hash independent of the others.

@@ -56,7 +56,7 @@ pub struct Extended {
     pub blocks: Zeroizing<Vec<Block>>,
 }
 
-/// Bit `i` of packed bits, 0 or 1.
+/// Bit `i` of packed bits, 0 or 1; `i` is below `8 * packed.len()`, which is never the peer's to choose.
 #[inline(always)]
 pub fn packed_bit(packed: &[u8], i: usize) -> u8 {
     packed[i / 8] >> (i % 8) & 1

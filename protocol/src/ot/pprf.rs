@@ -39,11 +39,11 @@ fn base_index(tree: usize, level: usize) -> usize {
 fn children(node: Block) -> [Block; 2] {
     let mut bytes = Zeroizing::new([0; 32]);
     expand(node, &mut *bytes);
-    let mut block = [0; 2].map(|_: u8| Block::ZERO);
-    for (block, bytes) in block.iter_mut().zip(bytes.as_chunks::<16>().0) {
+    let mut blocks = [Block::ZERO; 2];
+    for (block, bytes) in blocks.iter_mut().zip(bytes.as_chunks::<16>().0) {
         *block = Block::from_le_bytes(*bytes);
     }
-    block
+    blocks
 }
 
 /// A leaf's generator and check bytes.
@@ -83,9 +83,12 @@ pub(super) fn plant(session: &[u8; 32], keys: &[[Block; 2]]) -> Result<(Vec<Leav
         let mut nodes = Zeroizing::new(vec![left, right]);
         for level in 1..DEPTH {
             nodes = Zeroizing::new(nodes.iter().flat_map(|node| children(*node)).collect());
-            for choice in 0..2 {
-                let side = nodes.iter().skip(1 - choice).step_by(2);
-                let masked = side.fold(keys[base_index(tree, level)][choice], |a, b| a ^ *b);
+            for (choice, key) in keys[base_index(tree, level)].iter().enumerate() {
+                let masked = nodes
+                    .iter()
+                    .skip(1 - choice)
+                    .step_by(2)
+                    .fold(*key, |a, b| a ^ *b);
                 message.extend_from_slice(&masked.to_le_bytes());
             }
         }
@@ -172,10 +175,11 @@ fn reorder(checks: &mut [[u8; CHECK_BYTES]; N_LEAVES], tree: usize, puncture: Bl
     for t in 0..DEPTH {
         let keep = mask(puncture.bit(tree * DEPTH + t)) as u8;
         for i in (0..N_LEAVES).filter(|i| i >> t & 1 == 0) {
-            for byte in 0..CHECK_BYTES {
-                let differ = (checks[i][byte] ^ checks[i | 1 << t][byte]) & keep;
-                checks[i][byte] ^= differ;
-                checks[i | 1 << t][byte] ^= differ;
+            let (low, high) = checks.split_at_mut(i | 1 << t);
+            for (a, b) in low[i].iter_mut().zip(&mut high[0]) {
+                let differ = (*a ^ *b) & keep;
+                *a ^= differ;
+                *b ^= differ;
             }
         }
     }

@@ -51,6 +51,7 @@ mod tests {
     use rand_chacha::ChaCha20Rng;
 
     #[test]
+    #[allow(clippy::needless_range_loop)] // indices are the statement
     fn every_bit_moves_to_its_mirror() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let before: [Block; 128] = std::array::from_fn(|_| Block::random(&mut rng));

@@ -17,6 +17,7 @@ fn setup(seed: u64) -> (Sender, Receiver) {
     (sender.finish(&third).unwrap(), receiver)
 }
 
+#[allow(clippy::needless_range_loop)] // three sequences share the index
 fn assert_correlated(delta: &Delta, q: &[Block], got: &Extended, n: usize) {
     assert_eq!(
         (q.len(), got.blocks.len(), got.choices.len()),
