@@ -4,8 +4,8 @@
 //! [`PublicPlan::hash`], which each side computes for itself.
 //!
 //! Two rings: every tensor lives in Z_2^52, except those that the last layer reads. The last layer's output is opened, so
-//! its homomorphic error would be a noisy linear form in the weights; there 24 bits of ring leave 48 bits below, and the
-//! error is 0 except with probability about 2^-30 a logit.
+//! its homomorphic error would be a noisy linear form in the weights; there the ring has only the bits that the logits
+//! need, 24 to 32, and leaves h = 48 to 40 below. The error is 0 except with probability about 2^(16-h) a logit.
 
 use std::sync::Arc;
 
@@ -25,6 +25,8 @@ pub const DEGREE: usize = 4096;
 pub const MODULUS_BITS: u32 = 72;
 /// Largest expected number of spoiled values in one inference that a plan accepts.
 pub const MAX_FAILURES: f64 = 1e-3;
+/// Most bits of the last accumulator.
+pub const MAX_OUTPUT_BITS: u32 = 32;
 /// Largest batch that can be prepared at once.
 pub const MAX_BATCH: usize = 64;
 
@@ -49,13 +51,12 @@ impl RingPlan {
         noise_dropped_bits: 6,
         response_dropped_bits: 16,
     };
-    /// For what the last layer reads: 42 bits up and 60 down.
-    pub const OPENED: Self = Self {
-        share_bits: 24,
-        scale_bits: 48,
-        noise_dropped_bits: 6,
-        response_dropped_bits: 12,
-    };
+    /// For what the last layer reads, whose output has `output_bits`: h - 6 bits up and 60 down for each coefficient.
+    #[must_use]
+    pub const fn opened(output_bits: u32) -> Self {
+        let share_bits = if output_bits < 24 { 24 } else { output_bits };
+        Self { share_bits, scale_bits: MODULUS_BITS - share_bits, noise_dropped_bits: 6, response_dropped_bits: 12 }
+    }
 
     /// Bits for each coefficient of a noise message.
     #[must_use]
@@ -95,6 +96,7 @@ pub struct PublicPlan {
     batch: usize,
     sources: Vec<SourcePlan>,
     convs: Vec<Vec<ConvPlan>>,
+    output_bits: u32,
     tensor_bits: Vec<u32>,
     expected_failures: f64,
     hash: [u8; 32],
@@ -121,6 +123,7 @@ impl PublicPlan {
         }
         let graph = model.graph();
         let opened = opened_tensors(graph)?;
+        let output_ring = RingPlan::opened(model.spec().output.accumulator_bits);
         let mut consumers: Vec<Vec<ConvGeometry>> = vec![vec![]; graph.sources.len()];
         let mut convs = Vec::with_capacity(graph.layers.len());
         for layer in &graph.layers {
@@ -147,7 +150,7 @@ impl PublicPlan {
         let mut sources = Vec::with_capacity(graph.sources.len());
         for (source, consumers) in graph.sources.iter().zip(consumers) {
             let ring = if opened.contains(&source.tensor) {
-                RingPlan::OPENED
+                output_ring
             } else {
                 RingPlan::INNER
             };
@@ -174,7 +177,7 @@ impl PublicPlan {
         }
         let ring_of = |tensor: usize| {
             if opened.contains(&tensor) {
-                RingPlan::OPENED
+                output_ring
             } else {
                 RingPlan::INNER
             }
@@ -193,6 +196,7 @@ impl PublicPlan {
             batch,
             sources,
             convs,
+            output_bits: output_ring.share_bits,
             tensor_bits,
             expected_failures,
             hash: [0; 32],
@@ -265,7 +269,7 @@ impl PublicPlan {
     #[must_use]
     pub fn accumulator_bits(&self, layer: usize) -> u32 {
         if layer + 1 == self.graph().layers.len() {
-            RingPlan::OPENED.share_bits
+            self.output_bits
         } else {
             RingPlan::INNER.share_bits
         }
@@ -300,11 +304,11 @@ fn opened_tensors(graph: &Graph) -> Result<Vec<usize>> {
         convs.chain(layer.skips.iter().map(|s| s.tensor)).collect()
     };
     let opened = reads(last);
-    if last.accumulator_bits > RingPlan::OPENED.share_bits {
+    if last.accumulator_bits > MAX_OUTPUT_BITS {
         return Err(ModelError::Plan(format!(
             "the output needs {} bits, more than {}: use fewer fraction bits in the last layer's weights",
             last.accumulator_bits,
-            RingPlan::OPENED.share_bits
+            MAX_OUTPUT_BITS
         )));
     }
     if others

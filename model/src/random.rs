@@ -75,8 +75,9 @@ impl RandomModel {
             .insert(name.to_owned(), ConvWeights { weight, bias });
     }
 
+    /// Fraction bits that keep the standard deviation of the input, or half of it with `extra` = 1.
     fn weight_bits(fan_in: usize, extra: u32) -> u32 {
-        ((73.0 * (fan_in as f64).sqrt()).log2().round() as u32).saturating_sub(extra)
+        (73.0 * (fan_in as f64).sqrt()).log2().round() as u32 + extra
     }
 
     /// Adds a convolution.
@@ -99,7 +100,7 @@ impl RandomModel {
             kernel: [kernel; 2],
             stride,
             padding,
-            weight_fraction_bits: Self::weight_bits(fan_in, 0),
+            weight_fraction_bits: Self::weight_bits(fan_in, u32::from(name.ends_with("conv2"))),
         });
         let out = |size: usize| (size + 2 * padding - kernel) / stride + 1;
         self.shapes
@@ -172,7 +173,7 @@ impl RandomModel {
             name: name.into(),
             input: flat,
             out_features: n_classes,
-            weight_fraction_bits: Self::weight_bits(features, 2),
+            weight_fraction_bits: Self::weight_bits(features, 0).saturating_sub(4),
         });
         self.spec.labels = (0..n_classes).map(|i| format!("class {i}")).collect();
         self
