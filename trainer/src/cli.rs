@@ -22,6 +22,8 @@ pub struct Cli {
 pub enum Command {
     /// Train the network with every ReLU (writes teacher.safetensors)
     Teacher(TrainArgs),
+    /// Train a sparse proxy and print each layer's density, for --densities (stage 1, optional)
+    Sensitivity(TrainArgs),
     /// Find where --relus ReLUs matter most (stage 2; writes search.safetensors)
     Search(StudentArgs),
     /// Train on with the masks frozen (stage 3; writes student.safetensors)
@@ -32,6 +34,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Accuracy of a checkpoint, or of an exported model by the plaintext executor, on the test set
     Evaluate(EvaluateArgs),
+    /// Write the first test image of each class as PNG, named by index and label
+    Samples(SamplesArgs),
     /// Measure training and inference speed for each number type and thread count
     Bench(BenchArgs),
 }
@@ -186,6 +190,15 @@ pub struct AllArgs {
     /// Settings of the export.
     #[command(flatten)]
     pub numbers: NumberArgs,
+    /// Epochs of the mask search
+    #[arg(long, default_value_t = 3)]
+    pub search_epochs: usize,
+    /// Epochs of the fine-tuning
+    #[arg(long, default_value_t = 10)]
+    pub finetune_epochs: usize,
+    /// Peak learning rate of search and fine-tuning; --lr and --epochs are the teacher's
+    #[arg(long, default_value_t = 0.05)]
+    pub student_lr: f64,
 }
 
 /// What to evaluate.
@@ -200,4 +213,15 @@ pub struct EvaluateArgs {
     /// Folder of an exported model, evaluated in fixed point
     #[arg(long, value_name = "DIR")]
     pub exported: Option<PathBuf>,
+}
+
+/// Where the sample images go.
+#[derive(Args)]
+pub struct SamplesArgs {
+    /// Images and network.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Folder for the images
+    #[arg(long, value_name = "DIR", default_value = "models/samples")]
+    pub out: PathBuf,
 }

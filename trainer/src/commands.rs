@@ -8,6 +8,7 @@ use pi_trainer::net::{Arch, Compute, MaskSet, Net};
 use pi_trainer::optim::OneCycle;
 use pi_trainer::run::{Progress, Recipe, Run};
 use pi_trainer::search::Search;
+use pi_trainer::sensitivity::Sensitivity;
 use pi_trainer::teacher::Teacher;
 use pi_trainer::{bench, budget, checkpoint, evaluate};
 use std::path::PathBuf;
@@ -141,6 +142,21 @@ pub fn teacher(args: &TrainArgs) -> Result<()> {
         .run(&net, args, path.clone())
         .train(&mut stage, progress)?;
     setting.report(&net, &stage.masks, &path);
+    Ok(())
+}
+
+/// Stage 1: trains the sparse proxy and prints the densities.
+pub fn sensitivity(args: &TrainArgs) -> Result<()> {
+    let setting = Setting::new(&args.model, args.holdout)?;
+    let net = Net::new(&setting.arch, args.seed);
+    let recipe = recipe("sensitivity", args, 16, 0.15);
+    let mut stage = Sensitivity::new(&net, recipe.epochs, args.seed);
+    let progress = setting.progress(recipe, &[], &[]);
+    let path = args.out.join("sensitivity.safetensors");
+    setting.run(&net, args, path).train(&mut stage, progress)?;
+    let densities = stage.densities(&net);
+    let list: Vec<String> = densities.iter().map(|d| format!("{d:.3}")).collect();
+    println!("--densities {}", list.join(","));
     Ok(())
 }
 

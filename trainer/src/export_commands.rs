@@ -1,6 +1,6 @@
 //! The subcommands around the export: `export`, `evaluate`, and `all`, which runs every stage.
 
-use crate::cli::{AllArgs, EvaluateArgs, ExportArgs};
+use crate::cli::{AllArgs, EvaluateArgs, ExportArgs, SamplesArgs};
 use crate::commands::{self, Setting};
 use anyhow::{Context, Result};
 use pi_model::Model;
@@ -170,7 +170,10 @@ pub fn all(args: &AllArgs) -> Result<()> {
     let mut student = args.student.clone();
     student.train.resume = true;
     commands::teacher(&student.train)?;
+    student.train.lr = Some(args.student_lr);
+    student.train.epochs = Some(args.search_epochs);
     commands::search(&student)?;
+    student.train.epochs = Some(args.finetune_epochs);
     commands::finetune(&student)?;
     let out = &student.train.out;
     let teacher = student
@@ -184,6 +187,36 @@ pub fn all(args: &AllArgs) -> Result<()> {
             teacher: Some(teacher.clone()),
             numbers: args.numbers.clone(),
         })?;
+    }
+    Ok(())
+}
+
+/// Writes sample images.
+pub fn samples(args: &SamplesArgs) -> Result<()> {
+    let setting = Setting::new(&args.model, 0)?;
+    let labels = args.model.dataset.labels(&args.model.data)?;
+    let [c, h, w] = setting.test.shape;
+    let colour = if c == 1 {
+        image::ColorType::L8
+    } else {
+        image::ColorType::Rgb8
+    };
+    std::fs::create_dir_all(&args.out).with_context(|| format!("making {}", args.out.display()))?;
+    for (class, label) in labels.iter().enumerate() {
+        let Some(i) = setting
+            .test
+            .labels
+            .iter()
+            .position(|&l| usize::from(l) == class)
+        else {
+            continue;
+        };
+        let path = args
+            .out
+            .join(format!("{i:04}-{}.png", label.replace(' ', "-")));
+        let pixels = export::interleave(&setting.test, i);
+        image::save_buffer(&path, &pixels, w as u32, h as u32, colour)
+            .with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
 }

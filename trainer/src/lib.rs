@@ -18,6 +18,7 @@ pub mod net;
 pub mod optim;
 pub mod run;
 pub mod search;
+pub mod sensitivity;
 pub mod teacher;
 
 pub use error::{Error, Result};

@@ -10,11 +10,13 @@ fn main() -> anyhow::Result<()> {
     let cli = cli::Cli::parse();
     match cli.command {
         cli::Command::Teacher(args) => commands::teacher(&args),
+        cli::Command::Sensitivity(args) => commands::sensitivity(&args),
         cli::Command::Search(args) => commands::search(&args),
         cli::Command::Finetune(args) => commands::finetune(&args),
         cli::Command::All(args) => export_commands::all(&args),
         cli::Command::Export(args) => export_commands::export(&args),
         cli::Command::Evaluate(args) => export_commands::evaluate(&args),
+        cli::Command::Samples(args) => export_commands::samples(&args),
         cli::Command::Bench(args) => commands::bench(&args),
     }
 }

@@ -71,6 +71,11 @@ impl Sgd {
         });
     }
 
+    /// Momentum of parameter `i` of the network.
+    pub fn momentum(&self, i: usize) -> &Tensor {
+        &self.buffers[i]
+    }
+
     /// Names and momentum buffers for a checkpoint.
     pub fn state(&self, net: &Net) -> Vec<(String, Tensor)> {
         let named = net

@@ -83,8 +83,10 @@ impl Progress {
 pub trait Stage {
     /// Loss and class scores for one minibatch.
     fn loss(&mut self, net: &Net, x: &Tensor, labels: &Tensor, mode: Mode) -> (Tensor, Tensor);
+    /// Called after every update of the weights.
+    fn after_step(&mut self, _net: &Net) {}
     /// Called after every epoch; returns a note for the log and whether to stop early.
-    fn end_epoch(&mut self, _net: &Net) -> Result<(String, bool)> {
+    fn end_epoch(&mut self, _net: &Net, _sgd: &Sgd) -> Result<(String, bool)> {
         Ok((String::new(), false))
     }
     /// Tensors to keep in the checkpoint besides the network's.
@@ -171,6 +173,7 @@ impl Run<'_> {
                     recipe.epochs * n_batches,
                 );
                 sgd.step(self.net, lr);
+                stage.after_step(self.net);
                 let value = loss.double_value(&[]);
                 if !value.is_finite() {
                     return Err(Error::Usage(format!(
@@ -203,7 +206,7 @@ impl Run<'_> {
             }
             bar.finish_and_clear();
             let rate = ((n_batches - first) * recipe.batch) as f64 / epoch_seconds.max(1e-9);
-            let stop = self.finish_epoch(stage, &mut progress, n_batches, rate)?;
+            let stop = self.finish_epoch(stage, &sgd, &mut progress, n_batches, rate)?;
             self.save(stage, &sgd, &progress)?;
             saved = Instant::now();
             if stop {
@@ -216,12 +219,13 @@ impl Run<'_> {
     fn finish_epoch(
         &self,
         stage: &mut dyn Stage,
+        sgd: &Sgd,
         progress: &mut Progress,
         n_batches: usize,
         rate: f64,
     ) -> Result<bool> {
         let recipe = &progress.recipe;
-        let (note, stop) = stage.end_epoch(self.net)?;
+        let (note, stop) = stage.end_epoch(self.net, sgd)?;
         progress.holdout_accuracy = self.holdout.map(|images| {
             stage.accuracy(self.net, &Batches::plain(images, &progress.normaliser, 250))
         });

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::loss;
 use crate::net::{Arch, Mask, MaskSet, Mode, Net};
+use crate::optim::Sgd;
 use crate::run::Stage;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -87,7 +88,7 @@ impl Stage for Search {
         ((ce + kl) * SHARE, student.logits.detach())
     }
 
-    fn end_epoch(&mut self, _net: &Net) -> Result<(String, bool)> {
+    fn end_epoch(&mut self, _net: &Net, _sgd: &Sgd) -> Result<(String, bool)> {
         let mut masks = Vec::new();
         for ((score, old), &n) in self.scores.iter().zip(self.masks.masks()).zip(&self.budget) {
             let values = Vec::<f32>::try_from(score.contiguous().flatten(0, -1))?;

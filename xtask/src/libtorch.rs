@@ -274,7 +274,7 @@ fn explain(out: &Output) -> String {
         ),
         (
             "No matching distribution",
-            "pip finds no wheel for this Python and platform: CPython 3.10 to 3.14 on Linux x86-64 is needed",
+            "no network, or no wheel for this Python and platform (CPython 3.10 to 3.14 on Linux x86-64 is needed)",
         ),
     ];
     match hints.iter().find(|(sign, _)| text.contains(sign)) {

@@ -1,0 +1,241 @@
+//! Stage 1's sensitivities, from a sparse proxy (Dettmers, Zettlemoyer, "Sparse Networks from Scratch:
+//! Faster Training without Losing Performance", 2019, as used by Kundu et al., ICLR 2023, section 3.1).
+//!
+//! The network trains with a tenth of its convolution weights. After each epoch every layer drops its
+//! smallest weights; as many come back in all, shared out by mean momentum, where momentum is largest.
+//! A layer that ends dense matters in its weights; its ReLUs matter less: eta = 1 - density.
+
+use crate::checkpoint::State;
+use crate::data::Batches;
+use crate::error::{Error, Result};
+use crate::evaluate;
+use crate::loss;
+use crate::net::{MaskSet, Mode, Net};
+use crate::optim::Sgd;
+use crate::run::Stage;
+use rand::SeedableRng;
+use rand::seq::index;
+use rand_chacha::ChaCha8Rng;
+use std::path::Path;
+use tch::Tensor;
+
+/// Share of the convolution weights that survive.
+pub const DENSITY: f64 = 0.1;
+/// Share of a layer's surviving weights that the first epoch replaces; falls linearly to zero.
+const PRUNE_RATE: f64 = 0.5;
+
+/// The sparse proxy.
+pub struct Sensitivity {
+    relu: MaskSet,
+    /// Index in the parameter list and alive positions of each convolution.
+    layers: Vec<(usize, Vec<bool>)>,
+    epochs: usize,
+    epoch: usize,
+}
+
+fn values(t: &Tensor) -> Result<Vec<f32>> {
+    Ok(Vec::try_from(t.detach().contiguous().flatten(0, -1))?)
+}
+
+/// The `n` indices among `candidates` of the largest key; ties go to the lower index.
+fn largest(mut candidates: Vec<usize>, n: usize, key: impl Fn(usize) -> f32) -> Vec<usize> {
+    candidates.sort_by(|&a, &b| key(b).total_cmp(&key(a)).then(a.cmp(&b)));
+    candidates.truncate(n);
+    candidates
+}
+
+impl Sensitivity {
+    /// A random tenth of every convolution of `net` survives at first.
+    pub fn new(net: &Net, epochs: usize, seed: u64) -> Sensitivity {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let convs = net
+            .params
+            .iter()
+            .enumerate()
+            .filter(|(_, p)| p.tensor.dim() == 4);
+        let layers = convs.map(|(i, p)| {
+            let n = p.tensor.numel();
+            let mut alive = vec![false; n];
+            let kept = ((n as f64 * DENSITY).round() as usize).max(1);
+            index::sample(&mut rng, n, kept)
+                .iter()
+                .for_each(|k| alive[k] = true);
+            (i, alive)
+        });
+        let layers = layers.collect();
+        let stage = Sensitivity {
+            relu: MaskSet::all_relu(&net.arch),
+            layers,
+            epochs,
+            epoch: 0,
+        };
+        stage.apply(net);
+        stage
+    }
+
+    /// Surviving share of the convolution before each ReLU layer, stem first.
+    pub fn densities(&self, net: &Net) -> Vec<f64> {
+        let before_relu = |i: &usize| !net.params[*i].name.contains("shortcut");
+        let density = |(_, alive): &(usize, Vec<bool>)| {
+            alive.iter().filter(|&&a| a).count() as f64 / alive.len().max(1) as f64
+        };
+        self.layers
+            .iter()
+            .filter(|(i, _)| before_relu(i))
+            .map(density)
+            .collect()
+    }
+
+    fn apply(&self, net: &Net) {
+        tch::no_grad(|| {
+            for (i, alive) in &self.layers {
+                let t = &net.params[*i].tensor;
+                let mask: Vec<f32> = alive.iter().map(|&a| f32::from(u8::from(a))).collect();
+                let _ = t
+                    .shallow_clone()
+                    .multiply_(&Tensor::from_slice(&mask).view(t.size().as_slice()));
+            }
+        });
+    }
+
+    /// Drops the smallest weights and regrows as many where momentum is largest.
+    fn prune_and_regrow(&mut self, net: &Net, sgd: &Sgd, rate: f64) -> Result<usize> {
+        let (mut dropped, mut shares, mut momenta) = (0, Vec::new(), Vec::new());
+        for (i, alive) in &mut self.layers {
+            let weight = values(&net.params[*i].tensor)?;
+            let momentum = values(sgd.momentum(*i))?;
+            let living: Vec<usize> = (0..alive.len()).filter(|&k| alive[k]).collect();
+            let mean =
+                living.iter().map(|&k| momentum[k].abs()).sum::<f32>() / living.len().max(1) as f32;
+            let n = (living.len() as f64 * rate) as usize;
+            for k in largest(living, n, |k| -weight[k].abs()) {
+                alive[k] = false;
+            }
+            dropped += n;
+            shares.push(f64::from(mean));
+            momenta.push(momentum);
+        }
+        // Shares that a full layer cannot take go round again among the others.
+        let mut rest = dropped;
+        while rest > 0 {
+            let room = |alive: &[bool]| alive.iter().filter(|&&a| !a).count();
+            let open: Vec<bool> = self.layers.iter().map(|(_, a)| room(a) > 0).collect();
+            let sum: f64 = shares
+                .iter()
+                .zip(&open)
+                .filter(|(_, o)| **o)
+                .map(|(s, _)| s.max(1e-12))
+                .sum();
+            if sum == 0.0 {
+                break;
+            }
+            let round = rest;
+            for (l, (_, alive)) in self.layers.iter_mut().enumerate().filter(|(l, _)| open[*l]) {
+                let wanted = (round as f64 * shares[l].max(1e-12) / sum).ceil() as usize;
+                let dead: Vec<usize> = (0..alive.len()).filter(|&k| !alive[k]).collect();
+                for k in largest(dead, wanted.min(rest), |k| momenta[l][k].abs()) {
+                    alive[k] = true;
+                    rest -= 1;
+                }
+            }
+        }
+        Ok(dropped)
+    }
+}
+
+impl Stage for Sensitivity {
+    fn loss(&mut self, net: &Net, x: &Tensor, labels: &Tensor, mode: Mode) -> (Tensor, Tensor) {
+        let logits = net.forward(x, &self.relu, mode).logits;
+        (loss::cross_entropy(&logits, labels, 0.0), logits.detach())
+    }
+
+    fn after_step(&mut self, net: &Net) {
+        self.apply(net);
+    }
+
+    fn end_epoch(&mut self, net: &Net, sgd: &Sgd) -> Result<(String, bool)> {
+        self.epoch += 1;
+        let rate = PRUNE_RATE * (1.0 - self.epoch as f64 / self.epochs as f64).max(0.0);
+        let n = self.prune_and_regrow(net, sgd, rate)?;
+        self.apply(net);
+        Ok((format!(", {n} weights moved"), false))
+    }
+
+    fn state(&self) -> State {
+        let mut state = vec![("proxy.epoch".into(), Tensor::from(self.epoch as i64))];
+        for (i, alive) in &self.layers {
+            let bytes: Vec<u8> = alive.iter().map(|&a| a.into()).collect();
+            state.push((format!("alive.{i}"), Tensor::from_slice(&bytes)));
+        }
+        state
+    }
+
+    fn load_state(&mut self, state: &State, path: &Path) -> Result<()> {
+        let find = |name: String| match state.iter().find(|(n, _)| *n == name) {
+            Some((_, t)) => Ok(t),
+            None => {
+                let what = format!("lacks {name}");
+                Err(Error::Checkpoint {
+                    path: path.to_owned(),
+                    what,
+                })
+            }
+        };
+        self.epoch = i64::try_from(find("proxy.epoch".into())?)? as usize;
+        for (i, alive) in &mut self.layers {
+            let bytes = Vec::<u8>::try_from(find(format!("alive.{i}"))?)?;
+            if bytes.len() != alive.len() {
+                let what = format!("alive.{i} has another size");
+                return Err(Error::Checkpoint {
+                    path: path.to_owned(),
+                    what,
+                });
+            }
+            *alive = bytes.iter().map(|&b| b != 0).collect();
+        }
+        Ok(())
+    }
+
+    fn accuracy(&self, net: &Net, batches: &Batches) -> f64 {
+        evaluate::accuracy(net, &self.relu, batches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Arch;
+    use tch::Kind;
+
+    #[test]
+    fn the_number_of_living_weights_stays_and_dead_weights_are_zero() {
+        let net = Net::new(&Arch::custom(&[4, 8], 1, [3, 8, 8], 3), 1);
+        let mut stage = Sensitivity::new(&net, 4, 2);
+        let count = |s: &Sensitivity| -> usize {
+            s.layers
+                .iter()
+                .map(|(_, a)| a.iter().filter(|&&x| x).count())
+                .sum()
+        };
+        let before = count(&stage);
+        let x = Tensor::randn([4, 3, 8, 8], (Kind::Float, tch::Device::Cpu));
+        let labels = Tensor::from_slice(&[0i64, 1, 2, 0]);
+        let mut sgd = Sgd::new(&net, 0.9, 0.0);
+        let mode = Mode {
+            train: true,
+            ..Mode::EVAL
+        };
+        for _ in 0..3 {
+            stage.loss(&net, &x, &labels, mode).0.backward();
+            sgd.step(&net, 0.1);
+            stage.after_step(&net);
+            stage.end_epoch(&net, &sgd).unwrap();
+        }
+        assert_eq!(count(&stage), before);
+        assert_eq!(stage.densities(&net).len(), net.arch.relu_counts().len());
+        for (i, alive) in &stage.layers {
+            let weights = values(&net.params[*i].tensor).unwrap();
+            assert!(alive.iter().zip(&weights).all(|(a, w)| *a || *w == 0.0));
+        }
+    }
+}
