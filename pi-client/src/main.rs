@@ -1,2 +1,99 @@
-//! Work in progress.
-fn main() {}
+//! `pi-client`: asks a server for the classes of images that the server never sees.
+
+mod infer;
+mod print;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use pi_client::{Client, ClientError, ConnectOptions};
+
+/// Private neural-network inference: the client, which holds the images and never sees the weights.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Classify images privately.
+    Infer(infer::InferArgs),
+    /// Show the models of a server.
+    Describe {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Only this model.
+        #[arg(long)]
+        model: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct ServerArgs {
+    /// http://HOST:PORT, or https://HOST:PORT for TLS.
+    #[arg(long, value_name = "URL", env = "PI_SERVER")]
+    server: String,
+    /// Certificate to trust, in PEM; without it the system's authorities are trusted.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Give up when the server is silent for so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    timeout: u64,
+}
+
+impl ServerArgs {
+    pub(crate) fn connect(&self) -> Result<Client, ClientError> {
+        Client::connect(ConnectOptions {
+            ca: self.ca.clone(),
+            idle_timeout: Duration::from_secs(self.timeout.max(1)),
+            ..ConnectOptions::new(&self.server)
+        })
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Infer(args) => infer::run(&args),
+        Command::Describe {
+            server,
+            model,
+            json,
+        } => describe(&server, model.as_deref(), json),
+    };
+    match outcome {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn describe(server: &ServerArgs, model: Option<&str>, json: bool) -> anyhow::Result<()> {
+    let client = server.connect()?;
+    let names = match model {
+        Some(name) => vec![name.to_owned()],
+        None => client.models()?,
+    };
+    let descriptions = names
+        .iter()
+        .map(|name| client.describe(Some(name)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut out = std::io::stdout();
+    if json {
+        let specs: Vec<_> = descriptions.iter().map(|d| d.model.spec()).collect();
+        writeln!(out, "{}", serde_json::to_string_pretty(&specs)?)?;
+    } else {
+        for description in &descriptions {
+            writeln!(out, "{}", print::description(description))?;
+        }
+    }
+    Ok(())
+}

@@ -1,2 +1,203 @@
-//! Work in progress.
-fn main() {}
+//! `pi-server`: serves models, prints what they will cost, makes a development certificate.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use clap::{Parser, Subcommand};
+use pi_model::{Model, PublicPlan};
+use pi_protocol::cost::Cost;
+use pi_server::{Limits, ServeOptions, Server, TlsFiles, certificate};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Private neural-network inference: the server, which holds the model and never sees an input.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve models over gRPC until Ctrl-C or SIGTERM.
+    Serve {
+        /// Folder with model.json and model.safetensors; may be given more than once.
+        #[arg(long = "model", value_name = "DIR", required = true)]
+        models: Vec<PathBuf>,
+        /// Address to listen on; port 0 takes any free one.
+        #[arg(long, default_value = "127.0.0.1:50051", env = "PI_LISTEN")]
+        listen: SocketAddr,
+        /// Most inferences that a client may prepare together.
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
+        max_batch: u16,
+        /// Most sessions at the same time.
+        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+        max_sessions: u16,
+        /// End a session that is silent for longer, for example 60s or 5m.
+        #[arg(long, default_value = "60s", value_parser = duration)]
+        idle_timeout: Duration,
+        /// How long running sessions may go on after a stop.
+        #[arg(long, default_value = "10s", value_parser = duration)]
+        stop_timeout: Duration,
+        /// Certificate chain in PEM.
+        #[arg(long, value_name = "FILE", requires = "tls_key")]
+        tls_cert: Option<PathBuf>,
+        /// Private key in PEM.
+        #[arg(long, value_name = "FILE", requires = "tls_cert")]
+        tls_key: Option<PathBuf>,
+        /// Stop when the standard input closes: for programs that start a server and must not leave it behind.
+        #[arg(long)]
+        stop_at_eof: bool,
+    },
+    /// Print what an inference will cost, layer by layer, without running one.
+    Plan {
+        /// Folder with model.json and model.safetensors.
+        dir: PathBuf,
+        /// Inferences prepared together.
+        #[arg(long, default_value_t = 1)]
+        batch: usize,
+    },
+    /// Make a self-signed certificate for development.
+    Certificate {
+        /// Folder to write certificate.pem and key.pem to.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Host names and addresses that clients will use; may be given more than once.
+        #[arg(long, default_values = ["localhost", "127.0.0.1"])]
+        host: Vec<String>,
+    },
+}
+
+fn main() -> std::process::ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    match run(Cli::parse()) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Serve {
+            models,
+            listen,
+            max_batch,
+            max_sessions,
+            idle_timeout,
+            stop_timeout,
+            tls_cert,
+            tls_key,
+            stop_at_eof,
+        } => {
+            let options = ServeOptions {
+                models,
+                listen,
+                max_batch: max_batch.into(),
+                limits: Limits {
+                    max_sessions: max_sessions.into(),
+                    idle_timeout,
+                },
+                tls: tls_cert
+                    .zip(tls_key)
+                    .map(|(certificate, key)| TlsFiles { certificate, key }),
+                stop_timeout,
+            };
+            serve(options, stop_at_eof)
+        }
+        Command::Plan { dir, batch } => {
+            let model = Model::load(&dir)?;
+            let plan = PublicPlan::new(model.public(), batch)?;
+            say(format_args!("{}", Cost::of(&plan)?))
+        }
+        Command::Certificate { out, host } => {
+            let files = certificate::make(&out, &host)?;
+            say(format_args!(
+                "certificate {}\nkey         {}\nStart the server with --tls-cert and --tls-key, give the certificate to clients with --ca.",
+                files.certificate.display(),
+                files.key.display()
+            ))
+        }
+    }
+}
+
+fn serve(options: ServeOptions, stop_at_eof: bool) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let served = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+        let server = Server::bind(options)?;
+        for name in server.repository().names() {
+            tracing::info!(model = name, "serving");
+        }
+        // The one line on the standard output: a program that asked for port 0 reads it.
+        say(format_args!("listening on {}", server.local_addr()))?;
+        let (at_eof, eof) = tokio::sync::oneshot::channel::<()>();
+        if stop_at_eof {
+            std::thread::spawn(move || {
+                // A read error ends the input as well; nobody waits for the message when the server is gone.
+                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                let _ = at_eof.send(());
+            });
+        }
+        let stop = async move {
+            tokio::select! {
+                Ok(()) = eof => {}
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        anyhow::Ok(server.run(stop).await?)
+    });
+    // Threads of sessions that were cut off may still compute; the process does not wait for them.
+    runtime.shutdown_background();
+    served
+}
+
+fn say(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+/// Reads 500ms, 60s, 5m or a bare number of seconds.
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    let (number, unit) = text.split_at(
+        text.find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len()),
+    );
+    let number: u64 = number
+        .parse()
+        .map_err(|_| anyhow!("'{text}' is not a time; write 500ms, 60s or 5m"))?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" | "" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        _ => Err(anyhow!("'{text}' is not a time; write 500ms, 60s or 5m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        assert_eq!(duration("60s").unwrap(), Duration::from_secs(60));
+        assert_eq!(duration("250ms").unwrap(), Duration::from_millis(250));
+        assert!(duration("1h").is_err() && duration("s").is_err());
+    }
+}

@@ -14,6 +14,7 @@ use pi_protocol::{Error, Result};
 use prost::Message;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -24,6 +25,9 @@ use crate::v1;
 
 /// Bytes that gRPC puts before each message.
 const GRPC_PREFIX_BYTES: u64 = 5;
+
+/// How long the stream stays open after the driver is done.
+pub const LINGER: Duration = Duration::from_secs(2);
 
 /// A queue entry: a frame, or why there are no more.
 pub type Item = std::result::Result<v1::Frame, Status>;
@@ -56,6 +60,7 @@ pub struct GrpcChannel {
     from_peer: Receiver<Item>,
     idle_timeout: Duration,
     meter: Arc<WireMeter>,
+    pump: Option<JoinHandle<()>>,
 }
 
 /// The queue towards the network: where to put frames, and the stream that gRPC takes them from.
@@ -74,14 +79,21 @@ impl GrpcChannel {
         idle_timeout: Duration,
     ) -> Self {
         let (into_queue, from_peer) = channel(QUEUE_FRAMES);
-        runtime.spawn(pump(inbound, into_queue));
+        let pump = Some(runtime.spawn(pump(inbound, into_queue)));
         Self {
             runtime,
             to_peer,
             from_peer,
             idle_timeout,
             meter: Arc::default(),
+            pump,
         }
+    }
+
+    /// The task that reads from the network. It outlives the driver until the peer has ended the stream, or
+    /// [`LINGER`]: a client that waits for it knows that its last frame was read. `None` when already taken.
+    pub fn take_pump(&mut self) -> Option<JoinHandle<()>> {
+        self.pump.take()
     }
 
     /// The counters of this session; they stay readable while a driver owns the channel.
@@ -174,14 +186,20 @@ async fn pump(mut inbound: impl Stream<Item = Item> + Unpin, queue: Sender<Item>
     loop {
         let next = tokio::select! {
             next = inbound.next() => next,
-            () = queue.closed() => return,
+            () = queue.closed() => break,
         };
         let Some(item) = next else { return };
         let last = item.is_err();
-        if queue.send(item).await.is_err() || last {
+        if queue.send(item).await.is_err() {
+            break;
+        }
+        if last {
             return;
         }
     }
+    // The driver is done. Dropping the stream now would cancel it, perhaps before the last frame has left.
+    let drained = async { while let Some(Ok(_)) = inbound.next().await {} };
+    let _ = timeout(LINGER, drained).await;
 }
 
 fn ended(status: &Status) -> Error {
@@ -189,7 +207,10 @@ fn ended(status: &Status) -> Error {
         Code::Unknown | Code::Cancelled | Code::Unavailable if status.message().is_empty() => {
             "the peer closed the connection".into()
         }
-        code => format!("the peer ended the session ({code:?}): {}", status.message()),
+        code => format!(
+            "the peer ended the session ({code:?}): {}",
+            status.message()
+        ),
     })
 }
 

@@ -1,2 +1,60 @@
-//! Work in progress.
-fn main() {}
+//! The two commands of the README: `cargo xtask demo` and `cargo xtask test`.
+
+mod demo;
+mod table;
+mod test;
+
+// Until the trainer's set-up is here.
+mod libtorch {
+    pub fn ensure() -> anyhow::Result<std::path::PathBuf> {
+        anyhow::bail!("the trainer's libtorch set-up is not written yet")
+    }
+    pub fn env(_: &std::path::Path) -> Vec<(String, String)> {
+        vec![]
+    }
+}
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask demo [--models DIR] [--images N]
+           a server and a client on this machine, on real images, with what it cost
+       cargo xtask test
+           formatting, lints, documentation, and all tests, those of the trainer included";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match args
+        .split_first()
+        .map(|(first, rest)| (first.as_str(), rest))
+    {
+        Some(("demo", rest)) => demo::run(rest),
+        Some(("test", [])) => test::run(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The folder of the workspace.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// The cargo that runs us.
+fn cargo() -> std::process::Command {
+    let mut command =
+        std::process::Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.current_dir(root());
+    command
+}

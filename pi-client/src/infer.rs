@@ -1,0 +1,261 @@
+//! The command `infer`: from image files to one answer each, and what it cost.
+
+use std::io::Write as _;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use pi_client::input::{self, Input};
+use pi_client::session::{Answer, DEFAULT_BATCH};
+use pi_client::{Description, Report, Session};
+use pi_model::{Model, executor};
+use pi_protocol::client::Output;
+use pi_protocol::cost::Cost;
+use pi_protocol::ledger::{Direction, Phase};
+use serde::Serialize;
+
+use crate::ServerArgs;
+use crate::print;
+
+#[derive(Args)]
+pub(crate) struct InferArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Name of the model; the server's first one if not given.
+    #[arg(long)]
+    model: Option<String>,
+    /// Inferences prepared together. More use less traffic for each, and more memory.
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Print the traffic of each layer.
+    #[arg(long)]
+    by_layer: bool,
+    /// Compare with this model in the clear, on this machine. For who has the model anyway.
+    #[arg(long, value_name = "MODEL_DIR")]
+    check: Option<PathBuf>,
+    /// Read images from a file of CIFAR-10's binary version and report the accuracy.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "images",
+        requires = "range"
+    )]
+    cifar: Option<PathBuf>,
+    /// Which records of it, for example 0..10.
+    #[arg(long, value_parser = input::parse_range, requires = "cifar")]
+    range: Option<Range<usize>>,
+    /// PNG images of exactly the model's size.
+    #[arg(required_unless_present = "cifar", value_name = "IMAGE.png")]
+    images: Vec<PathBuf>,
+}
+
+/// One answer.
+#[derive(Serialize)]
+pub(crate) struct Outcome {
+    /// File or record.
+    pub(crate) image: String,
+    /// The true label, where known.
+    pub(crate) label: Option<String>,
+    /// The predicted label.
+    pub(crate) prediction: String,
+    /// The predicted class.
+    pub(crate) class: usize,
+    /// Labels and logits, the largest first; empty when only the class is opened.
+    pub(crate) top: Vec<(String, f64)>,
+    /// Online seconds.
+    pub(crate) seconds: f64,
+    /// Comparison with the model in the clear.
+    pub(crate) check: Option<Check>,
+}
+
+/// Comparison with the model in the clear.
+#[derive(Serialize)]
+pub(crate) struct Check {
+    /// The label that the plaintext executor predicts.
+    pub(crate) prediction: String,
+    /// Whether both predict the same class.
+    pub(crate) agrees: bool,
+    /// Largest difference of a logit, where logits are opened.
+    pub(crate) max_logit_error: Option<f64>,
+    /// Values outside the ranges for which the protocol is correct. They spoil an inference, and the model's
+    /// calibration is at fault.
+    pub(crate) n_range_violations: u64,
+}
+
+/// All answers of one run.
+#[derive(Serialize)]
+pub(crate) struct Run {
+    pub(crate) results: Vec<Outcome>,
+    /// Images whose true label is known.
+    pub(crate) n_labelled: usize,
+    /// Right ones among them.
+    pub(crate) n_correct: usize,
+    /// Images compared with the model in the clear.
+    pub(crate) n_checked: usize,
+    /// Agreeing ones among them.
+    pub(crate) n_agree: usize,
+    pub(crate) report: Report,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
+    let check = args.check.as_deref().map(Model::load).transpose()?;
+    let client = args.server.connect()?;
+    let description = client.describe(args.model.as_deref())?;
+    if let Some(model) = &check
+        && model.public().to_json() != description.model.to_json()
+    {
+        bail!(
+            "the model given with --check is not the one that the server serves as '{}'",
+            description.model.spec().name
+        );
+    }
+    let inputs = read(args, &description)?;
+    let batch = args.batch.unwrap_or_else(|| {
+        // Batches of equal size, so that nothing is prepared in vain.
+        let most = description.max_batch.min(DEFAULT_BATCH);
+        inputs.len().div_ceil(inputs.len().div_ceil(most)).max(1)
+    });
+    let mut session = client.session(&description, batch)?;
+    let mut results = Vec::with_capacity(inputs.len());
+    for (i, input) in inputs.iter().enumerate() {
+        if session.n_prepared() == 0 {
+            prepare(&mut session, inputs.len() - i)?;
+        }
+        let answer = session.infer(&input.values)?;
+        results.push(outcome(&session, input, &answer, check.as_ref())?);
+    }
+    let report = session.close()?;
+    let run = Run::new(results, report);
+    let mut out = std::io::stdout();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&run)?)?;
+    } else {
+        writeln!(out, "{}", print::answers(&run))?;
+        writeln!(out, "{}", print::cost(&run.report))?;
+        if args.by_layer {
+            writeln!(out, "\n{}", print::layers(&run.report))?;
+        }
+    }
+    Ok(())
+}
+
+fn read(args: &InferArgs, description: &Description) -> anyhow::Result<Vec<Input>> {
+    if let (Some(file), Some(range)) = (&args.cifar, &args.range) {
+        return Ok(input::cifar10(file, range.clone(), &description.model)?);
+    }
+    let images = args.images.iter();
+    Ok(images
+        .map(|path| input::png(path, &description.model))
+        .collect::<Result<_, _>>()?)
+}
+
+/// Prepares a batch under a bar that follows the bytes on the wire.
+fn prepare(session: &mut Session, n_left: usize) -> anyhow::Result<()> {
+    let batch = session.plan().batch();
+    let cost = Cost::of(session.plan())?;
+    let n_bytes =
+        cost.bytes(Phase::Offline, Direction::Up) + cost.bytes(Phase::Offline, Direction::Down);
+    let bar = ProgressBar::new(n_bytes).with_style(
+        ProgressStyle::with_template(
+            "{msg} {bar:30} {decimal_bytes} of {decimal_total_bytes}  {elapsed}",
+        )?
+        .progress_chars("=> "),
+    );
+    bar.set_message(format!("preparing {batch}, {n_left} to go"));
+    let meter = Arc::clone(session.meter());
+    let before = meter.n_bytes_sent() + meter.n_bytes_received();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let ticker = std::thread::spawn({
+        let bar = bar.clone();
+        move || {
+            use std::sync::mpsc::RecvTimeoutError::Timeout;
+            while stopped.recv_timeout(Duration::from_millis(100)) == Err(Timeout) {
+                bar.set_position(meter.n_bytes_sent() + meter.n_bytes_received() - before);
+                bar.tick();
+            }
+        }
+    });
+    let prepared = session.prepare();
+    drop(stop);
+    // The ticker cannot fail in a way that matters to the result.
+    let _ = ticker.join();
+    bar.finish_and_clear();
+    Ok(prepared?)
+}
+
+fn outcome(
+    session: &Session,
+    input: &Input,
+    answer: &Answer,
+    check: Option<&Model>,
+) -> anyhow::Result<Outcome> {
+    let plan = session.plan();
+    let labels = &plan.model().spec().labels;
+    let label = |class: usize| {
+        let known = labels.get(class).cloned();
+        known.unwrap_or_else(|| format!("class {class}"))
+    };
+    let scale = f64::from(plan.logit_fraction_bits()).exp2();
+    let (class, top) = match &answer.output {
+        Output::Class(class) => (*class, vec![]),
+        Output::Logits(logits) => {
+            let mut order: Vec<usize> = (0..logits.len()).collect();
+            // Stable: of equal logits the lowest class comes first, as in the plaintext executor.
+            order.sort_by_key(|&i| std::cmp::Reverse(logits[i]));
+            let top = order.iter().map(|&i| (label(i), logits[i] as f64 / scale));
+            (executor::argmax(logits), top.collect())
+        }
+    };
+    let check = check
+        .map(|model| executor::run(model, &input.values))
+        .transpose()?
+        .map(|clear| Check {
+            prediction: label(clear.class()),
+            agrees: clear.class() == class,
+            n_range_violations: clear.n_range_violations,
+            max_logit_error: match &answer.output {
+                Output::Logits(logits) => {
+                    let differences = logits
+                        .iter()
+                        .zip(&clear.logits)
+                        .map(|(a, b)| a.abs_diff(*b));
+                    differences.max().map(|d| d as f64 / scale)
+                }
+                Output::Class(_) => None,
+            },
+        });
+    Ok(Outcome {
+        image: input.name.clone(),
+        label: input.label.map(label),
+        prediction: label(class),
+        class,
+        top,
+        seconds: answer.time.as_secs_f64(),
+        check,
+    })
+}
+
+impl Run {
+    fn new(results: Vec<Outcome>, report: Report) -> Self {
+        let labelled = results.iter().filter(|r| r.label.is_some());
+        let checked = results.iter().filter_map(|r| r.check.as_ref());
+        Self {
+            n_labelled: labelled.clone().count(),
+            n_correct: labelled
+                .filter(|r| r.label.as_ref() == Some(&r.prediction))
+                .count(),
+            n_checked: checked.clone().count(),
+            n_agree: checked.filter(|c| c.agrees).count(),
+            results,
+            report,
+        }
+    }
+}

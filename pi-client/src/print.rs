@@ -1,0 +1,226 @@
+//! Tables for the terminal.
+
+use std::fmt::Write as _;
+
+use pi_client::report::PhaseReport;
+use pi_client::{Description, Report};
+use pi_model::spec::OutputMode;
+
+use crate::infer::Run;
+
+/// One line for each image, and the counts.
+pub(crate) fn answers(run: &Run) -> String {
+    let width = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0);
+    let image = width(&mut run.results.iter().map(|r| r.image.chars().count()));
+    let label = width(&mut run.results.iter().map(|r| r.prediction.chars().count()));
+    let mut text = String::new();
+    for r in &run.results {
+        let _ = write!(text, "{:image$}  {:label$}", r.image, r.prediction);
+        if let Some((_, logit)) = r.top.first() {
+            let others: Vec<String> = r.top.iter().skip(1).take(2).map(scored).collect();
+            let _ = write!(text, "  {logit:6.2}   then {}", others.join(", "));
+        }
+        if let Some(truth) = &r.label {
+            let mark = if *truth == r.prediction {
+                "right"
+            } else {
+                "wrong, it is"
+            };
+            let _ = write!(
+                text,
+                "   {mark} {}",
+                if *truth == r.prediction { "" } else { truth }
+            );
+        }
+        if let Some(check) = &r.check {
+            match check.agrees {
+                true => text += "   as in the clear",
+                false => text += &format!("   IN THE CLEAR IT IS {}", check.prediction),
+            }
+            if let Some(error) = check.max_logit_error {
+                let _ = write!(text, ", logits within {error:.3}");
+            }
+            if check.n_range_violations > 0 {
+                let _ = write!(
+                    text,
+                    ", {} values outside the model's ranges",
+                    check.n_range_violations
+                );
+            }
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    if run.n_labelled > 0 {
+        let _ = writeln!(text, "{} of {} right", run.n_correct, run.n_labelled);
+    }
+    if run.n_checked > 0 {
+        let _ = writeln!(
+            text,
+            "{} of {} agree with the model in the clear",
+            run.n_agree, run.n_checked
+        );
+    }
+    text
+}
+
+fn scored((label, logit): &(String, f64)) -> String {
+    format!("{label} {logit:.2}")
+}
+
+/// Seconds, bytes and round trips of each phase.
+pub(crate) fn cost(report: &Report) -> String {
+    let mut text = format!(
+        "{:8}{:>11}{:>13}{:>13}{:>13}\n",
+        "phase", "seconds", "up", "down", "round trips"
+    );
+    let mut row = |name: &str, phase: &PhaseReport, n: usize, each: &str| {
+        let _ = write!(
+            text,
+            "{name:8}{:>11.3}{:>13}{:>13}{:>13}",
+            phase.seconds,
+            bytes(phase.bytes_up),
+            bytes(phase.bytes_down),
+            phase.round_trips
+        );
+        if n > 0 {
+            let _ = write!(
+                text,
+                "   {:.3} s and {} for each of {n} {each}",
+                phase.seconds / n as f64,
+                bytes(phase.bytes() / n as u64)
+            );
+        }
+        text.push('\n');
+    };
+    row("setup", &report.setup, 0, "");
+    row("offline", &report.offline, report.n_prepared, "prepared");
+    row("online", &report.online, report.n_inferences, "inferences");
+    let _ = write!(
+        text,
+        "\n{}: {} of {} ReLUs kept, {} AND gates an inference, {} on the wire in all",
+        report.model,
+        thousands(report.relus_kept as u64),
+        thousands(report.relus_total as u64),
+        thousands(report.and_gates),
+        bytes(report.wire_bytes)
+    );
+    text
+}
+
+/// Traffic of each layer, for one inference.
+pub(crate) fn layers(report: &Report) -> String {
+    let name = report
+        .layers
+        .iter()
+        .map(|l| l.name.len())
+        .max()
+        .unwrap_or(0)
+        .max(5);
+    let mut text = format!(
+        "{:name$}{:>12}{:>16}{:>13}{:>13}{:>13}   for one inference\n",
+        "layer", "output", "ReLUs", "HE offline", "GC offline", "online"
+    );
+    let (prepared, inferences) = (
+        report.n_prepared.max(1) as u64,
+        report.n_inferences.max(1) as u64,
+    );
+    for layer in &report.layers {
+        let relus = match layer.relus_total {
+            0 => "output".to_owned(),
+            total => format!("{}/{total}", layer.relus_kept),
+        };
+        let _ = writeln!(
+            text,
+            "{:name$}{:>12}{relus:>16}{:>13}{:>13}{:>13}",
+            layer.name,
+            layer.shape,
+            bytes(layer.he_bytes / prepared),
+            bytes(layer.relu_bytes / prepared),
+            bytes(layer.online_bytes / inferences),
+        );
+    }
+    text
+}
+
+/// What a server says about a model.
+pub(crate) fn description(description: &Description) -> String {
+    let spec = description.model.spec();
+    let card = &spec.card;
+    let input = &spec.input;
+    let mut text = format!("{}\n", spec.name);
+    let mut row = |key: &str, value: String| {
+        if !value.is_empty() {
+            let _ = writeln!(text, "  {key:12}{value}");
+        }
+    };
+    row("network", card.architecture.clone());
+    row("data", card.dataset.clone());
+    row(
+        "input",
+        format!(
+            "{} x {} pixels, {} channels",
+            input.width, input.height, input.channels
+        ),
+    );
+    row("labels", spec.labels.join(", "));
+    row(
+        "you learn",
+        match spec.output.mode {
+            OutputMode::Logits => "the logits of all labels".into(),
+            OutputMode::Argmax => "the label and nothing else".into(),
+        },
+    );
+    row(
+        "ReLUs",
+        format!(
+            "{} of {} kept; which ones is public",
+            thousands(card.relus_kept as u64),
+            thousands(card.relus_total as u64)
+        ),
+    );
+    let percent = |a: Option<f64>| a.map_or(String::new(), |a| format!("{a:.2} % on the test set"));
+    row(
+        "accuracy",
+        percent(card.fixed_accuracy.or(card.float_accuracy)),
+    );
+    row("batch", format!("up to {}", description.max_batch));
+    row("server", format!("version {}", description.server_version));
+    text
+}
+
+/// Decimal units, three digits.
+pub(crate) fn bytes(n: u64) -> String {
+    match n as f64 {
+        x if x < 1e3 => format!("{x:.0} B"),
+        x if x < 1e6 => format!("{:.1} kB", x / 1e3),
+        x if x < 1e9 => format!("{:.2} MB", x / 1e6),
+        x => format!("{:.2} GB", x / 1e9),
+    }
+}
+
+/// 1234567 as 1,234,567.
+pub(crate) fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!(thousands(12), "12");
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(1_500_000), "1.50 MB");
+    }
+}

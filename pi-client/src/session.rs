@@ -1,0 +1,186 @@
+//! One session: set up once, prepare batches while idle, infer at once.
+//!
+//! A prepared inference is a one-time pad. It is taken out of the store before its first byte is sent, and never comes
+//! back, whatever happens next.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pi_model::PublicPlan;
+use pi_proto::channel::{LINGER, outbound};
+use pi_proto::limits::MAX_MESSAGE_BYTES;
+use pi_proto::v1::{Frame, Open};
+use pi_proto::{GrpcChannel, WireMeter};
+use pi_protocol::client::{ClientSession, Output, Prepared};
+use pi_protocol::ledger::Ledger;
+use pi_protocol::wire::PROTOCOL_VERSION;
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt as _;
+
+use crate::connect::{Client, Description};
+use crate::error::ClientError;
+use crate::report::{Clocks, Report};
+
+/// Most inferences that are prepared together when the user does not say.
+pub const DEFAULT_BATCH: usize = 16;
+
+/// A session with prepared inferences in store.
+pub struct Session {
+    // Declared first: the driver must be gone before the runtime.
+    driver: ClientSession<GrpcChannel>,
+    prepared: VecDeque<Prepared>,
+    plan: Arc<PublicPlan>,
+    clocks: Clocks,
+    meter: Arc<WireMeter>,
+    pump: Option<JoinHandle<()>>,
+    runtime: Arc<Runtime>,
+}
+
+/// The result of one inference.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// What the client learns.
+    pub output: Output,
+    /// Online time.
+    pub time: Duration,
+}
+
+impl Client {
+    /// Opens a session for batches of `batch` inferences of the described model.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the server's reason, [`ClientError::Mismatch`] for a batch that the server does not
+    /// grant, [`ClientError::Protocol`] when the setup fails.
+    pub fn session(&self, description: &Description, batch: usize) -> Result<Session, ClientError> {
+        if !(1..=description.max_batch).contains(&batch) {
+            return Err(ClientError::Mismatch(format!(
+                "a batch of {batch}: this server prepares 1 to {} inferences at once",
+                description.max_batch
+            )));
+        }
+        let plan = Arc::new(PublicPlan::new(&description.model, batch)?);
+        let started = Instant::now();
+        let open = Frame {
+            open: Some(Open {
+                model: description.model.spec().name.clone(),
+                batch: batch as u32,
+                plan_hash: plan.hash().to_vec().into(),
+                protocol_version: PROTOCOL_VERSION,
+            }),
+            ..Frame::default()
+        };
+        let (to_server, stream) = outbound();
+        let mut stub = self.stub(MAX_MESSAGE_BYTES);
+        let inbound = self
+            .runtime
+            .block_on(async {
+                // The queue is empty and its other end is in this function: this cannot fail.
+                let _ = to_server.send(Ok(open)).await;
+                stub.session(stream.map_while(Result::ok)).await
+            })
+            .map_err(|s| self.refused(&s))?
+            .into_inner();
+        let mut channel = GrpcChannel::new(
+            self.runtime.handle().clone(),
+            to_server,
+            inbound,
+            self.options.idle_timeout,
+        );
+        let (meter, pump) = (channel.meter(), channel.take_pump());
+        let driver = ClientSession::connect(channel, Arc::clone(&plan))?;
+        Ok(Session {
+            driver,
+            prepared: VecDeque::new(),
+            plan,
+            clocks: Clocks {
+                setup: started.elapsed(),
+                ..Clocks::default()
+            },
+            meter,
+            pump,
+            runtime: Arc::clone(&self.runtime),
+        })
+    }
+}
+
+impl Session {
+    /// The plan that both sides run.
+    #[must_use]
+    pub const fn plan(&self) -> &Arc<PublicPlan> {
+        &self.plan
+    }
+
+    /// Bytes on the wire so far; readable from other threads while the session works.
+    #[must_use]
+    pub const fn meter(&self) -> &Arc<WireMeter> {
+        &self.meter
+    }
+
+    /// Inferences in store.
+    #[must_use]
+    pub fn n_prepared(&self) -> usize {
+        self.prepared.len()
+    }
+
+    /// Prepares one more batch. Needs no input.
+    ///
+    /// # Errors
+    /// [`ClientError::Protocol`]; the session is over then.
+    pub fn prepare(&mut self) -> Result<(), ClientError> {
+        let started = Instant::now();
+        let batch = self.driver.prepare()?;
+        self.clocks.offline += started.elapsed();
+        self.clocks.n_prepared += batch.len();
+        self.prepared.extend(batch);
+        Ok(())
+    }
+
+    /// Runs one inference on `values`, in (C, H, W) order with the model's fraction bits; prepares a batch first when
+    /// the store is empty.
+    ///
+    /// # Errors
+    /// [`ClientError::Protocol`]; the inference is used up, and the session is over unless the input was at fault.
+    pub fn infer(&mut self, values: &[i64]) -> Result<Answer, ClientError> {
+        if self.prepared.is_empty() {
+            self.prepare()?;
+        }
+        let Some(prepared) = self.prepared.pop_front() else {
+            return Err(pi_protocol::Error::Misuse("an empty batch was prepared".into()).into());
+        };
+        let started = Instant::now();
+        let output = self.driver.infer(prepared, values)?;
+        let time = started.elapsed();
+        self.clocks.online += time;
+        self.clocks.n_inferences += 1;
+        Ok(Answer { output, time })
+    }
+
+    /// What this session has cost so far.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        Report::new(&self.plan, self.ledger(), &self.clocks, &self.meter)
+    }
+
+    /// The protocol's own meter.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        self.driver.ledger()
+    }
+
+    /// Ends the session in good order.
+    ///
+    /// # Errors
+    /// [`ClientError::Protocol`] when the server is gone; the results that were returned are good all the same.
+    pub fn close(self) -> Result<Report, ClientError> {
+        let ledger = self.driver.close()?;
+        if let Some(pump) = self.pump {
+            // When the server has ended the stream it has read our last frame.
+            let _ = self
+                .runtime
+                .block_on(async { tokio::time::timeout(LINGER, pump).await });
+        }
+        Ok(Report::new(&self.plan, &ledger, &self.clocks, &self.meter))
+    }
+}

@@ -1,0 +1,187 @@
+//! Certificates: reading and checking those of an operator, making one for development.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{CertificateParams, DnType, KeyPair};
+use tonic::transport::{Identity, ServerTlsConfig};
+use x509_parser::pem::Pem;
+
+use crate::error::ServeError;
+use crate::serve::TlsFiles;
+
+/// File name of the development certificate.
+pub const CERTIFICATE_FILE: &str = "certificate.pem";
+/// File name of its private key.
+pub const KEY_FILE: &str = "key.pem";
+/// Days that a development certificate is valid.
+const VALID_DAYS: u64 = 90;
+
+/// Reads certificate and key and checks that they can be used now.
+///
+/// # Errors
+/// [`ServeError::Certificate`] naming the file.
+pub fn load(files: &TlsFiles) -> Result<Identity, ServeError> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|e| refused(path, format!("cannot read: {e}")))
+    };
+    let chain = read(&files.certificate)?;
+    check_dates(&files.certificate, &chain)?;
+    let identity = Identity::from_pem(chain, read(&files.key)?);
+    // The transport would say the same later, without the file's name.
+    tonic::transport::Server::builder()
+        .tls_config(ServerTlsConfig::new().identity(identity.clone()))
+        .map_err(|e| {
+            let reason = std::error::Error::source(&e).map_or(e.to_string(), ToString::to_string);
+            refused(
+                &files.key,
+                format!(
+                    "it is not the private key of {}: {reason}",
+                    files.certificate.display()
+                ),
+            )
+        })?;
+    Ok(identity)
+}
+
+fn check_dates(path: &Path, chain: &[u8]) -> Result<(), ServeError> {
+    let mut n_certificates = 0;
+    for pem in Pem::iter_from_buffer(chain) {
+        let pem = pem.map_err(|e| refused(path, format!("it is not a PEM file: {e}")))?;
+        let certificate = pem
+            .parse_x509()
+            .map_err(|e| refused(path, format!("it is not a certificate: {e}")))?;
+        let validity = certificate.validity();
+        if !validity.is_valid() {
+            return Err(refused(
+                path,
+                format!(
+                    "the certificate is valid from {} to {} and not now; renew it, or set this machine's clock",
+                    validity.not_before, validity.not_after
+                ),
+            ));
+        }
+        n_certificates += 1;
+    }
+    if n_certificates == 0 {
+        return Err(refused(path, "it holds no certificate in PEM form".into()));
+    }
+    Ok(())
+}
+
+/// Makes a self-signed certificate for `hosts` and its private key in folder `dir`. The key's file is readable by its
+/// owner only, and nothing is overwritten.
+///
+/// # Errors
+/// [`ServeError::Certificate`] naming the file that could not be written.
+pub fn make(dir: &Path, hosts: &[String]) -> Result<TlsFiles, ServeError> {
+    let now = SystemTime::now();
+    let day = Duration::from_secs(24 * 3600);
+    make_valid(dir, hosts, now - day, now + day * VALID_DAYS as u32)
+}
+
+fn make_valid(
+    dir: &Path,
+    hosts: &[String],
+    from: SystemTime,
+    to: SystemTime,
+) -> Result<TlsFiles, ServeError> {
+    let files = TlsFiles {
+        certificate: dir.join(CERTIFICATE_FILE),
+        key: dir.join(KEY_FILE),
+    };
+    let fail = |e: rcgen::Error| refused(&files.certificate, e.to_string());
+    let mut params = CertificateParams::new(hosts).map_err(fail)?;
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "private inference, development");
+    params.not_before = from.into();
+    params.not_after = to.into();
+    let key = KeyPair::generate().map_err(fail)?;
+    let certificate = params.self_signed(&key).map_err(fail)?;
+    std::fs::create_dir_all(dir).map_err(|e| refused(dir, format!("cannot make it: {e}")))?;
+    write_new(&files.key, &key.serialize_pem(), 0o600)?;
+    write_new(&files.certificate, &certificate.pem(), 0o644)?;
+    Ok(files)
+}
+
+fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), ServeError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    options
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|e| {
+            let hint = match e.kind() {
+                std::io::ErrorKind::AlreadyExists => "; remove it first or choose another --out",
+                _ => "",
+            };
+            refused(path, format!("cannot write: {e}{hint}"))
+        })
+}
+
+fn refused(path: &Path, reason: String) -> ServeError {
+    ServeError::Certificate {
+        path: path.to_owned(),
+        reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTS: &[&str] = &["localhost", "127.0.0.1"];
+
+    fn hosts() -> Vec<String> {
+        HOSTS.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_made_certificate_loads_and_its_key_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = make(dir.path(), &hosts()).unwrap();
+        load(&files).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = std::fs::metadata(&files.key).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        let again = make(dir.path(), &hosts()).unwrap_err().to_string();
+        assert!(again.contains("remove it first"), "{again}");
+    }
+
+    #[test]
+    fn expired_broken_and_mismatched_files_are_refused_by_name() {
+        let [a, b, c] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        let expired = make_valid(a.path(), &hosts(), now - hour * 2, now - hour).unwrap();
+        let said = load(&expired).unwrap_err().to_string();
+        assert!(
+            said.contains("not now") && said.contains(CERTIFICATE_FILE),
+            "{said}"
+        );
+        let (one, two) = (
+            make(b.path(), &hosts()).unwrap(),
+            make(c.path(), &hosts()).unwrap(),
+        );
+        let said = load(&TlsFiles {
+            certificate: one.certificate.clone(),
+            key: two.key,
+        })
+        .unwrap_err()
+        .to_string();
+        assert!(said.contains("not the private key"), "{said}");
+        std::fs::write(&one.certificate, "hello").unwrap();
+        let said = load(&one).unwrap_err().to_string();
+        assert!(said.contains("no certificate"), "{said}");
+        std::fs::remove_file(&one.key).unwrap();
+        std::fs::remove_file(&one.certificate).unwrap();
+        assert!(load(&one).unwrap_err().to_string().contains("cannot read"));
+    }
+}

@@ -1,0 +1,79 @@
+//! Why a server cannot start or go on, said so that its operator can mend it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use pi_model::ModelError;
+
+/// Why a server cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}. {}", advice(source))]
+    Bind {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A model cannot be served.
+    #[error("cannot serve the model in {}: {source}{}", dir.display(), missing(dir))]
+    Model {
+        /// Its folder.
+        dir: PathBuf,
+        /// What is wrong with it.
+        source: ModelError,
+    },
+    /// No model was named.
+    #[error("no model to serve: name a folder that holds model.json with --model DIR")]
+    NoModel,
+    /// Two models have the same name.
+    #[error(
+        "two models are called '{name}', the second one in {}: change \"name\" in one of their model.json files",
+        dir.display()
+    )]
+    SameName {
+        /// The name.
+        name: String,
+        /// Folder of the second one.
+        dir: PathBuf,
+    },
+    /// The certificate or its key cannot be used.
+    #[error(
+        "{}: {reason}. `pi-server certificate --out DIR` makes a certificate for development",
+        path.display()
+    )]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The network layer failed.
+    #[error("the network layer failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "Another program listens there: stop it, or choose another port (port 0 takes any free one)"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "Ports below 1024 need special rights: choose a higher one"
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "This machine has no such address: 127.0.0.1 serves this machine only, 0.0.0.0 all networks"
+        }
+        _ => "Choose another address with --listen",
+    }
+}
+
+fn missing(dir: &std::path::Path) -> &'static str {
+    if dir.join("model.json").exists() {
+        ""
+    } else {
+        ". A model is a folder with model.json and model.safetensors"
+    }
+}

@@ -1,0 +1,13 @@
+//! Serves private inference: models on disk, sessions over gRPC, limits, TLS, and a stop that ends.
+//!
+//! Each session has one blocking thread, which runs the server's side of the protocol; the heavy kernels of all sessions
+//! share one pool of threads. Network and timers are asynchronous and never compute.
+
+pub mod certificate;
+pub mod error;
+pub mod repository;
+pub mod serve;
+pub mod service;
+
+pub use error::ServeError;
+pub use serve::{Limits, ServeOptions, Server, TlsFiles};

@@ -1,0 +1,160 @@
+//! Listening, TLS, health, and the graceful stop.
+//!
+//! The stop: new sessions are refused at once, running ones may finish within the stop timeout, then the server returns
+//! whatever they do.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pi_proto::limits::{
+    CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_MESSAGE_BYTES,
+    STREAM_WINDOW_BYTES,
+};
+use pi_proto::v1::private_inference_server::PrivateInferenceServer;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, ServerTlsConfig};
+use tracing::{info, warn};
+
+use crate::certificate;
+use crate::error::ServeError;
+use crate::repository::Repository;
+use crate::service::Service;
+
+/// What one server grants to its clients.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Sessions at the same time. Each has a thread, and holds its prepared material in memory.
+    pub max_sessions: usize,
+    /// A session that is silent for longer is ended.
+    pub idle_timeout: Duration,
+}
+
+/// Certificate chain and private key, in PEM.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The certificate chain, the server's own first.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Folders of the models.
+    pub models: Vec<PathBuf>,
+    /// Where to listen; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Largest batch that a client may ask for.
+    pub max_batch: usize,
+    /// What one server grants to its clients.
+    pub limits: Limits,
+    /// Without it, connections are not protected by TLS.
+    pub tls: Option<TlsFiles>,
+    /// How long running sessions may go on after a stop.
+    pub stop_timeout: Duration,
+}
+
+/// A server that listens and has its models loaded.
+pub struct Server {
+    incoming: TcpIncoming,
+    address: SocketAddr,
+    repository: Arc<Repository>,
+    identity: Option<Identity>,
+    options: ServeOptions,
+}
+
+impl Server {
+    /// Loads the models and the certificate and starts to listen. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Any [`ServeError`]; nothing is left listening then.
+    pub fn bind(options: ServeOptions) -> Result<Self, ServeError> {
+        let bind = |source| ServeError::Bind {
+            address: options.listen,
+            source,
+        };
+        let incoming = TcpIncoming::bind(options.listen)
+            .map_err(bind)?
+            .with_nodelay(Some(true));
+        let address = incoming.local_addr().map_err(bind)?;
+        let identity = options.tls.as_ref().map(certificate::load).transpose()?;
+        let repository = Arc::new(Repository::load(&options.models, options.max_batch)?);
+        if identity.is_none() && !address.ip().is_loopback() {
+            warn!(
+                "listening on {address} without TLS: whoever is on the path can alter the traffic and pose as this server; give --tls-cert and --tls-key"
+            );
+        }
+        Ok(Self {
+            incoming,
+            address,
+            repository,
+            identity,
+            options,
+        })
+    }
+
+    /// The address with its real port.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The models.
+    #[must_use]
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// Serves until `stop` completes, then for at most the stop timeout.
+    ///
+    /// # Errors
+    /// [`ServeError::Transport`] when the listener fails.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health
+            .set_serving::<PrivateInferenceServer<Service>>()
+            .await;
+        let service = Service::new(Arc::clone(&self.repository), self.options.limits);
+        let mut server = tonic::transport::Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(128)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+        if let Some(identity) = self.identity {
+            server = server.tls_config(ServerTlsConfig::new().identity(identity))?;
+        }
+        let service =
+            PrivateInferenceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let (tell, told) = oneshot::channel::<()>();
+        let serving = server
+            .add_service(health_service)
+            .add_service(service)
+            .serve_with_incoming_shutdown(self.incoming, async {
+                // An error means that the sender is gone, and then there is nothing to serve either.
+                let _ = told.await;
+            });
+        tokio::pin!(serving);
+        tokio::select! {
+            ended = &mut serving => return Ok(ended?),
+            () = stop => {}
+        }
+        info!("stopping");
+        health
+            .set_not_serving::<PrivateInferenceServer<Service>>()
+            .await;
+        let _ = tell.send(());
+        match timeout(self.options.stop_timeout, serving).await {
+            Ok(ended) => Ok(ended?),
+            Err(_) => {
+                warn!("sessions were still running and are cut off");
+                Ok(())
+            }
+        }
+    }
+}

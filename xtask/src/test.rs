@@ -1,0 +1,133 @@
+//! `cargo xtask test`: everything that CI checks, one step after the other. It stops at the first failure.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cargo;
+
+const TRAINER: [&str; 2] = ["--package", "pi-trainer"];
+const DENY: [&str; 3] = ["--", "-D", "warnings"];
+
+/// Runs the command.
+pub fn run() -> Result<()> {
+    let started = Instant::now();
+    step(
+        "formatting",
+        cargo().args(["fmt", "--all", "--check"]),
+        "run `cargo fmt --all`",
+    )?;
+    let mend = "mend what the messages above name";
+    step(
+        "lints",
+        cargo().args(["clippy", "--all-targets"]).args(DENY),
+        mend,
+    )?;
+    let documentation = || {
+        let mut command = cargo();
+        command
+            .env("RUSTDOCFLAGS", "-D warnings")
+            .args(["doc", "--no-deps"]);
+        command
+    };
+    step("documentation", &mut documentation(), mend)?;
+    let failing = "the failing test says above what it saw; `cargo test NAME` runs it alone";
+    step("tests", cargo().arg("test"), failing)?;
+
+    let libtorch = libtorch()?;
+    let with = |mut command: Command| {
+        command.envs(libtorch.iter().cloned());
+        command
+    };
+    step(
+        "lints of the trainer",
+        with(cargo())
+            .args(["clippy", "--all-targets"])
+            .args(TRAINER)
+            .args(DENY),
+        mend,
+    )?;
+    step(
+        "documentation of the trainer",
+        with(documentation()).args(TRAINER),
+        mend,
+    )?;
+    step(
+        "tests of the trainer",
+        with(cargo()).arg("test").args(TRAINER),
+        failing,
+    )?;
+    println!(
+        "== all steps passed in {:.0} s",
+        started.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+fn step(name: &str, command: &mut Command, advice: &str) -> Result<()> {
+    println!("== {name}");
+    let started = Instant::now();
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start the step '{name}'"))?;
+    if !status.success() {
+        bail!(
+            "the step '{name}' failed after {:.0} s: {advice}",
+            started.elapsed().as_secs_f64()
+        );
+    }
+    println!(
+        "== {name}: passed in {:.0} s\n",
+        started.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// Sets libtorch up with what it needs; the result is the environment to build and run with.
+fn libtorch() -> Result<Vec<(String, String)>> {
+    println!("== libtorch");
+    let mut missing = vec![];
+    if !runs("g++", &["--version"]) {
+        missing.push("g++");
+    }
+    if !runs("python3", &["-m", "pip", "--version"]) {
+        missing.push("python3-pip");
+    }
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    let dir = crate::libtorch::ensure()?;
+    Ok(crate::libtorch::env(&dir))
+}
+
+fn runs(program: &str, args: &[&str]) -> bool {
+    let output = Command::new(program).args(args).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    let by_hand =
+        format!("install them by hand: apt-get install {list}, or your system's equivalent");
+    let id = Command::new("id").arg("-u").output();
+    let is_root = id.is_ok_and(|id| id.stdout.trim_ascii() == b"0");
+    if !is_root || !runs("apt-get", &["--version"]) {
+        bail!("the trainer needs {list}, which this machine lacks; {by_hand}");
+    }
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    step(
+        "update the list of packages",
+        apt().args(["update", "-qq"]),
+        &by_hand,
+    )?;
+    let mut command = apt();
+    command
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(packages);
+    step("install packages", &mut command, &by_hand)
+}
