@@ -41,6 +41,16 @@ pub struct ClientSession<C: Channel> {
     mux: Option<mux::ClientMux>,
     /// Batches prepared so far.
     n_batches: u32,
+    #[cfg(test)]
+    pub(crate) trace: Vec<Trace>,
+}
+
+/// What a test needs to open a client's shares of one inference.
+#[cfg(test)]
+#[derive(Clone)]
+pub(crate) struct Trace {
+    pub(crate) masks: Vec<Vec<u64>>,
+    pub(crate) accumulators: Vec<Vec<u64>>,
 }
 
 /// What the client learns.

@@ -167,7 +167,19 @@ impl<C: Channel> ClientSession<C> {
                 accumulators,
             }
         });
-        Ok(drafts.collect())
+        let drafts: Vec<Draft> = drafts.collect();
+        #[cfg(test)]
+        self.trace.extend(drafts.iter().map(|draft| {
+            super::Trace {
+                masks: draft.masks.iter().map(|m| m.values().to_vec()).collect(),
+                accumulators: draft
+                    .accumulators
+                    .iter()
+                    .map(|y| y.values().to_vec())
+                    .collect(),
+            }
+        }));
+        Ok(drafts)
     }
 
     fn transfer(&mut self, batch: u32, base: Option<ReceiverSetup>) -> Result<Transfers> {

@@ -81,6 +81,8 @@ impl<C: Channel> ClientSession<C> {
             keys,
             mux,
             n_batches: 0,
+            #[cfg(test)]
+            trace: vec![],
         })
     }
 }

@@ -45,6 +45,17 @@ pub struct ServerSession<C: Channel> {
     prepared: HashMap<(u32, u16), Prepared>,
     /// Prepared inferences that this session may keep.
     pub max_prepared: usize,
+    #[cfg(test)]
+    pub(crate) trace: Vec<Trace>,
+}
+
+/// What a test needs to open a server's shares of one inference.
+#[cfg(test)]
+#[derive(Clone)]
+pub(crate) struct Trace {
+    pub(crate) index: usize,
+    pub(crate) tensors: Vec<Vec<u64>>,
+    pub(crate) accumulators: Vec<Vec<u64>>,
 }
 
 /// One-time material for one inference. It leaves the session's store before the first online byte, and never returns.

@@ -30,13 +30,26 @@ impl<C: Channel> ServerSession<C> {
         let input =
             unpack(&message, n_inputs, input_bits).map_err(|e| malformed(Step::Input, 0, &e))?;
         let mut tensors = vec![input];
+        #[cfg(test)]
+        let mut accumulators = vec![];
         let layout = self.layout.clone();
         for (relu, material) in layout.relu_layers.iter().zip(&prepared.layers) {
             let y = self.linear_layer(relu.layer, &tensors, &prepared.masks[relu.layer]);
+            #[cfg(test)]
+            accumulators.push(y.values().to_vec());
             tensors.push(self.relu_layer(relu, material, &prepared, &y)?);
         }
         let last = layout.last_layer();
         let y = self.linear_layer(last, &tensors, &prepared.masks[last]);
+        #[cfg(test)]
+        {
+            accumulators.push(y.values().to_vec());
+            self.trace.push(super::Trace {
+                index,
+                tensors: tensors.clone(),
+                accumulators,
+            });
+        }
         if let (Some(argmax), Some(labels)) = (&layout.argmax, &prepared.argmax_labels) {
             let bits = argmax.inputs(y.values());
             let active = labels

@@ -85,6 +85,8 @@ impl<C: Channel> ServerSession<C> {
             n_batches: 0,
             prepared: HashMap::new(),
             max_prepared: DEFAULT_MAX_PREPARED,
+            #[cfg(test)]
+            trace: vec![],
         })
     }
 }
