@@ -3,6 +3,7 @@ pub mod block;
 pub mod error;
 pub mod gc;
 pub mod hash;
+pub mod he;
 pub mod ot;
 pub mod prg;
 
