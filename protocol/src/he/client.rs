@@ -59,6 +59,9 @@ pub struct ClientSource {
 
 impl ClientSource {
     /// Draws the mask of a source. `public_seed` gives the c1 of its polynomials; a pair of key and seed serves once.
+    ///
+    /// # Errors
+    /// If the packing is for another degree.
     pub fn new(
         key: &SecretKey,
         params: &RlweParams,
