@@ -184,7 +184,7 @@ impl ResponsePacking {
                     let index = (forward - slot * self.area).wrapping_add_signed(-back);
                     let weight = weights[(row + u) * kernel_w + v];
                     if index >= self.degree {
-                        out[index - self.degree] = -weight;
+                        out[index - self.degree] = weight.wrapping_neg();
                     } else {
                         out[index] = weight;
                     }
@@ -200,7 +200,7 @@ impl ResponsePacking {
         let of_poly = &weights[first.min(last)..last];
         of_poly.iter().fold((0, 0), |(one, two), &w| {
             let w = u64::from(w.unsigned_abs());
-            (one + w, two + w * w)
+            (one.saturating_add(w), two.saturating_add(w * w))
         })
     }
 

@@ -1,0 +1,93 @@
+//! How large the error of a layer can be, and whether its products fit.
+//!
+//! y_c + s differs from W r by the rounded noise of the inputs (lambda dropped bits and e, spread by the weights), of the
+//! response (dropped bits and e1, spread by the client's key), and of the public key (e, spread by u). As sub-Gaussian
+//! variables their sum has, in units of a share, variance
+//! [(4^lambda / 12 + s^2) |w|^2 + (4^drop / 12 + s^2) |z|^2 + s^2 (|u|^2 + 1)] / 4^h, s = 3.2; the two roundings add 1/6.
+
+use super::ntt::PRODUCT_BITS;
+use super::params::{DEGREE, MODULUS_BITS, NOISE_DEVIATION, RlweParams};
+use crate::{Error, Result};
+
+/// Bound on the error of the coefficients of a response polynomial.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ErrorBound {
+    variance: f64,
+}
+
+impl ErrorBound {
+    /// For weights whose squares add up to `weights_squared` over all filters and inputs of the polynomial, and for the
+    /// largest ternary z and u.
+    pub fn new(params: &RlweParams, weights_squared: u64) -> Self {
+        Self::for_norms(params, weights_squared as f64, DEGREE as f64, DEGREE as f64)
+    }
+
+    fn for_norms(params: &RlweParams, weights: f64, key: f64, u: f64) -> Self {
+        let power = |bits: u32| 4f64.powi(bits as i32);
+        let noise = NOISE_DEVIATION * NOISE_DEVIATION;
+        let sum = (power(params.lambda()) / 12.0 + noise) * weights
+            + (power(params.drop()) / 12.0 + noise) * key
+            + noise * (u + 1.0);
+        let variance = sum / power(params.noise_bits());
+        Self { variance }
+    }
+
+    /// Root mean square of the error in units of a share, with the average ternary z and u.
+    pub fn typical_rms(params: &RlweParams, weights_squared: u64) -> f64 {
+        let average = DEGREE as f64 * 2.0 / 3.0;
+        let bound = Self::for_norms(params, weights_squared as f64, average, average);
+        (bound.variance + 1.0 / 6.0).sqrt()
+    }
+
+    /// log2 of a bound on the probability that one error exceeds `tau` units: 2 exp(-(tau - 1)^2 / (2 variance)).
+    pub fn failure_log2(&self, tau: f64) -> f64 {
+        let margin = (tau - 1.0).max(0.0);
+        (1.0 - margin * margin / (2.0 * self.variance) / std::f64::consts::LN_2).min(0.0)
+    }
+
+    /// The error that is exceeded with probability at most `2^-bits`.
+    pub fn max_error(&self, bits: f64) -> f64 {
+        1.0 + (2.0 * self.variance * std::f64::consts::LN_2 * (bits + 1.0)).sqrt()
+    }
+}
+
+/// Whether a response polynomial is exact: its weights' absolute values add up to `weights_sum` over all filters and inputs;
+/// the ternary u is added here.
+///
+/// # Errors
+/// If the sum of products could leave the range of the two primes.
+pub fn check_products(weights_sum: u64) -> Result<()> {
+    let norm = weights_sum as f64 + DEGREE as f64;
+    if f64::from(MODULUS_BITS) + norm.log2() + 1.0 <= PRODUCT_BITS {
+        Ok(())
+    } else {
+        Err(Error::Plan(format!(
+            "the weights of one response polynomial add up to {weights_sum} in absolute value, too much for exact products: \
+             put fewer filters in a polynomial"
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_consistent() {
+        // 512 channels of 3x3 with every weight 127 in 3 filters.
+        let bound = ErrorBound::new(&RlweParams::HIDDEN, 3 * 4608 * 127 * 127);
+        let tau = bound.max_error(56.0);
+        assert!((bound.failure_log2(tau) + 56.0).abs() < 1e-6);
+        assert!(tau < 30.0, "{tau}");
+        assert_eq!(bound.failure_log2(0.5), 0.0);
+        assert!(ErrorBound::new(&RlweParams::OPENED, 1 << 30).max_error(200.0) < 1.01);
+        let rms = ErrorBound::typical_rms(&RlweParams::HIDDEN, 576 * 40 * 40);
+        assert!((1.0..2.0).contains(&rms), "{rms}");
+    }
+
+    #[test]
+    fn products_that_cannot_be_exact_are_refused() {
+        assert!(check_products(27 * 4608 * 127).is_ok());
+        assert!(matches!(check_products(1 << 27), Err(Error::Plan(_))));
+    }
+}

@@ -1,0 +1,214 @@
+//! The server's half: convolutions of the client's ciphertexts with plain weights.
+//!
+//! For each response polynomial acc = sum of (c0, c1) * w + u * (b, a) + (e0, e1), with fresh ternary u and noise, so acc1
+//! is independent of the weights under RLWE. The upper bits of acc1 travel; round(acc0 / 2^h) is the server's share.
+//! Weight polynomials are transformed when they are needed and serve all groups of the batch; at most
+//! [`GROUPS_AT_ONCE`] groups are summed at a time, so a thread holds about 2 MiB. A source's ciphertexts take 128 KiB for
+//! each polynomial.
+
+use super::client::check_degree;
+use super::ntt::{Ntt, Poly};
+use super::params::{DEGREE, MODULUS_BITS, MODULUS_MASK, RlweParams};
+use super::sample::{self, Streams};
+use super::{check_length, check_products, public_key_bytes};
+use crate::{Error, Result};
+use pi_model::bits;
+use pi_model::packing::{ResponsePacking, SourcePacking};
+use rand::CryptoRng;
+use rayon::prelude::*;
+use zeroize::Zeroizing;
+
+/// Groups of images that share one transform of the weights.
+const GROUPS_AT_ONCE: usize = 8;
+
+/// The public half (b, a) of a source's key.
+pub struct PublicKey {
+    b: Poly<Ntt>,
+    a: Poly<Ntt>,
+}
+
+impl PublicKey {
+    /// Reads the client's message; a comes from `public_seed`. `source` counts the sources, for the error.
+    ///
+    /// # Errors
+    /// If the message has another length, as the fault of the peer.
+    pub fn from_message(public_seed: &[u8; 32], source: usize, message: &[u8]) -> Result<Self> {
+        check_length("public key", source, public_key_bytes(), message)?;
+        let b = bits::unpack_wide(message, DEGREE, MODULUS_BITS)
+            .map_err(|e| Error::peer("public key", source, "packed coefficients", e))?;
+        Ok(Self {
+            b: Poly::from_coefficients(b).to_ntt(),
+            a: sample::uniform(public_seed, 0).to_ntt(),
+        })
+    }
+}
+
+/// The ciphertexts of one source.
+pub struct ServerSource {
+    params: RlweParams,
+    n_inputs: usize,
+    ciphertexts: Vec<[Poly<Ntt>; 2]>,
+}
+
+/// The answer to one convolution.
+pub struct Response {
+    /// The upper bits of acc1 of each response polynomial, for the client.
+    pub message: Vec<u8>,
+    /// The server's share of W r, in (B, O, Ho, Wo) order, k bits each.
+    pub share: Zeroizing<Vec<u64>>,
+}
+
+impl ServerSource {
+    /// Rebuilds the ciphertexts of a source from the client's messages; c1 comes from `public_seed`.
+    ///
+    /// # Errors
+    /// If a message does not have the length that `packing` says, as the fault of the peer at `layer`.
+    pub fn new(
+        params: &RlweParams,
+        packing: &SourcePacking,
+        public_seed: &[u8; 32],
+        layer: usize,
+        noise: &[u8],
+        corrections: &[u8],
+    ) -> Result<Self> {
+        check_degree(packing.degree())?;
+        let positions = packing.corrections();
+        let n_corrections = positions.iter().map(|p| p.len()).sum();
+        check_length(
+            "noise bits",
+            layer,
+            packing.noise_bytes(params.up_bits()),
+            noise,
+        )?;
+        let zeros = bits::unpack(corrections, n_corrections, params.k_bits())
+            .map_err(|e| Error::peer("corrections", layer, format!("{n_corrections} masks"), e))?;
+        let mut rest = zeros.as_slice();
+        let mut zeros_of = Vec::with_capacity(positions.len());
+        for of_poly in &positions {
+            let (first, others) = rest.split_at(of_poly.len());
+            zeros_of.push(first);
+            rest = others;
+        }
+        let poly_bytes = bits::packed_bytes(DEGREE, params.up_bits());
+        let ciphertexts: Result<Vec<[Poly<Ntt>; 2]>> = noise
+            .par_chunks_exact(poly_bytes)
+            .enumerate()
+            .map(|(index, bytes)| {
+                let sent = bits::unpack(bytes, DEGREE, params.up_bits())
+                    .map_err(|e| Error::peer("noise bits", layer, "packed coefficients", e))?;
+                let mut c0: Vec<u128> = sent.iter().map(|&v| params.low_half(v)).collect();
+                for (&position, &mask) in positions[index].iter().zip(zeros_of[index]) {
+                    let c = &mut c0[position as usize];
+                    *c = c.wrapping_sub(u128::from(mask) << params.noise_bits()) & MODULUS_MASK;
+                }
+                let c1 = sample::uniform(public_seed, index);
+                Ok([Poly::from_coefficients(c0).to_ntt(), c1.to_ntt()])
+            })
+            .collect();
+        Ok(Self {
+            params: *params,
+            n_inputs: packing.n_inputs(),
+            ciphertexts: ciphertexts?,
+        })
+    }
+
+    /// Convolves the source with `weights` in (O, C, kh, kw) order. `packing` is one of the responses of its packing.
+    ///
+    /// # Errors
+    /// If the packing or the weights do not belong to this source, or the weights are too large for exact products.
+    pub fn respond(
+        &self,
+        key: &PublicKey,
+        packing: &ResponsePacking,
+        weights: &[i32],
+        rng: &mut impl CryptoRng,
+    ) -> Result<Response> {
+        let n_polys = packing.n_groups() * packing.n_inputs();
+        if packing.n_inputs() != self.n_inputs || n_polys != self.ciphertexts.len() {
+            return Err(Error::Misuse("a response packing of another source".into()));
+        }
+        if weights.len() != packing.n_weights() {
+            let (due, got) = (packing.n_weights(), weights.len());
+            return Err(Error::Misuse(format!(
+                "a convolution of {due} weights was given {got}"
+            )));
+        }
+        for j in 0..packing.n_filter_polys() {
+            check_products(packing.norms(j, weights).0)?;
+        }
+        let streams = Streams::fresh(rng);
+        let answered: Vec<Vec<Answer>> = (0..packing.n_filter_polys())
+            .into_par_iter()
+            .map(|j| self.respond_filters(key, packing, weights, j, &streams))
+            .collect();
+        let mut message = Vec::with_capacity(packing.response_bytes(self.params.down_bits()));
+        let mut bodies = Vec::with_capacity(packing.n_polys());
+        for group in 0..packing.n_groups() {
+            for of_filters in &answered {
+                message.extend_from_slice(&of_filters[group].top);
+                bodies.push(of_filters[group].body.as_slice());
+            }
+        }
+        let share = Zeroizing::new(packing.gather(&bodies, self.params.k_bits()));
+        Ok(Response { message, share })
+    }
+
+    /// Response polynomial `j` of each group.
+    fn respond_filters(
+        &self,
+        key: &PublicKey,
+        packing: &ResponsePacking,
+        weights: &[i32],
+        j: usize,
+        streams: &Streams,
+    ) -> Vec<Answer> {
+        let n_groups = packing.n_groups();
+        let mut answers = Vec::with_capacity(n_groups);
+        let mut kernel = vec![0; DEGREE];
+        for first in (0..n_groups).step_by(GROUPS_AT_ONCE) {
+            let groups = first..(first + GROUPS_AT_ONCE).min(n_groups);
+            let mut sums: Vec<[Poly<Ntt>; 2]> = groups
+                .clone()
+                .map(|_| [Poly::zero(), Poly::zero()])
+                .collect();
+            for input in (0..self.n_inputs).filter(|&input| packing.reads(input)) {
+                packing.kernel(j, input, weights, &mut kernel);
+                let kernel = Poly::from_small(&kernel);
+                for (sum, group) in sums.iter_mut().zip(groups.clone()) {
+                    let ciphertext = &self.ciphertexts[group * self.n_inputs + input];
+                    sum[0].add_product(&ciphertext[0], &kernel);
+                    sum[1].add_product(&ciphertext[1], &kernel);
+                }
+            }
+            for (sum, group) in sums.into_iter().zip(groups) {
+                let mut rng = streams.stream(group * packing.n_filter_polys() + j);
+                answers.push(self.finish(key, sum, &mut rng));
+            }
+        }
+        answers
+    }
+
+    /// Adds a fresh encryption of zero and rounds both halves.
+    fn finish(&self, key: &PublicKey, sum: [Poly<Ntt>; 2], rng: &mut impl CryptoRng) -> Answer {
+        let [mut acc0, mut acc1] = sum;
+        let u = Poly::from_small(&sample::ternary(rng));
+        acc0.add_product(&key.b, &u);
+        acc1.add_product(&key.a, &u);
+        let (e0, e1) = (sample::gaussian(rng), sample::gaussian(rng));
+        let (acc0, acc1) = (acc0.into_coefficients(), acc1.into_coefficients());
+        let noisy = |(&c, &e): (&u128, &u128)| c.wrapping_add(e) & MODULUS_MASK;
+        let body = acc0.coefficients().iter().zip(e0.iter()).map(noisy);
+        let top = acc1.coefficients().iter().zip(e1.iter()).map(noisy);
+        let top: Vec<u64> = top.map(|c| (c >> self.params.drop()) as u64).collect();
+        Answer {
+            top: bits::pack(&top, self.params.down_bits()),
+            body: Zeroizing::new(body.map(|c| self.params.round(c)).collect()),
+        }
+    }
+}
+
+/// One response polynomial: the packed upper bits of acc1, and the server's share of every coefficient.
+struct Answer {
+    top: Vec<u8>,
+    body: Zeroizing<Vec<u64>>,
+}

@@ -1,0 +1,274 @@
+//! Both halves together: shares add up to the convolution of the mask, within the stated error.
+
+use super::*;
+use pi_model::kernel::{Shape, convolve};
+use pi_model::packing::{ConvGeometry, PackingChoice, SourcePacking, SourceSpec, choose};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+
+struct Outcome {
+    errors: Vec<i64>,
+    mask: Vec<u64>,
+    weights_squared: u64,
+}
+
+fn signed(value: u64, bits: u32) -> i64 {
+    (value << (64 - bits)) as i64 >> (64 - bits)
+}
+
+/// Runs a source and all of its consumers; the error of each output, in units of a share.
+fn run(params: &RlweParams, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> Outcome {
+    let spec = packing.spec();
+    let (key, message) = SecretKey::generate(&[1; 32], rng);
+    assert_eq!(message.len(), 36_864);
+    let public = PublicKey::from_message(&[1; 32], 0, &message).unwrap();
+    let seed: [u8; 32] = rng.random();
+    let (client, sent) = ClientSource::new(&key, params, packing, &seed, rng).unwrap();
+    assert_eq!(sent.noise.len(), packing.noise_bytes(params.up_bits()));
+    assert_eq!(
+        sent.corrections.len(),
+        packing.correction_bytes(params.k_bits())
+    );
+    let server =
+        ServerSource::new(params, packing, &seed, 0, &sent.noise, &sent.corrections).unwrap();
+    let (mut errors, mut weights_squared) = (Vec::new(), 0);
+    for (conv, response) in spec.consumers.iter().zip(packing.responses()) {
+        let weights: Vec<i32> = (0..response.n_weights())
+            .map(|_| rng.random_range(-127..128))
+            .collect();
+        let answer = server.respond(&public, response, &weights, rng).unwrap();
+        assert_eq!(
+            answer.message.len(),
+            response.response_bytes(params.down_bits())
+        );
+        let share = decrypt(&key, params, response, 0, &answer.message).unwrap();
+        let shape = Shape {
+            in_channels: spec.channels,
+            height: spec.height,
+            width: spec.width,
+            out_channels: conv.out_channels,
+            kernel_h: conv.kernel_h,
+            kernel_w: conv.kernel_w,
+            stride: spec.stride,
+            padding: conv.padding,
+        };
+        let images = client.mask().chunks_exact(shape.n_inputs());
+        let expected: Vec<u64> = images
+            .flat_map(|image| convolve(&shape, image, &weights))
+            .collect();
+        assert_eq!(
+            (share.len(), answer.share.len()),
+            (expected.len(), expected.len())
+        );
+        let sums = share
+            .iter()
+            .zip(answer.share.iter())
+            .map(|(a, b)| a.wrapping_add(*b));
+        errors.extend(
+            sums.zip(expected)
+                .map(|(got, due)| signed(got.wrapping_sub(due), params.k_bits())),
+        );
+        let squared = (0..response.n_filter_polys())
+            .map(|j| response.norms(j, &weights).1)
+            .max()
+            .unwrap();
+        weights_squared = weights_squared.max(squared);
+    }
+    Outcome {
+        errors,
+        mask: client.mask().to_vec(),
+        weights_squared,
+    }
+}
+
+fn random_spec(rng: &mut ChaCha20Rng) -> SourceSpec {
+    let stride = rng.random_range(1..3);
+    let n_consumers = rng.random_range(1..3);
+    let consumers = (0..n_consumers).map(|_| {
+        let kernel = [1, 3, 5][rng.random_range(0..3)];
+        ConvGeometry {
+            out_channels: rng.random_range(1..5),
+            kernel_h: kernel,
+            kernel_w: kernel,
+            padding: rng.random_range(0..3.min(kernel)),
+        }
+    });
+    SourceSpec {
+        consumers: consumers.collect(),
+        channels: rng.random_range(1..6),
+        height: rng.random_range(5..14),
+        width: rng.random_range(5..14),
+        batch: rng.random_range(1..6),
+        stride,
+    }
+}
+
+#[test]
+fn shares_add_up_for_random_geometries() {
+    let mut rng = ChaCha20Rng::seed_from_u64(1);
+    for case in 0..30 {
+        let spec = random_spec(&mut rng);
+        let params = if case % 3 == 0 {
+            RlweParams::OPENED
+        } else {
+            RlweParams::HIDDEN
+        };
+        let choice = choose(
+            &spec,
+            DEGREE,
+            params.k_bits(),
+            params.up_bits(),
+            params.down_bits(),
+        )
+        .unwrap();
+        let packing = SourcePacking::new(&spec, DEGREE, &choice).unwrap();
+        let outcome = run(&params, &packing, &mut rng);
+        let most = outcome.errors.iter().map(|e| e.abs()).max().unwrap() as f64;
+        let bound = ErrorBound::new(&params, outcome.weights_squared)
+            .max_error(40.0)
+            .floor();
+        let bound = if params == RlweParams::OPENED {
+            0.0
+        } else {
+            bound
+        };
+        assert!(
+            most <= bound,
+            "error {most}, bound {bound}: {spec:?} {choice:?}"
+        );
+    }
+}
+
+#[test]
+fn forced_packings_work_up_to_full_polynomials() {
+    let mut rng = ChaCha20Rng::seed_from_u64(2);
+    let spec = |size, stride, padding, kernel| SourceSpec {
+        channels: 4,
+        height: size,
+        width: size,
+        batch: 4,
+        stride,
+        consumers: vec![ConvGeometry {
+            out_channels: 4,
+            kernel_h: kernel,
+            kernel_w: kernel,
+            padding,
+        }],
+    };
+    // Blocks of 16x16: the products fill all 4096 coefficients.
+    for (size, stride, padding, kernel) in
+        [(15, 1, 1, 3), (16, 1, 0, 3), (30, 2, 1, 3), (14, 1, 2, 5)]
+    {
+        let spec = spec(size, stride, padding, kernel);
+        for (images, channels, filters) in [(4, 2, 2), (1, 4, 4), (2, 4, 2), (4, 1, 4), (3, 1, 2)] {
+            let choice = PackingChoice {
+                images,
+                channels,
+                filters: vec![filters],
+            };
+            let packing = SourcePacking::new(&spec, DEGREE, &choice).unwrap();
+            let outcome = run(&RlweParams::HIDDEN, &packing, &mut rng);
+            let most = outcome.errors.iter().map(|e| e.abs()).max().unwrap();
+            let bound =
+                ErrorBound::new(&RlweParams::HIDDEN, outcome.weights_squared).max_error(40.0);
+            assert!(
+                most as f64 <= bound,
+                "error {most}, bound {bound}: {spec:?} {choice:?}"
+            );
+        }
+    }
+}
+
+fn layer(channels: usize, size: usize, batch: usize) -> SourcePacking {
+    let spec = SourceSpec {
+        channels,
+        height: size,
+        width: size,
+        batch,
+        stride: 1,
+        consumers: vec![ConvGeometry {
+            out_channels: 16,
+            kernel_h: 3,
+            kernel_w: 3,
+            padding: 1,
+        }],
+    };
+    let choice = choose(&spec, DEGREE, 52, 14, 56).unwrap();
+    SourcePacking::new(&spec, DEGREE, &choice).unwrap()
+}
+
+#[test]
+fn errors_have_the_stated_size_and_masks_are_uniform() {
+    let mut rng = ChaCha20Rng::seed_from_u64(3);
+    let outcome = run(&RlweParams::HIDDEN, &layer(32, 16, 16), &mut rng);
+    let n = outcome.errors.len() as f64;
+    let mean = outcome.errors.iter().sum::<i64>() as f64 / n;
+    let rms = (outcome.errors.iter().map(|e| (e * e) as f64).sum::<f64>() / n).sqrt();
+    let stated = ErrorBound::typical_rms(&RlweParams::HIDDEN, outcome.weights_squared);
+    assert!(mean.abs() < 0.05, "mean {mean}");
+    assert!(
+        (0.9..1.1).contains(&(rms / stated)) && rms < 2.5,
+        "rms {rms}, stated {stated}"
+    );
+    let n = outcome.mask.len() as f64;
+    for bit in 0..52 {
+        let ones = outcome.mask.iter().filter(|&&r| r >> bit & 1 == 1).count() as f64;
+        let deviations = (2.0 * ones - n) / n.sqrt();
+        assert!(
+            deviations.abs() < 5.0,
+            "bit {bit} is off by {deviations} deviations"
+        );
+    }
+    assert!(outcome.mask.iter().all(|&r| r < 1 << 52));
+}
+
+#[test]
+fn wrong_messages_are_the_peers_fault() {
+    let mut rng = ChaCha20Rng::seed_from_u64(4);
+    let (params, packing) = (RlweParams::HIDDEN, layer(2, 8, 1));
+    let (key, message) = SecretKey::generate(&[1; 32], &mut rng);
+    let public = PublicKey::from_message(&[1; 32], 0, &message).unwrap();
+    let (_, sent) = ClientSource::new(&key, &params, &packing, &[2; 32], &mut rng).unwrap();
+    let response = &packing.responses()[0];
+    let server = ServerSource::new(
+        &params,
+        &packing,
+        &[2; 32],
+        3,
+        &sent.noise,
+        &sent.corrections,
+    )
+    .unwrap();
+    let answer = server
+        .respond(&public, response, &vec![1; response.n_weights()], &mut rng)
+        .unwrap();
+    let damaged = |bytes: &[u8]| [bytes[1..].to_vec(), [bytes, &[0]].concat(), Vec::new()];
+    let is_peer = |error: Option<Error>| matches!(error, Some(Error::Peer { .. }));
+    for bytes in damaged(&message) {
+        assert!(is_peer(PublicKey::from_message(&[1; 32], 0, &bytes).err()));
+    }
+    for bytes in damaged(&sent.noise) {
+        assert!(is_peer(
+            ServerSource::new(&params, &packing, &[2; 32], 3, &bytes, &sent.corrections).err()
+        ));
+    }
+    for bytes in damaged(&sent.corrections) {
+        assert!(is_peer(
+            ServerSource::new(&params, &packing, &[2; 32], 3, &sent.noise, &bytes).err()
+        ));
+    }
+    for bytes in damaged(&answer.message) {
+        assert!(is_peer(decrypt(&key, &params, response, 3, &bytes).err()));
+    }
+    let mut weights = vec![1; response.n_weights()];
+    weights.pop();
+    assert!(matches!(
+        server.respond(&public, response, &weights, &mut rng).err(),
+        Some(Error::Misuse(_))
+    ));
+    let large = vec![i32::MAX; response.n_weights()];
+    assert!(matches!(
+        server.respond(&public, response, &large, &mut rng).err(),
+        Some(Error::Plan(_))
+    ));
+}
