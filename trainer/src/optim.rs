@@ -60,7 +60,7 @@ impl Sgd {
                 }
                 let mut tensor = p.tensor.shallow_clone();
                 if p.decay {
-                    grad = grad + &tensor * self.weight_decay;
+                    grad += &tensor * self.weight_decay;
                 }
                 *buffer *= self.momentum;
                 *buffer += &grad;

@@ -1,4 +1,5 @@
 //! The exported integers against the float network, on a small random network.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use pi_model::{Model, executor};
 use pi_trainer::data::{Batches, Images, Normaliser};
