@@ -55,7 +55,7 @@ impl RandomModel {
     }
 
     /// The next pseudorandom integer (SplitMix64; these weights are no secret).
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -66,10 +66,10 @@ impl RandomModel {
     fn make_weights(&mut self, name: &str, out: usize, fan_in: usize) {
         // Uniform 8-bit weights with standard deviation 73; the scale makes the layer keep the size of its input.
         let weight = (0..out * fan_in)
-            .map(|_| (self.next() % 255) as i32 - 127)
+            .map(|_| (self.next_u64() % 255) as i32 - 127)
             .collect();
         let bias = (0..out)
-            .map(|_| (self.next() % 4096) as i64 - 2048)
+            .map(|_| (self.next_u64() % 4096) as i64 - 2048)
             .collect();
         self.weights
             .insert(name.to_owned(), ConvWeights { weight, bias });
@@ -114,7 +114,7 @@ impl RandomModel {
         let n = shape.iter().product::<usize>();
         let mut order: Vec<usize> = (0..n).collect();
         for i in (1..n).rev() {
-            order.swap(i, (self.next() % (i as u64 + 1)) as usize);
+            order.swap(i, (self.next_u64() % (i as u64 + 1)) as usize);
         }
         let mut mask = vec![0u8; n];
         order.iter().take(kept).for_each(|&i| mask[i] = 1);
@@ -182,7 +182,7 @@ impl RandomModel {
     /// A random image that fits the network.
     pub fn input(&mut self) -> Vec<i64> {
         (0..self.spec.input.n_values())
-            .map(|_| (self.next() % 512) as i64 - 256)
+            .map(|_| (self.next_u64() % 512) as i64 - 256)
             .collect()
     }
 

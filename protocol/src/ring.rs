@@ -73,6 +73,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn truncation_wraps_as_often_as_stated() {
+        // Every client share of a small ring: the wraps of y are those shares that lie within |y| of the end.
+        let ring = Ring::new(16);
+        for y in [0i64, 1, -1, 37, -200, 1000] {
+            let wraps = (0..1u64 << 16).filter(|&share| {
+                let server = ring.sub(ring.encode(y), share);
+                let sum = ring.decode(ring.add(
+                    ring.truncate_client(share, 4),
+                    ring.truncate_server(server, 4),
+                ));
+                (sum - (y >> 4)).abs() > 1
+            });
+            let n = wraps.count() as u64;
+            assert!(
+                n <= y.unsigned_abs(),
+                "{n} wraps for {y}, the bound is |y| of 2^16 shares"
+            );
+            assert!(
+                y.abs() < 100 || n > 0,
+                "no wrap at all for {y}: the test would not see one"
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn signed_values_survive(value in -(1i64 << 51)..(1 << 51)) {

@@ -28,7 +28,7 @@ use crate::wire::Wire;
 
 /// A client's session with a server, after set-up.
 pub struct ClientSession<C: Channel> {
-    wire: Wire<C>,
+    pub(crate) wire: Wire<C>,
     plan: Arc<PublicPlan>,
     layout: Arc<Layout>,
     input_ring: Ring,

@@ -30,7 +30,7 @@ pub const DEFAULT_MAX_PREPARED: usize = 128;
 
 /// A server's session with one client, after set-up.
 pub struct ServerSession<C: Channel> {
-    wire: Wire<C>,
+    pub(crate) wire: Wire<C>,
     plan: Arc<Plan>,
     layout: Arc<Layout>,
     seed: Seed,

@@ -59,7 +59,10 @@ fn judge(model: &Arc<Model>, inputs: &[Vec<i64>], run: &Run) -> Vec<i64> {
             };
             // A convolution that is shifted to the accumulator's scale has its error shifted too.
             let max_error: i64 = node.convs.iter().map(|c| MAX_ERROR << c.shift).sum();
-            assert!(differences.clone().all(|e| e.abs() <= max_error), "layer {layer}: an error past {max_error}");
+            assert!(
+                differences.clone().all(|e| e.abs() <= max_error),
+                "layer {layer}: an error past {max_error}"
+            );
             if node.convs.iter().all(|c| c.shift == 0) {
                 errors.extend(differences);
             }

@@ -1,0 +1,334 @@
+//! Every message of a session spoiled in every way: both sides end with a typed error, neither panics nor hangs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pi_model::Model;
+use pi_model::plan::Plan;
+use pi_model::random::RandomModel;
+use pi_model::spec::OutputMode;
+
+use crate::channel::{Channel, MemoryChannel, pair};
+use crate::client::{ClientSession, Output};
+use crate::error::{Error, Result};
+use crate::server::ServerSession;
+use crate::session::{Request, tag};
+use crate::wire::{Frame, MAX_FRAME_BYTES, Step};
+
+/// What happens to one frame on its way.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Truncated,
+    Extended,
+    Emptied,
+    Enlarged,
+    OtherStep,
+    OtherLayer,
+    OtherBatch,
+    OtherInference,
+    UnknownTag,
+    Twice,
+    Dropped,
+    Garbage,
+    Zeros,
+    Ones,
+    CutOff,
+}
+
+/// One fault of each kind for frame `number`; those of a kind take turns from frame to frame.
+fn faults(number: usize) -> [Fault; 7] {
+    let turn = |faults: &[Fault]| faults[number % faults.len()];
+    [
+        Fault::Truncated,
+        Fault::Extended,
+        turn(&[Fault::Emptied, Fault::Enlarged]),
+        turn(&[
+            Fault::OtherStep,
+            Fault::OtherLayer,
+            Fault::OtherBatch,
+            Fault::OtherInference,
+            Fault::UnknownTag,
+        ]),
+        Fault::Twice,
+        turn(&[Fault::Dropped, Fault::CutOff]),
+        turn(&[Fault::Garbage, Fault::Zeros, Fault::Ones]),
+    ]
+}
+
+/// A channel that spoils frame number `at` of those that it sends.
+struct Spoiled {
+    inner: MemoryChannel,
+    at: Option<(usize, Fault)>,
+    sent: Arc<AtomicUsize>,
+}
+
+impl Channel for Spoiled {
+    fn send(&mut self, frame: Frame) -> Result<()> {
+        let number = self.sent.fetch_add(1, Ordering::Relaxed);
+        let Some((_, fault)) = self.at.filter(|(at, _)| *at == number) else {
+            return self.inner.send(frame);
+        };
+        let Frame { tag, mut payload } = frame;
+        let mut sent = tag;
+        match fault {
+            Fault::Truncated => payload.truncate(payload.len() - 1),
+            Fault::Extended => payload.push(0),
+            Fault::Emptied => payload.clear(),
+            Fault::Enlarged => payload.resize(MAX_FRAME_BYTES + 1, 7),
+            Fault::OtherStep => sent ^= 3,
+            Fault::OtherLayer => sent ^= 1 << 8,
+            Fault::OtherBatch => sent ^= 1 << 24,
+            Fault::OtherInference => sent ^= 1 << 56,
+            Fault::UnknownTag => sent = u64::MAX,
+            Fault::Garbage => payload
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, b)| *b ^= (i * 151 + 43) as u8 | 1),
+            Fault::Zeros => payload.fill(0),
+            Fault::Ones => payload.fill(0xff),
+            Fault::Twice => self.inner.send(Frame {
+                tag,
+                payload: payload.clone(),
+            })?,
+            Fault::Dropped => return Ok(()),
+            Fault::CutOff => return Err(Error::Channel("cut off".into())),
+        }
+        self.inner.send(Frame { tag: sent, payload })
+    }
+
+    fn recv(&mut self) -> Result<Frame> {
+        self.inner.recv()
+    }
+}
+
+fn tiny(mode: OutputMode) -> Arc<Model> {
+    let mut net = RandomModel::new("tiny", [1, 4, 4], 5);
+    net.conv("a", "input", 2, 3, 1, 1)
+        .relu("a.relu", "a", 9)
+        .conv("b", "a.relu", 2, 3, 2, 1)
+        .relu("b.relu", "b", 3);
+    Arc::new(net.classifier("fc", "b.relu", 3).finish(mode, 4).unwrap())
+}
+
+/// One session with a fault on one side: both results, and how many frames each side sent.
+fn session(
+    model: &Arc<Model>,
+    client_fault: Option<(usize, Fault)>,
+    server_fault: Option<(usize, Fault)>,
+) -> (Result<Output>, Result<()>, [usize; 2]) {
+    let plan = Arc::new(Plan::new(model.clone(), 1).unwrap());
+    let public = plan.public().clone();
+    let (mut to_server, mut to_client) = pair();
+    // A silent peer ends a session by its time-out; both wait longer than any honest step takes here.
+    (to_server.timeout, to_client.timeout) =
+        (Duration::from_millis(1500), Duration::from_millis(1500));
+    let counts = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
+    let to_server = Spoiled {
+        inner: to_server,
+        at: client_fault,
+        sent: counts[0].clone(),
+    };
+    let to_client = Spoiled {
+        inner: to_client,
+        at: server_fault,
+        sent: counts[1].clone(),
+    };
+    let server = std::thread::spawn(move || ServerSession::accept(to_client, plan)?.serve());
+    let client = || -> Result<Output> {
+        let mut session = ClientSession::connect(to_server, public)?;
+        let prepared = session
+            .prepare()?
+            .pop()
+            .ok_or_else(|| Error::Misuse("nothing prepared".into()))?;
+        let output = session.infer(prepared, &[100; 16])?;
+        session.close()?;
+        Ok(output)
+    };
+    let client = client();
+    let server = server.join().expect("the server panicked");
+    (client, server, counts.map(|c| c.load(Ordering::Relaxed)))
+}
+
+#[test]
+fn every_spoiled_message_ends_in_a_typed_error() {
+    let model = tiny(OutputMode::Argmax);
+    let (honest, server, [from_client, from_server]) = session(&model, None, None);
+    assert!(server.is_ok() && honest.is_ok());
+    let cases = (0..from_client)
+        .map(|n| (n, true))
+        .chain((0..from_server).map(|n| (n, false)));
+    spoil(&model, &cases.collect::<Vec<_>>(), from_client);
+    // The one message that the other output mode has instead.
+    let model = tiny(OutputMode::Logits);
+    let (_, _, [from_client, from_server]) = session(&model, None, None);
+    spoil(&model, &[(from_server - 1, false)], from_client);
+}
+
+fn spoil(model: &Arc<Model>, cases: &[(usize, bool)], from_client: usize) {
+    std::thread::scope(|scope| {
+        for part in cases.chunks(cases.len().div_ceil(4)) {
+            scope.spawn(move || {
+                for &(number, by_client) in part {
+                    for fault in faults(number) {
+                        let at = Some((number, fault));
+                        let (client, server, _) = if by_client {
+                            session(model, at, None)
+                        } else {
+                            session(model, None, at)
+                        };
+                        check(
+                            &client,
+                            &server,
+                            fault,
+                            by_client,
+                            number == from_client - 1,
+                        );
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn check(
+    client: &Result<Output>,
+    server: &Result<()>,
+    fault: Fault,
+    by_client: bool,
+    is_last_of_client: bool,
+) {
+    let context = format!(
+        "{fault:?} by the {}: client {client:?}, server {server:?}",
+        if by_client { "client" } else { "server" }
+    );
+    let receiver_fails = |f: &dyn Fn(&Error) -> bool| {
+        if by_client {
+            server.as_ref().is_err_and(f)
+        } else {
+            client.as_ref().is_err_and(f)
+        }
+    };
+    match fault {
+        // Shares and labels are random to whoever receives them: other bytes are other shares. Where a check or an encoding
+        // exists it must be a typed error; elsewhere the prediction is spoiled, which semi-honest security allows.
+        Fault::Garbage | Fault::Zeros | Fault::Ones => {}
+        // A message that is not needed any more may stay unread.
+        Fault::Twice if is_last_of_client || !by_client => {}
+        Fault::Twice => assert!(
+            receiver_fails(&|e| matches!(e, Error::Peer { .. })),
+            "{context}"
+        ),
+        Fault::Dropped | Fault::CutOff => assert!(client.is_err() || server.is_err(), "{context}"),
+        _ => assert!(
+            receiver_fails(&|e| matches!(e, Error::Peer { .. })),
+            "{context}"
+        ),
+    }
+}
+
+#[test]
+fn prepared_material_serves_once() {
+    let model = tiny(OutputMode::Logits);
+    for (batch, index) in [(1, 0), (1, 1), (2, 0), (0, 0)] {
+        let plan = Arc::new(Plan::new(model.clone(), 1).unwrap());
+        let public = plan.public().clone();
+        let (to_server, to_client) = pair();
+        let server = std::thread::spawn(move || ServerSession::accept(to_client, plan)?.serve());
+        let mut client = ClientSession::connect(to_server, public).unwrap();
+        let prepared = client.prepare().unwrap().pop().unwrap();
+        client.infer(prepared, &[50; 16]).unwrap();
+        // The material of (1, 0) is used; the others never were.
+        let (request_tag, request) = Request::Infer { batch, index }.encode();
+        client.wire.send(request_tag, &request).unwrap();
+        let error = server.join().unwrap().unwrap_err();
+        assert!(
+            matches!(&error, Error::Peer { .. }) && error.to_string().contains("not used"),
+            "{error}"
+        );
+        let late = client.wire.recv(tag(Step::Labels, 0, 1, 0), 16);
+        assert!(
+            matches!(late, Err(Error::Channel(_))),
+            "the server still answers"
+        );
+    }
+}
+
+#[test]
+fn material_of_another_session_or_an_input_of_another_size_is_misuse() {
+    let model = tiny(OutputMode::Logits);
+    let connect = || {
+        let plan = Arc::new(Plan::new(model.clone(), 1).unwrap());
+        let public = plan.public().clone();
+        let (to_server, to_client) = pair();
+        std::thread::spawn(move || ServerSession::accept(to_client, plan)?.serve());
+        ClientSession::connect(to_server, public).unwrap()
+    };
+    let (mut one, mut other) = (connect(), connect());
+    let prepared = one.prepare().unwrap().pop().unwrap();
+    assert!(matches!(
+        other.infer(prepared, &[0; 16]),
+        Err(Error::Misuse(_))
+    ));
+    for input in [vec![0; 15], vec![i64::MAX; 16]] {
+        let prepared = one.prepare().unwrap().pop().unwrap();
+        assert!(
+            matches!(one.infer(prepared, &input), Err(Error::Misuse(_))),
+            "{} values",
+            input.len()
+        );
+    }
+}
+
+#[test]
+fn a_server_refuses_more_material_than_it_may_keep() {
+    let plan = Arc::new(Plan::new(tiny(OutputMode::Logits), 2).unwrap());
+    let public = plan.public().clone();
+    let (to_server, to_client) = pair();
+    let server = std::thread::spawn(move || {
+        let mut session = ServerSession::accept(to_client, plan)?;
+        session.max_prepared = 3;
+        session.serve()
+    });
+    let mut client = ClientSession::connect(to_server, public).unwrap();
+    let kept = client.prepare().unwrap();
+    assert!(client.prepare().is_err());
+    assert!(
+        server
+            .join()
+            .unwrap()
+            .unwrap_err()
+            .to_string()
+            .contains("at most 3")
+    );
+    drop(kept);
+}
+
+#[test]
+fn another_plan_is_refused() {
+    let (to_server, to_client) = pair();
+    let plan = Arc::new(Plan::new(tiny(OutputMode::Logits), 1).unwrap());
+    let server = std::thread::spawn(move || ServerSession::accept(to_client, plan).map(|_| ()));
+    let other = Plan::new(tiny(OutputMode::Argmax), 1).unwrap();
+    assert!(ClientSession::connect(to_server, other.public().clone()).is_err());
+    assert!(
+        server
+            .join()
+            .unwrap()
+            .unwrap_err()
+            .to_string()
+            .contains("another hash")
+    );
+}
+
+#[test]
+fn nothing_secret_is_printed() {
+    let model = tiny(OutputMode::Logits);
+    let plan = Arc::new(Plan::new(model, 1).unwrap());
+    let public = plan.public().clone();
+    let (to_server, to_client) = pair();
+    std::thread::spawn(move || ServerSession::accept(to_client, plan)?.serve());
+    let mut client = ClientSession::connect(to_server, public).unwrap();
+    let prepared = client.prepare().unwrap();
+    assert_eq!(format!("{prepared:?}"), "[Prepared(batch 1, inference 0)]");
+}
