@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use pi_trainer::data::DatasetKind;
 use pi_trainer::net::Compute;
+use pi_trainer::search::Score;
 use std::path::PathBuf;
 
 /// Trains networks that keep few ReLUs (SENet, ICLR 2023) and exports them for private inference.
@@ -130,6 +131,9 @@ pub struct StudentArgs {
     /// Proxy densities for each layer, as `sensitivity` prints them, in place of the known ones
     #[arg(long, value_delimiter = ',', value_name = "D,D,...")]
     pub densities: Option<Vec<f64>>,
+    /// What the search scores a position by
+    #[arg(long, value_enum, default_value = "removal")]
+    pub score: Score,
     /// Keep whole channels instead of pixels
     #[arg(long)]
     pub per_channel: bool,

@@ -125,6 +125,7 @@ fn recipe(stage: &str, args: &TrainArgs, epochs: usize, peak: f64) -> Recipe {
         seed: args.seed,
         holdout: args.holdout,
         relu_budget: None,
+        choices: vec![],
     }
 }
 
@@ -201,10 +202,18 @@ pub fn search(args: &StudentArgs) -> Result<()> {
         net.load_state(&teacher.state())?;
     }
     let mut stage = Search::new(teacher, &kept, args.train.seed);
+    stage.score = args.score;
     stage.per_channel = args.per_channel;
     stage.stop_distance = args.stop_distance;
     let mut recipe = recipe("search", &args.train, 3, 0.05);
     recipe.relu_budget = Some(kept.iter().sum());
+    recipe.choices = vec![
+        format!("score={:?}", args.score).to_lowercase(),
+        format!("per_channel={}", args.per_channel),
+        format!("stop_distance={:?}", args.stop_distance),
+        format!("fresh={}", args.fresh),
+        format!("relus_by_layer={kept:?}"),
+    ];
     let history = [trained.history, vec![trained.recipe]].concat();
     let progress = setting.progress(recipe, &history, &trained.commands);
     let path = args.train.out.join("search.safetensors");

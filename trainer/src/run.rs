@@ -45,6 +45,9 @@ pub struct Recipe {
     pub holdout: usize,
     /// ReLUs to keep; none for the all-ReLU teacher.
     pub relu_budget: Option<usize>,
+    /// Choices of the stage beyond these, as `name=value`.
+    #[serde(default)]
+    pub choices: Vec<String>,
 }
 
 /// Where a run stands; the record of a checkpoint.

@@ -1,7 +1,13 @@
 //! Stage 2: where the ReLUs go (Kundu et al., ICLR 2023, section 3.2).
 //!
-//! The partial-ReLU network trains by distillation while |post-activation of the teacher minus its
-//! own| is summed at every position; after each epoch a layer keeps exactly its r(l) highest scores.
+//! The partial-ReLU network trains by distillation while the mismatch of its activations with the
+//! teacher's is summed at every position; after each epoch a layer keeps exactly its r(l) highest scores.
+//!
+//! The paper's mismatch is that of the student's output, which is small wherever the student has its
+//! ReLU at the moment: the next mask is then drawn from the other positions, and successive masks of
+//! a short search avoid each other (measured: no overlap in most layers). By default the student's
+//! pre-activation is compared instead: the same number where the ReLU is missing, and the mismatch
+//! that its removal would cause where it is kept.
 
 use crate::checkpoint::{self, State};
 use crate::data::Batches;
@@ -11,11 +17,23 @@ use crate::loss;
 use crate::net::{Arch, Mask, MaskSet, Mode, Net};
 use crate::optim::Sgd;
 use crate::run::Stage;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 /// Share of each of the two loss terms.
 const SHARE: f64 = 0.5;
+
+/// What the mismatch with the teacher's post-activation is measured from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Score {
+    /// The student's pre-activation: what is lost without the ReLU.
+    Removal,
+    /// The student's post-activation, as in the paper.
+    Output,
+}
 
 /// State of the mask search.
 pub struct Search {
@@ -26,6 +44,8 @@ pub struct Search {
     pub masks: MaskSet,
     budget: Vec<usize>,
     scores: Vec<Tensor>,
+    /// What positions are scored by.
+    pub score: Score,
     /// Keep whole channels instead of pixels.
     pub per_channel: bool,
     /// Stop when no layer's mask changes by more than this.
@@ -53,6 +73,7 @@ impl Search {
             masks,
             budget,
             scores,
+            score: Score::Removal,
             per_channel: false,
             stop_distance: None,
         }
@@ -75,7 +96,11 @@ impl Stage for Search {
                     ..mode
                 },
             );
-            let pairs = teacher.activations.iter().zip(&student.activations);
+            let own = match self.score {
+                Score::Removal => &student.preactivations,
+                Score::Output => &student.activations,
+            };
+            let pairs = teacher.activations.iter().zip(own);
             for ((t, s), score) in pairs.zip(&mut self.scores) {
                 *score += (t - s)
                     .abs()

@@ -58,6 +58,7 @@ fn progress(stage: &str, set: &Images, epochs: usize) -> Progress {
         seed: 5,
         holdout: 0,
         relu_budget: None,
+        choices: vec![],
     };
     Progress {
         recipe,

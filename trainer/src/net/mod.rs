@@ -59,6 +59,8 @@ pub struct Net {
 pub struct Trace {
     /// Class scores [N, classes], 32-bit floats.
     pub logits: Tensor,
+    /// Input of every masked activation, in order, if asked for.
+    pub preactivations: Vec<Tensor>,
     /// Output of every masked activation, in order, if asked for.
     pub activations: Vec<Tensor>,
     /// Output of the last block of each stage.
@@ -70,7 +72,7 @@ pub struct Trace {
 pub struct Mode {
     /// BatchNorm uses (and updates) batch statistics.
     pub train: bool,
-    /// Keep the output of every activation.
+    /// Keep the input and output of every activation.
     pub collect: bool,
     /// Number type of the convolutions.
     pub compute: Compute,
@@ -151,7 +153,7 @@ impl Net {
 
     /// Runs the network on normalised images [N, C, H, W].
     pub fn forward(&self, x: &Tensor, masks: &MaskSet, mode: Mode) -> Trace {
-        let mut activations = Vec::new();
+        let (mut preactivations, mut activations) = (Vec::new(), Vec::new());
         let mut stages = Vec::new();
         let mut next = 0;
         let mut act = |t: Tensor| {
@@ -159,6 +161,7 @@ impl Net {
             next += 1;
             if mode.collect {
                 activations.push(y.shallow_clone());
+                preactivations.push(t);
             }
             y
         };
@@ -180,6 +183,7 @@ impl Net {
         let logits = pooled.linear(&self.fc_weight, Some(&self.fc_bias));
         Trace {
             logits,
+            preactivations,
             activations,
             stages,
         }
