@@ -57,18 +57,19 @@ impl ClientError {
     #[must_use]
     pub fn unreachable(url: &str, error: &dyn std::error::Error) -> Self {
         let causes = causes(error);
-        let has = |text: &str| causes.contains(text);
-        let advice = if has("Expired") {
+        let lower = causes.to_lowercase();
+        let has = |text: &str| lower.contains(text);
+        let advice = if has("expired") {
             "its certificate has expired: the server's operator must renew it, or this machine's clock is wrong"
-        } else if has("NotValidYet") {
+        } else if has("notvalidyet") || has("not valid yet") {
             "its certificate is not valid yet: is this machine's clock right?"
-        } else if has("NotValidForName") {
+        } else if has("notvalidforname") || has("not valid for name") {
             "its certificate is made for another host name: use the name in the certificate, or a certificate made with --host for this one"
-        } else if has("UnknownIssuer") || has("BadSignature") {
+        } else if has("unknownissuer") || has("unknown issuer") || has("badsignature") {
             "its certificate is not trusted here: give the certificate, or that of its issuer, with --ca FILE"
-        } else if has("InvalidContentType") || has("corrupt message") {
+        } else if has("invalidcontenttype") || has("corrupt message") {
             "it does not speak TLS there: use http://, or start the server with --tls-cert and --tls-key"
-        } else if has("certificate") || has("tls") || has("TLS") {
+        } else if has("certificate") || has("tls") {
             "the TLS handshake failed"
         } else if has("refused") {
             "nothing listens there: start pi-server, or check host and port"

@@ -106,14 +106,17 @@ impl GrpcChannel {
     fn farewell(&mut self) -> Error {
         let wait = Duration::from_secs(2).min(self.idle_timeout);
         let queue = &mut self.from_peer;
-        let last = self.runtime.block_on(timeout(wait, async {
-            while let Some(item) = queue.recv().await {
-                if let Err(status) = item {
-                    return Some(status);
+        let last = self.runtime.block_on(async {
+            let status = async {
+                while let Some(item) = queue.recv().await {
+                    if let Err(status) = item {
+                        return Some(status);
+                    }
                 }
-            }
-            None
-        }));
+                None
+            };
+            timeout(wait, status).await
+        });
         match last {
             Ok(Some(status)) => ended(&status),
             _ => Error::Channel("the peer closed the connection".into()),
@@ -129,7 +132,7 @@ impl Channel for GrpcChannel {
             open: None,
         };
         let n_bytes = frame.encoded_len() as u64 + GRPC_PREFIX_BYTES;
-        // Both arms of `timeout` need the runtime's clock, hence `block_on` instead of `blocking_send`.
+        // `timeout` needs the runtime's clock, so it must be made inside `block_on`.
         let sent = self
             .runtime
             .block_on(async { timeout(self.idle_timeout, self.to_peer.send(Ok(frame))).await });
@@ -268,6 +271,25 @@ mod tests {
             error.contains("full") && error.contains("ResourceExhausted"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_send_after_the_end_says_why_it_ended() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (to_peer, peer) = outbound();
+        let (inject, injected) = outbound();
+        let (handle, idle) = (runtime.handle().clone(), Duration::from_secs(5));
+        let mut channel = GrpcChannel::new(handle, to_peer, injected, idle);
+        runtime
+            .block_on(inject.send(Err(Status::unavailable("stopping"))))
+            .unwrap();
+        drop(peer);
+        let frame = Frame {
+            tag: 1,
+            payload: vec![],
+        };
+        let error = channel.send(frame).unwrap_err().to_string();
+        assert!(error.contains("stopping"), "{error}");
     }
 
     #[test]

@@ -79,6 +79,9 @@ pub fn run(args: &[String]) -> Result<()> {
     print!("{}", predictions(&measured, &images));
     println!("\nCost, both parties on this machine\n");
     print!("{}", costs(&measured));
+    println!(
+        "\n  Bandwidth and delay of a network come on top: each online round trip adds one of the network's,\n  and offline work is done before the image is known."
+    );
     println!("\nBytes by layer, one inference, offline + online\n");
     print!("{}", by_layer(&measured));
     if let [few, all] = &measured[..] {
@@ -140,13 +143,13 @@ fn samples(dir: &Path, n_images: usize) -> Result<Vec<PathBuf>> {
     Ok(images)
 }
 
-/// `0003_airplane.png` is an airplane.
+/// `0003-airplane.png` is an airplane.
 fn truth(image: &Path) -> &str {
     let stem = image
         .file_stem()
         .and_then(|s| s.to_str())
         .unwrap_or_default();
-    stem.split_once('_').map_or(stem, |(_, label)| label)
+    stem.split_once(['-', '_']).map_or(stem, |(_, label)| label)
 }
 
 /// A server process that dies with this value. It also stops by itself when this process is gone, because its standard
@@ -415,6 +418,6 @@ mod tests {
         assert_eq!(names, ["resnet20-cifar10-relu15k", "resnet20-cifar10-all"]);
         assert_eq!(choose(vec![candidate("one", 1)]).unwrap().len(), 1);
         assert!(choose(vec![]).is_none());
-        assert_eq!(truth(Path::new("samples/0003_airplane.png")), "airplane");
+        assert_eq!(truth(Path::new("samples/0003-airplane.png")), "airplane");
     }
 }

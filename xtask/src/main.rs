@@ -1,18 +1,9 @@
 //! The two commands of the README: `cargo xtask demo` and `cargo xtask test`.
 
 mod demo;
+mod libtorch;
 mod table;
 mod test;
-
-// Until the trainer's set-up is here.
-mod libtorch {
-    pub fn ensure() -> anyhow::Result<std::path::PathBuf> {
-        anyhow::bail!("the trainer's libtorch set-up is not written yet")
-    }
-    pub fn env(_: &std::path::Path) -> Vec<(String, String)> {
-        vec![]
-    }
-}
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -87,17 +87,17 @@ fn step(name: &str, command: &mut Command, advice: &str) -> Result<()> {
 /// Sets libtorch up with what it needs; the result is the environment to build and run with.
 fn libtorch() -> Result<Vec<(String, String)>> {
     println!("== libtorch");
-    let mut missing = vec![];
     if !runs("g++", &["--version"]) {
-        missing.push("g++");
+        install("g++")?;
     }
-    if !runs("python3", &["-m", "pip", "--version"]) {
-        missing.push("python3-pip");
-    }
-    if !missing.is_empty() {
-        install(&missing)?;
-    }
-    let dir = crate::libtorch::ensure()?;
+    // pip is needed only where libtorch is not there yet.
+    let dir = match crate::libtorch::ensure() {
+        Err(_) if !runs("python3", &["-m", "pip", "--version"]) => {
+            install("python3-pip")?;
+            crate::libtorch::ensure()?
+        }
+        ready => ready?,
+    };
     Ok(crate::libtorch::env(&dir))
 }
 
@@ -106,14 +106,13 @@ fn runs(program: &str, args: &[&str]) -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
-fn install(packages: &[&str]) -> Result<()> {
-    let list = packages.join(" ");
+fn install(package: &str) -> Result<()> {
     let by_hand =
-        format!("install them by hand: apt-get install {list}, or your system's equivalent");
+        format!("install it by hand: apt-get install {package}, or your system's equivalent");
     let id = Command::new("id").arg("-u").output();
     let is_root = id.is_ok_and(|id| id.stdout.trim_ascii() == b"0");
     if !is_root || !runs("apt-get", &["--version"]) {
-        bail!("the trainer needs {list}, which this machine lacks; {by_hand}");
+        bail!("the trainer needs {package}, which this machine lacks; {by_hand}");
     }
     let apt = || {
         let mut command = Command::new("apt-get");
@@ -128,6 +127,6 @@ fn install(packages: &[&str]) -> Result<()> {
     let mut command = apt();
     command
         .args(["install", "-y", "-qq", "--no-install-recommends"])
-        .args(packages);
+        .arg(package);
     step("install packages", &mut command, &by_hand)
 }

@@ -1,0 +1,163 @@
+//! The program as its user meets it: one answer for each image, and errors that say what to do.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use pi_model::random::residual_network;
+use pi_model::spec::OutputMode;
+use pi_server::{Limits, ServeOptions, Server};
+
+/// A server inside this process that lives as long as the test program.
+fn server(dir: &Path, max_sessions: usize) -> String {
+    let model = residual_network("small", [3, 8, 8], &[4, 8], 1, 5, 150, OutputMode::Logits);
+    model.unwrap().save(dir).unwrap();
+    let options = ServeOptions {
+        models: vec![dir.to_owned()],
+        listen: ([127, 0, 0, 1], 0).into(),
+        max_batch: 4,
+        limits: Limits {
+            max_sessions,
+            idle_timeout: Duration::from_secs(20),
+        },
+        tls: None,
+        stop_timeout: Duration::ZERO,
+    };
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let server = Server::bind(options).unwrap();
+            tell.send(server.local_addr()).unwrap();
+            server.run(std::future::pending()).await.unwrap();
+        });
+    });
+    format!("http://{}", told.recv().unwrap())
+}
+
+fn png(dir: &Path, name: &str, side: u32) -> PathBuf {
+    let path = dir.join(name);
+    image::RgbImage::from_fn(side, side, |x, y| {
+        image::Rgb([(x * 31) as u8, (y * 31) as u8, 90])
+    })
+    .save(&path)
+    .unwrap();
+    path
+}
+
+fn infer(url: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pi-client"));
+    command.args(["infer", "--server", url]).args(args);
+    command
+}
+
+fn fails(url: &str, args: &[&str]) -> String {
+    let Output {
+        status,
+        stderr,
+        stdout,
+    } = infer(url, args).output().unwrap();
+    let text = String::from_utf8(stderr).unwrap();
+    assert!(!status.success() && stdout.is_empty(), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    text
+}
+
+#[test]
+fn images_get_one_answer_each_and_agree_with_the_clear() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = server(dir.path(), 2);
+    let images: Vec<PathBuf> = (0..5)
+        .map(|i| png(dir.path(), &format!("{i}.png"), 8))
+        .collect();
+    let model_dir = dir.path().to_str().unwrap();
+    let output = infer(&url, &["--json", "--check", model_dir])
+        .args(&images)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let run: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(run["results"].as_array().unwrap().len(), 5);
+    assert_eq!(run["n_checked"], 5);
+    // Five images at a batch of at most four: two batches of three.
+    assert_eq!(run["report"]["n_prepared"], 6);
+    assert_eq!(run["report"]["n_inferences"], 5);
+    for result in run["results"].as_array().unwrap() {
+        let error = result["check"]["max_logit_error"].as_f64().unwrap();
+        assert!(error < 0.25, "{result}");
+    }
+    let output = infer(&url, &["--by-layer"])
+        .args(&images[..1])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.starts_with("0.png") && text.contains("stem.relu"),
+        "{text}"
+    );
+}
+
+#[test]
+fn mistakes_are_answered_with_advice() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = server(dir.path(), 2);
+    let (good, large) = (
+        png(dir.path(), "good.png", 8),
+        png(dir.path(), "large.png", 32),
+    );
+    let [good, large] = [&good, &large].map(|path| path.to_str().unwrap());
+    let text = fails(&url, &[good, large]);
+    assert!(
+        text.contains("large.png") && text.contains("8 x 8"),
+        "{text}"
+    );
+    let text = fails(&url, &["--model", "other", good]);
+    assert!(text.contains("small"), "{text}");
+    let text = fails(&url, &["--batch", "9", good]);
+    assert!(text.contains("1 to 4"), "{text}");
+    let text = fails("http://127.0.0.1:1", &[good]);
+    assert!(text.contains("start pi-server"), "{text}");
+    let text = fails("127.0.0.1:1", &[good]);
+    assert!(text.contains("http://HOST:PORT"), "{text}");
+    let text = fails("http://no-such-host.invalid:1", &[good]);
+    assert!(text.contains("host name is not known"), "{text}");
+    let other = tempfile::tempdir().unwrap();
+    let net = residual_network("small", [3, 8, 8], &[4], 1, 5, 9, OutputMode::Logits);
+    net.unwrap().save(other.path()).unwrap();
+    let text = fails(&url, &["--check", other.path().to_str().unwrap(), good]);
+    assert!(text.contains("not the one"), "{text}");
+}
+
+#[test]
+fn a_killed_client_leaves_the_server_serving_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = server(dir.path(), 1);
+    let image = png(dir.path(), "a.png", 8);
+    for delay_ms in [5, 20, 60] {
+        let mut victim = infer(&url, &[])
+            .args(std::iter::repeat_n(&image, 200))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+    }
+    // The server has one place: it must be free again soon.
+    let patience = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let output = infer(&url, &[]).arg(&image).output().unwrap();
+        if output.status.success() {
+            return;
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("in use"), "{text}");
+        assert!(std::time::Instant::now() < patience, "{text}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,163 @@
+//! A small model with random weights, and a server inside this process.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pi_client::{Client, ConnectOptions};
+use pi_model::random::residual_network;
+use pi_model::spec::OutputMode;
+use pi_model::{Model, executor};
+use pi_protocol::client::Output;
+use pi_server::{Limits, ServeOptions, Server, TlsFiles};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+/// Most by which a logit may differ from the plaintext executor's, in units of the logits.
+pub const LOGIT_TOLERANCE: f64 = 0.25;
+
+/// A residual network on 8 x 8 images.
+pub fn model(name: &str, mode: OutputMode) -> Model {
+    residual_network(name, [3, 8, 8], &[4, 8], 1, 5, 150, mode).unwrap()
+}
+
+/// Options for the model in `dir` on any free port.
+pub fn options(dir: &Path) -> ServeOptions {
+    ServeOptions {
+        models: vec![dir.to_owned()],
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        max_batch: 4,
+        limits: Limits {
+            max_sessions: 4,
+            idle_timeout: Duration::from_secs(20),
+        },
+        tls: None,
+        stop_timeout: Duration::from_millis(300),
+    }
+}
+
+/// A server inside this process, stopped on drop.
+pub struct TestServer {
+    pub url: String,
+    pub model: Arc<Model>,
+    pub address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    stopped: Option<std::thread::JoinHandle<()>>,
+    _dir: tempfile::TempDir,
+}
+
+impl TestServer {
+    pub fn start() -> Self {
+        Self::with(OutputMode::Logits, |_| {})
+    }
+
+    pub fn with(mode: OutputMode, change: impl FnOnce(&mut ServeOptions)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let model = model("small", mode);
+        model.save(dir.path()).unwrap();
+        let mut options = options(dir.path());
+        change(&mut options);
+        let scheme = if options.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let (stop, stopping) = oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let stopped = std::thread::spawn(move || {
+            let runtime = Runtime::new().unwrap();
+            runtime.block_on(async {
+                let server = Server::bind(options).unwrap();
+                tell.send(server.local_addr()).unwrap();
+                let stop = async {
+                    let _ = stopping.await;
+                };
+                server.run(stop).await.unwrap();
+            });
+            runtime.shutdown_background();
+        });
+        let address = told.recv().unwrap();
+        Self {
+            url: format!("{scheme}://localhost:{}", address.port()),
+            model: Arc::new(model),
+            address,
+            stop: Some(stop),
+            stopped: Some(stopped),
+            _dir: dir,
+        }
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(ConnectOptions::new(&self.url)).unwrap()
+    }
+
+    /// Stops the server and waits until it has stopped.
+    pub fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(stopped) = self.stopped.take() {
+            stopped.join().unwrap();
+        }
+    }
+
+    /// One whole inference, to see that the server still serves.
+    pub fn assert_serves(&self) {
+        let client = self.connect();
+        let description = client.describe(None).unwrap();
+        let mut session = client.session(&description, 1).unwrap();
+        let input = image(&self.model, 1);
+        let answer = session.infer(&input).unwrap();
+        assert_close(&self.model, &input, &answer.output);
+        session.close().unwrap();
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// An image that depends on `seed`.
+pub fn image(model: &Model, seed: usize) -> Vec<i64> {
+    let input = &model.public().spec().input;
+    let pixels: Vec<u8> = (0..input.n_values())
+        .map(|i| ((i * 37 + seed * 101) % 256) as u8)
+        .collect();
+    model
+        .public()
+        .quantise(&pixels, input.width, input.height)
+        .unwrap()
+}
+
+/// Compares with the plaintext executor.
+pub fn assert_close(model: &Model, input: &[i64], output: &Output) {
+    let clear = executor::run(model, input).unwrap();
+    assert_eq!(
+        clear.n_range_violations, 0,
+        "the test's image is out of range"
+    );
+    let bits = model.public().graph().layers.last().unwrap().fraction_bits;
+    let tolerance = (LOGIT_TOLERANCE * f64::from(bits).exp2()) as i64;
+    match output {
+        Output::Logits(logits) => {
+            for (got, due) in logits.iter().zip(&clear.logits) {
+                assert!((got - due).abs() <= tolerance, "{got} instead of {due}");
+            }
+        }
+        Output::Class(class) => {
+            let best = clear.logits.iter().max().unwrap();
+            let got = clear.logits[*class];
+            assert!(
+                best - got <= 2 * tolerance,
+                "class {class} has {got}, the best {best}"
+            );
+        }
+    }
+}
+
+/// A development certificate.
+pub fn certificate(dir: &Path) -> TlsFiles {
+    pi_server::certificate::make(dir, &["localhost".into()]).unwrap()
+}
