@@ -61,12 +61,16 @@ impl Setting {
 
     fn progress(&self, recipe: Recipe, history: &[Recipe], commands: &[String]) -> Progress {
         let mut commands = commands.to_vec();
-        commands.push(command_line());
+        // `all` is one command for every stage.
+        if commands.last() != Some(&command_line()) {
+            commands.push(command_line());
+        }
         Progress {
             recipe,
             epoch: 0,
             step: 0,
             seconds: 0.0,
+            earlier_seconds: 0.0,
             normaliser: self.normaliser.clone(),
             data_checksum: self.train.checksum.clone(),
             history: history.to_vec(),
@@ -215,7 +219,8 @@ pub fn search(args: &StudentArgs) -> Result<()> {
         format!("relus_by_layer={kept:?}"),
     ];
     let history = [trained.history, vec![trained.recipe]].concat();
-    let progress = setting.progress(recipe, &history, &trained.commands);
+    let mut progress = setting.progress(recipe, &history, &trained.commands);
+    progress.earlier_seconds = trained.seconds;
     let path = args.train.out.join("search.safetensors");
     setting
         .run(&net, &args.train, path.clone())
@@ -227,7 +232,7 @@ pub fn search(args: &StudentArgs) -> Result<()> {
 /// Stage 3: trains on under the frozen masks.
 pub fn finetune(args: &StudentArgs) -> Result<()> {
     let setting = Setting::new(&args.train.model, args.train.holdout)?;
-    let (teacher, _) = load_teacher(&setting, args)?;
+    let (teacher, trained) = load_teacher(&setting, args)?;
     let found = args.train.out.join("search.safetensors");
     let (searched, state): (Progress, _) = checkpoint::load(&found)?;
     if !searched.finished() {
@@ -243,7 +248,8 @@ pub fn finetune(args: &StudentArgs) -> Result<()> {
     let mut recipe = recipe("finetune", &args.train, 10, 0.05);
     recipe.relu_budget = Some(masks.n_kept());
     let history = [searched.history, vec![searched.recipe]].concat();
-    let progress = setting.progress(recipe, &history, &searched.commands);
+    let mut progress = setting.progress(recipe, &history, &searched.commands);
+    progress.earlier_seconds = trained.seconds + searched.seconds;
     let path = args.train.out.join("student.safetensors");
     let mut stage = Finetune::new(teacher, masks);
     setting

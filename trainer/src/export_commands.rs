@@ -83,9 +83,9 @@ pub fn export(args: &ExportArgs) -> Result<()> {
             .collect(),
         seed: progress.recipe.seed,
         trained_on: format!(
-            "{}, {:.2} hours in the last stage",
+            "{}, {:.2} hours",
             numbers.device,
-            progress.seconds / 3600.0
+            (progress.earlier_seconds + progress.seconds) / 3600.0
         ),
         relus_total: total,
         relus_kept: kept,

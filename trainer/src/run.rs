@@ -61,6 +61,9 @@ pub struct Progress {
     pub step: usize,
     /// Seconds of training so far.
     pub seconds: f64,
+    /// Seconds of the stages before.
+    #[serde(default)]
+    pub earlier_seconds: f64,
     /// Pixel normalisation.
     pub normaliser: Normaliser,
     /// SHA-256 of the training files.

@@ -65,6 +65,7 @@ fn progress(stage: &str, set: &Images, epochs: usize) -> Progress {
         epoch: 0,
         step: 0,
         seconds: 0.0,
+        earlier_seconds: 0.0,
         normaliser: Normaliser::measure(set),
         data_checksum: set.checksum.clone(),
         history: vec![],
