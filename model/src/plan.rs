@@ -55,7 +55,12 @@ impl RingPlan {
     #[must_use]
     pub const fn opened(output_bits: u32) -> Self {
         let share_bits = if output_bits < 24 { 24 } else { output_bits };
-        Self { share_bits, scale_bits: MODULUS_BITS - share_bits, noise_dropped_bits: 6, response_dropped_bits: 12 }
+        Self {
+            share_bits,
+            scale_bits: MODULUS_BITS - share_bits,
+            noise_dropped_bits: 6,
+            response_dropped_bits: 12,
+        }
     }
 
     /// Bits for each coefficient of a noise message.
@@ -307,8 +312,7 @@ fn opened_tensors(graph: &Graph) -> Result<Vec<usize>> {
     if last.accumulator_bits > MAX_OUTPUT_BITS {
         return Err(ModelError::Plan(format!(
             "the output needs {} bits, more than {}: use fewer fraction bits in the last layer's weights",
-            last.accumulator_bits,
-            MAX_OUTPUT_BITS
+            last.accumulator_bits, MAX_OUTPUT_BITS
         )));
     }
     if others

@@ -1,5 +1,7 @@
 //! Models on disk, the compiled graph and the plaintext executor, on small random networks.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use pi_model::random::{RandomModel, residual_network};
 use pi_model::spec::OutputMode;
 use pi_model::{Model, ModelError, PublicModel, PublicPlan, executor};

@@ -42,6 +42,9 @@ struct Transfers {
     products: [Zeroizing<Vec<u64>>; 2],
 }
 
+/// y'_c and u_c at the surviving positions of one layer.
+type KeptShares = (Share<Client>, Share<Client>);
+
 impl<C: Channel> ClientSession<C> {
     /// Prepares one batch of inferences.
     ///
@@ -231,7 +234,7 @@ impl<C: Channel> ClientSession<C> {
         batch: u32,
         drafts: &[Draft],
         transfers: &Transfers,
-    ) -> Result<Vec<Vec<(Share<Client>, Share<Client>)>>> {
+    ) -> Result<Vec<Vec<KeptShares>>> {
         let layout = self.layout.clone();
         let (mut at_label, mut at_product) = (0, 0);
         let mut kept = Vec::with_capacity(drafts.len());
@@ -302,7 +305,7 @@ impl<C: Channel> ClientSession<C> {
         draft: &Draft,
         transfers: &Transfers,
         at: usize,
-    ) -> Result<(Share<Client>, Share<Client>)> {
+    ) -> Result<KeptShares> {
         let (ring, ring_out) = (relu.ring, relu.ring_out);
         let accumulators = draft.accumulators[relu.layer].values();
         let truncated = Zeroizing::new(
@@ -359,7 +362,7 @@ impl<C: Channel> ClientSession<C> {
         &mut self,
         batch: u32,
         drafts: Vec<Draft>,
-        kept: Vec<Vec<(Share<Client>, Share<Client>)>>,
+        kept: Vec<Vec<KeptShares>>,
         transfers: &Transfers,
     ) -> Result<Vec<Prepared>> {
         let layout = self.layout.clone();

@@ -3,6 +3,7 @@
 //! The server is the garbler. What it learns: nothing about the input. What it keeps for one prepared inference: s, d, the
 //! zero-labels of its inputs, Delta, m, u_s, h_0 and h_1.
 
+mod garbling;
 mod offline;
 mod online;
 mod setup;
