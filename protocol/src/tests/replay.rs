@@ -145,3 +145,23 @@ fn random_networks_replay_bit_for_bit() {
         judge(&model, &inputs, &run(&model, &inputs, 10 + seed as u8));
     }
 }
+
+#[test]
+fn pools_in_the_middle_and_skips_alone_replay_bit_for_bit() {
+    let mut net = RandomModel::new("pools", [2, 8, 8], 77);
+    net.conv("a", "input", 4, 5, 1, 2).relu("a.relu", "a", 40);
+    // A tensor that only a pool reads, one that feeds a convolution and a skip, and one that only skips read.
+    net.pool("half", "a.relu", Some(2))
+        .conv("b", "half", 4, 3, 1, 1)
+        .relu("b.relu", "b", 12);
+    net.conv("c", "b.relu", 4, 3, 1, 1)
+        .add("c.sum", "c", "b.relu")
+        .relu("c.relu", "c.sum", 5);
+    net.add("twice", "c.relu", "c.relu")
+        .relu("twice.relu", "twice", 3);
+    net.pool("end", "twice.relu", None)
+        .classifier("fc", "end", 4);
+    let model = Arc::new(net.finish(OutputMode::Logits, 8).unwrap());
+    let inputs: Vec<Vec<i64>> = (0..2).map(|_| net.input()).collect();
+    judge(&model, &inputs, &run(&model, &inputs, 40));
+}
