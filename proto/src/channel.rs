@@ -1,7 +1,7 @@
 //! A blocking [`Channel`] over one gRPC stream of frames, for either end.
 //!
 //! The driver's thread blocks; the network is asynchronous. Between them stands one bounded queue each way
-//! ([`QUEUE_FRAMES`](crate::limits::QUEUE_FRAMES) frames), so that neither a slow peer nor a slow driver makes memory
+//! ([`QUEUE_FRAMES`] frames), so that neither a slow peer nor a slow driver makes memory
 //! grow. Both directions give up after the idle timeout: a peer that neither sends nor reads cannot hold a thread.
 
 use std::sync::Arc;
