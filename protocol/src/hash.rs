@@ -12,6 +12,8 @@
 //!
 //! A key is never shared: it encodes domain, inference, layer and group; below it, the tweak is lane, gate and half-gate.
 
+mod vaes;
+
 use aes::Aes128Enc;
 use aes::cipher::{BlockEncrypt, KeyInit};
 
@@ -67,34 +69,60 @@ impl TweakBase {
 }
 
 /// TMMO under the key of one group.
-pub struct Hasher(Aes128Enc);
+pub struct Hasher(Cipher);
+
+/// The permutation, by what the processor has.
+enum Cipher {
+    Portable(Box<Aes128Enc>),
+    Vaes(vaes::Keys),
+}
 
 impl Hasher {
     /// The hasher of `group` in `domain`: key `start + (domain, inference, layer, group)`.
     pub fn new(start: Block, domain: Domain, base: TweakBase, group: u64) -> Self {
+        let key = Self::key(start, domain, base, group);
+        match vaes::Keys::new(key) {
+            Some(keys) => Self(Cipher::Vaes(keys)),
+            None => Self::portable(key),
+        }
+    }
+
+    fn key(start: Block, domain: Domain, base: TweakBase, group: u64) -> u128 {
         let number = (domain as u128) << 120
             | u128::from(base.inference) << 88
             | u128::from(base.layer) << 64
             | u128::from(group);
-        let key = start.0.wrapping_add(number);
-        Self(Aes128Enc::new(&key.to_le_bytes().into()))
+        start.0.wrapping_add(number)
     }
 
-    /// `x[i] = H(x[i], tweak(i))` for every `i`, eight AES calls in flight.
+    fn portable(key: u128) -> Self {
+        let cipher = Aes128Enc::new(&key.to_le_bytes().into());
+        Self(Cipher::Portable(Box::new(cipher)))
+    }
+
+    /// `x[i] = H(x[i], tweak(i))` for every `i`, with several AES calls in flight.
     #[inline(always)]
     pub fn hash<const N: usize>(&self, x: &mut [Block; N], tweak: impl Fn(usize) -> u128) {
-        let mut once = x.map(|b| aes::Block::from(b.to_le_bytes()));
-        self.0.encrypt_blocks(&mut once);
-        let mut twice = once;
-        for (i, block) in twice.iter_mut().enumerate() {
-            *block = (u128::from_le_bytes((*block).into()) ^ tweak(i))
-                .to_le_bytes()
-                .into();
+        let tweaks = std::array::from_fn(tweak);
+        match &self.0 {
+            Cipher::Vaes(keys) => keys.hash(x, &tweaks),
+            Cipher::Portable(cipher) => hash_portable(cipher, x, &tweaks),
         }
-        self.0.encrypt_blocks(&mut twice);
-        for ((x, once), twice) in x.iter_mut().zip(once).zip(twice) {
-            *x = Block::from_le_bytes(once.into()) ^ Block::from_le_bytes(twice.into());
-        }
+    }
+}
+
+fn hash_portable<const N: usize>(cipher: &Aes128Enc, x: &mut [Block; N], tweaks: &[u128; N]) {
+    let mut once = x.map(|b| aes::Block::from(b.to_le_bytes()));
+    cipher.encrypt_blocks(&mut once);
+    let mut twice = once;
+    for (block, tweak) in twice.iter_mut().zip(tweaks) {
+        *block = (u128::from_le_bytes((*block).into()) ^ tweak)
+            .to_le_bytes()
+            .into();
+    }
+    cipher.encrypt_blocks(&mut twice);
+    for ((x, once), twice) in x.iter_mut().zip(once).zip(twice) {
+        *x = Block::from_le_bytes(once.into()) ^ Block::from_le_bytes(twice.into());
     }
 }
 
@@ -148,39 +176,59 @@ mod tests {
         TweakBase::new(0, 0).unwrap()
     }
 
+    /// The permutation of a key, one block at a time, by the library.
+    fn permute(key: u128, x: u128) -> u128 {
+        let mut block: aes::Block = x.to_le_bytes().into();
+        Aes128Enc::new(&key.to_le_bytes().into()).encrypt_block(&mut block);
+        u128::from_le_bytes(block.into())
+    }
+
     /// FIPS-197, appendix C.1.
     #[test]
     fn cipher_is_aes_128() {
-        let key: [u8; 16] = std::array::from_fn(|i| i as u8);
-        let number = (Domain::Gate as u128) << 120;
-        let start = Block(u128::from_le_bytes(key).wrapping_sub(number));
-        let hasher = Hasher::new(start, Domain::Gate, base(), 0);
-        let mut block: aes::Block = std::array::from_fn::<u8, 16, _>(|i| (i * 0x11) as u8).into();
-        hasher.0.encrypt_block(&mut block);
+        let key = u128::from_le_bytes(std::array::from_fn(|i| i as u8));
+        let block = u128::from_le_bytes(std::array::from_fn(|i| (i * 0x11) as u8));
         assert_eq!(
-            u128::from_be_bytes(block.into()),
+            permute(key, block).swap_bytes(),
             0x69c4e0d86a7b0430d8cdb78070b4c55a
         );
     }
 
-    #[test]
-    fn hash_is_tmmo() {
-        let hasher = Hasher::new(Block(99), Domain::Output, base(), 5);
-        let pi = |x: u128| {
-            let mut block: aes::Block = x.to_le_bytes().into();
-            hasher.0.encrypt_block(&mut block);
-            u128::from_le_bytes(block.into())
-        };
-        let inputs: [Block; 32] = std::array::from_fn(|i| Block((i as u128 + 1) << (3 * i)));
+    fn is_tmmo<const N: usize>(hasher: &Hasher, key: u128) {
+        let inputs: [Block; N] = std::array::from_fn(|i| Block((i as u128 + 1) << (3 * i)));
         let mut hashed = inputs;
         hasher.hash(&mut hashed, |i| 1000 + i as u128);
-        for i in 0..32 {
-            let once = pi(inputs[i].0);
+        for (i, (input, hash)) in inputs.iter().zip(hashed).enumerate() {
+            let once = permute(key, input.0);
             assert_eq!(
-                hashed[i].0,
-                pi(once ^ (1000 + i as u128)) ^ once,
-                "lane {i}"
+                hash.0,
+                permute(key, once ^ (1000 + i as u128)) ^ once,
+                "lane {i} of {N}"
             );
+        }
+    }
+
+    #[test]
+    fn both_kernels_are_tmmo_for_any_number_of_blocks() {
+        for start in [
+            0,
+            99,
+            u128::MAX - 3,
+            0x0123_4567_89ab_cdef_0011_2233_4455_6677,
+        ] {
+            let key = Hasher::key(Block(start), Domain::Output, base(), 5);
+            for hasher in [
+                Hasher::new(Block(start), Domain::Output, base(), 5),
+                Hasher::portable(key),
+            ] {
+                is_tmmo::<1>(&hasher, key);
+                is_tmmo::<3>(&hasher, key);
+                is_tmmo::<8>(&hasher, key);
+                is_tmmo::<16>(&hasher, key);
+                is_tmmo::<21>(&hasher, key);
+                is_tmmo::<32>(&hasher, key);
+                is_tmmo::<37>(&hasher, key);
+            }
         }
     }
 

@@ -1,10 +1,10 @@
 //! The one meter: bytes, messages, rounds and seconds by (phase, layer, step), as one party sees them.
 //!
 //! Bytes are the payloads of messages. A *round trip* is one change of direction from the client's messages to the
-//! server's.
+//! server's. The latest events are kept in order as well, for a time line; they hold what the totals hold, and no values.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,9 +52,36 @@ pub struct Work {
     pub n_ciphertexts: u64,
 }
 
+/// Events that a ledger keeps; older ones are forgotten.
+pub const MAX_EVENTS: usize = 1024;
+
+/// Something that one party did, at its place on the time line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Event {
+    /// Seconds from the ledger's first event to this one's start.
+    pub start_s: f64,
+    /// How long it took; zero for a message, whose end is meant.
+    pub seconds: f64,
+    /// What it was.
+    pub activity: Activity,
+}
+
+/// What a party does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// Computes the named operation.
+    Compute(Phase, &'static str),
+    /// Waits for the peer.
+    Wait(Phase),
+    /// Sends a message of a layer, or has received one whole.
+    Message(Step, u16, u64),
+}
+
 /// What one party has measured.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
+    epoch: Option<Instant>,
+    events: VecDeque<Event>,
     traffic: BTreeMap<(Step, u16), Traffic>,
     work: BTreeMap<u16, Work>,
     seconds: BTreeMap<(Phase, &'static str), f64>,
@@ -74,6 +101,24 @@ impl Ledger {
             *self.round_trips.entry(now.0).or_default() += 1;
         }
         self.last = Some(now);
+        self.event(
+            Instant::now(),
+            Duration::ZERO,
+            Activity::Message(step, layer, n_bytes as u64),
+        );
+    }
+
+    fn event(&mut self, end: Instant, duration: Duration, activity: Activity) {
+        let start = end.checked_sub(duration).unwrap_or(end);
+        let epoch = *self.epoch.get_or_insert(start);
+        if self.events.len() == MAX_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(Event {
+            start_s: start.saturating_duration_since(epoch).as_secs_f64(),
+            seconds: duration.as_secs_f64(),
+            activity,
+        });
     }
 
     /// Records cryptographic work of a layer.
@@ -91,15 +136,24 @@ impl Ledger {
         operation: &'static str,
         body: impl FnOnce() -> T,
     ) -> T {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let result = body();
-        *self.seconds.entry((phase, operation)).or_default() += started.elapsed().as_secs_f64();
+        let end = Instant::now();
+        let taken = end - started;
+        *self.seconds.entry((phase, operation)).or_default() += taken.as_secs_f64();
+        self.event(end, taken, Activity::Compute(phase, operation));
         result
     }
 
     /// Records time spent waiting for the peer.
     pub fn waited(&mut self, phase: Phase, time: Duration) {
         *self.waited.entry(phase).or_default() += time.as_secs_f64();
+        self.event(Instant::now(), time, Activity::Wait(phase));
+    }
+
+    /// The latest [`MAX_EVENTS`] events, the oldest first.
+    pub fn events(&self) -> impl Iterator<Item = &Event> {
+        self.events.iter()
     }
 
     /// Traffic of every (step, layer) so far.
@@ -182,5 +236,24 @@ impl Ledger {
             }
         }
         rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_kept_in_order_and_bounded() {
+        let mut ledger = Ledger::default();
+        for layer in 0..MAX_EVENTS as u16 + 3 {
+            ledger.message(Step::Labels, layer, 5);
+        }
+        ledger.time(Phase::Online, "evaluate", || ());
+        assert_eq!(ledger.events().count(), MAX_EVENTS);
+        let first = ledger.events().next().unwrap().activity;
+        assert_eq!(first, Activity::Message(Step::Labels, 4, 5));
+        let starts: Vec<f64> = ledger.events().map(|e| e.start_s).collect();
+        assert!(starts.is_sorted(), "{starts:?}");
     }
 }
