@@ -124,6 +124,17 @@ pub fn decode_hello(step: Step, bytes: &[u8]) -> Result<(Nonce, [u8; 32])> {
     }
 }
 
+/// The peer's message at `step` does not hold what it should.
+pub fn malformed(step: Step, layer: usize, why: &dyn std::fmt::Display) -> Error {
+    Error::peer(step.name(), layer, "a well-formed message", why)
+}
+
+/// A tag of a message of the set-up.
+#[must_use]
+pub const fn setup_tag(step: Step) -> Tag {
+    tag(step, 0, 0, 0)
+}
+
 /// A tag of a message that belongs to a whole batch.
 #[must_use]
 pub const fn batch_tag(step: Step, layer: usize, batch: u32) -> Tag {

@@ -10,7 +10,7 @@ use crate::gc::{active_label_hash, evaluate};
 use crate::layout::{ReluLayer, instances};
 use crate::ledger::Phase;
 use crate::relu::client_decrypt;
-use crate::session::{Request, tag};
+use crate::session::{Request, malformed, tag};
 use crate::wire::Step;
 
 impl<C: Channel> ClientSession<C> {
@@ -180,9 +180,4 @@ fn read_labels(bytes: &[u8]) -> Vec<ActiveLabel> {
         .iter()
         .map(|&b| ActiveLabel::from_bytes(b))
         .collect()
-}
-
-/// The peer's message does not hold what it should.
-pub(super) fn malformed(step: Step, layer: usize, why: &dyn std::fmt::Display) -> Error {
-    Error::peer(step.name(), layer, "a well-formed message", why)
 }

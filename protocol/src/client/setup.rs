@@ -14,12 +14,8 @@ use crate::mux::ClientMux;
 use crate::ot::softspoken;
 use crate::prg::{self, Seed};
 use crate::ring::Ring;
-use crate::session::{HELLO_REPLY_BYTES, decode_hello, encode_hello, tag};
-use crate::wire::{Step, Tag, Wire};
-
-const fn setup_tag(step: Step) -> Tag {
-    tag(step, 0, 0, 0)
-}
+use crate::session::{HELLO_REPLY_BYTES, decode_hello, encode_hello, setup_tag};
+use crate::wire::{Step, Wire};
 
 impl<C: Channel> ClientSession<C> {
     /// Sets up a session over `channel` for the plan that the client computed from the server's description.

@@ -9,7 +9,6 @@ use pi_model::bits::{packed_bytes, unpack};
 use zeroize::Zeroizing;
 
 use super::garbling::{Garbling, Received, Transfers, garble_inference};
-use super::online::malformed;
 use super::{LayerMaterial, Prepared, ServerSession};
 use crate::block::{Block, Delta};
 use crate::channel::Channel;
@@ -20,7 +19,7 @@ use crate::ot::CotSender as _;
 use crate::ot::softspoken::{self, SenderSetup};
 use crate::prg;
 use crate::ring::Ring;
-use crate::session::{batch_tag, tag};
+use crate::session::{batch_tag, malformed, tag};
 use crate::share::{Server, Share};
 use crate::sizes;
 use crate::wire::Step;

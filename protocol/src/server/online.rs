@@ -10,11 +10,11 @@ use pi_model::relu_set::{gather, scatter};
 use super::{LayerMaterial, Prepared, ServerSession};
 use crate::block::ActiveLabel;
 use crate::channel::Channel;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::layout::ReluLayer;
 use crate::ledger::Phase;
 use crate::relu::{ServerKeys, server_encrypt};
-use crate::session::tag;
+use crate::session::{malformed, tag};
 use crate::share::{Server, Share};
 use crate::wire::Step;
 
@@ -153,9 +153,4 @@ impl<C: Channel> ServerSession<C> {
         scatter(&mut next, relu.positions.kept(), &kept);
         Ok(next)
     }
-}
-
-/// The peer's message does not hold what it should.
-pub(super) fn malformed(step: Step, layer: usize, why: &dyn std::fmt::Display) -> Error {
-    Error::peer(step.name(), layer, "a well-formed message", why)
 }

@@ -15,12 +15,8 @@ use crate::ledger::Phase;
 use crate::mux::ServerMux;
 use crate::ot::softspoken;
 use crate::prg::{self, Seed};
-use crate::session::{HELLO_BYTES, decode_hello, encode_hello, tag};
-use crate::wire::{Step, Tag, Wire};
-
-const fn setup_tag(step: Step) -> Tag {
-    tag(step, 0, 0, 0)
-}
+use crate::session::{HELLO_BYTES, decode_hello, encode_hello, setup_tag};
+use crate::wire::{Step, Wire};
 
 impl<C: Channel> ServerSession<C> {
     /// Sets up a session with the client behind `channel`, for `plan`.
