@@ -1,6 +1,7 @@
 //! The two commands of the README: `cargo xtask demo` and `cargo xtask test`.
 
 mod demo;
+mod demo_tables;
 mod libtorch;
 mod table;
 mod test;
