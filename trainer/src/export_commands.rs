@@ -3,8 +3,8 @@
 use crate::cli::{AllArgs, EvaluateArgs, ExportArgs, SamplesArgs};
 use crate::commands::{self, Setting};
 use anyhow::{Context, Result};
-use pi_model::Model;
 use pi_model::spec::Card;
+use pi_model::{Model, PublicPlan};
 use pi_trainer::checkpoint;
 use pi_trainer::export::{self, Frame, Precision};
 use pi_trainer::net::{MaskSet, Net};
@@ -53,6 +53,8 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     };
     let calibration = setting.train.slice(0, numbers.calibrate);
     let done = export::export(&net, masks.masks(), &frame, precision, &calibration)?;
+    // A model that cannot be served must fail here, not at the server.
+    let wraps = PublicPlan::new(done.parts.model()?.public(), 1)?.expected_failures();
     let tested = export::survey(&done.parts.model()?, &setting.test)?;
     let float = setting.test_accuracy(&net, &masks);
     let teacher = match &args.teacher {
@@ -96,7 +98,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         notes: format!(
             "ReLUs kept by layer, stem first: {by_layer:?}. The stem's ReLUs count; the classifier has none. \
              Weights after the last epoch, none selected on test images. Ranges calibrated on the first {} \
-             training images. The classifier's weights give up {} fraction bits. Settings: {}",
+             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. The classifier's weights give up {} fraction bits. Settings: {}",
             calibration.len(),
             done.precision.classifier_drop,
             settings.join(" ")
