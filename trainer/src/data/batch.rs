@@ -126,7 +126,7 @@ impl<'a> Batches<'a> {
     }
 
     /// Minibatch `i` of an epoch with the given order: images [N, C, H, W] (stored channels last)
-    /// and labels [N].
+    /// and labels `[N]`.
     pub fn get(&self, order: &[u32], epoch: usize, i: usize) -> (Tensor, Tensor) {
         let [c, h, w] = self.images.shape;
         let chosen = &order[i * self.batch..((i + 1) * self.batch).min(order.len())];

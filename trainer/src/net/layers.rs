@@ -32,13 +32,13 @@ impl Compute {
 pub struct ConvBn {
     /// Weight [out, in, k, k].
     pub weight: Tensor,
-    /// BatchNorm scale [out].
+    /// BatchNorm scale `[out]`.
     pub gamma: Tensor,
-    /// BatchNorm shift [out].
+    /// BatchNorm shift `[out]`.
     pub beta: Tensor,
-    /// Running mean [out].
+    /// Running mean `[out]`.
     pub mean: Tensor,
-    /// Running variance [out].
+    /// Running variance `[out]`.
     pub var: Tensor,
     /// Stride in both directions.
     pub stride: i64,
@@ -109,7 +109,7 @@ impl ConvBn {
         )
     }
 
-    /// The convolution that does the same in eval mode: weight [out, in, k, k] and bias [out],
+    /// The convolution that does the same in eval mode: weight [out, in, k, k] and bias `[out]`,
     /// in 64-bit floats (BatchNorm folded in).
     pub fn folded(&self) -> (Tensor, Tensor) {
         tch::no_grad(|| {

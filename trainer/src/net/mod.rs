@@ -49,7 +49,7 @@ pub struct Net {
     pub blocks: Vec<Block>,
     /// Classifier weight [classes, width].
     pub fc_weight: Tensor,
-    /// Classifier bias [classes].
+    /// Classifier bias `[classes]`.
     pub fc_bias: Tensor,
     /// Every parameter and running statistic.
     pub params: Vec<Param>,
