@@ -253,11 +253,11 @@ impl Model {
         let views = views.collect::<Result<Vec<_>>>()?;
         let bytes =
             safetensors::serialize(views, None).map_err(|e| ModelError::format(&path, e))?;
-        write(&path, &bytes)?;
+        write(&path, &bytes, 0o600)?;
         let spec_path = dir.join(SPEC_FILE);
         let json = serde_json::to_vec_pretty(self.public.spec())
             .map_err(|e| ModelError::format(&spec_path, e))?;
-        write(&spec_path, &json)
+        write(&spec_path, &json, 0o644)
     }
 }
 
@@ -274,7 +274,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| ModelError::file(path, e))
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Writes `bytes` under a temporary name, then renames. The weights are for their owner's eyes only (`mode`).
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let fail = |e| ModelError::file(path, e);
     let mut file = tempfile::Builder::new()
@@ -283,11 +284,13 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         .map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
+    #[cfg(not(unix))]
+    let _ = mode;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
         file.as_file()
-            .set_permissions(std::fs::Permissions::from_mode(0o644))
+            .set_permissions(std::fs::Permissions::from_mode(mode))
             .map_err(fail)?;
     }
     file.persist(path).map_err(|e| fail(e.error))?;

@@ -206,11 +206,11 @@ impl PublicPlan {
             expected_failures,
             hash: [0; 32],
         };
-        plan.hash = plan.compute_hash();
+        plan.hash = plan.compute_hash()?;
         Ok(plan)
     }
 
-    fn compute_hash(&self) -> [u8; 32] {
+    fn compute_hash(&self) -> Result<[u8; 32]> {
         let hashed = Hashed {
             planner_version: 1,
             batch: self.batch,
@@ -220,12 +220,12 @@ impl PublicPlan {
         let mut hasher = blake3::Hasher::new_derive_key("private inference 2026 public plan v1");
         for part in [
             self.model.to_json(),
-            serde_json::to_vec(&hashed).unwrap_or_default(),
+            serde_json::to_vec(&hashed).map_err(|e| ModelError::Plan(e.to_string()))?,
         ] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(&part);
         }
-        *hasher.finalize().as_bytes()
+        Ok(*hasher.finalize().as_bytes())
     }
 
     /// The model without its weights.

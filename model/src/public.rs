@@ -63,7 +63,11 @@ impl PublicModel {
             )));
         }
         let graph = Graph::compile(&spec, &masks)?;
-        Ok(Self { spec, graph })
+        let model = Self { spec, graph };
+        if model.encode().is_err() {
+            return Err(ModelError::Plan("it cannot be encoded as JSON".into()));
+        }
+        Ok(model)
     }
 
     /// The content of `model.json`.
@@ -91,6 +95,11 @@ impl PublicModel {
     /// The canonical encoding, which is also what the server sends.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
+        // An encoding that fails is empty, which `new` refuses; so no two models share an encoding.
+        self.encode().unwrap_or_default()
+    }
+
+    fn encode(&self) -> serde_json::Result<Vec<u8>> {
         let masks = self
             .graph
             .layers
@@ -107,7 +116,7 @@ impl PublicModel {
                 })
                 .collect(),
         };
-        serde_json::to_vec(&encoded).unwrap_or_default()
+        serde_json::to_vec(&encoded)
     }
 
     /// Reads what a server sent.

@@ -50,12 +50,36 @@ pub(crate) struct ServerArgs {
 
 impl ServerArgs {
     pub(crate) fn connect(&self) -> Result<Client, ClientError> {
+        if leaves_this_machine_unprotected(&self.server) {
+            eprintln!(
+                "warning: {} is not protected by TLS: whoever is on the path can pose as the server. Use https:// across machines",
+                self.server
+            );
+        }
         Client::connect(ConnectOptions {
             ca: self.ca.clone(),
             idle_timeout: Duration::from_secs(self.timeout.max(1)),
             ..ConnectOptions::new(&self.server)
         })
     }
+}
+
+/// Plain http to a host that is not this machine.
+fn leaves_this_machine_unprotected(url: &str) -> bool {
+    let Some(authority) = url
+        .strip_prefix("http://")
+        .and_then(|rest| rest.split('/').next())
+    else {
+        return false;
+    };
+    let host = match authority.strip_prefix('[') {
+        Some(address) => address.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let loopback = host
+        .parse()
+        .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    !loopback && host != "localhost"
 }
 
 fn main() -> std::process::ExitCode {
@@ -111,4 +135,28 @@ fn describe(server: &ServerArgs, model: Option<&str>, json: bool) -> anyhow::Res
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::leaves_this_machine_unprotected;
+
+    #[test]
+    fn plain_http_to_another_machine_is_noticed() {
+        for url in [
+            "http://10.0.0.1:50051",
+            "http://models.example.com",
+            "http://[2001:db8::1]:1/",
+        ] {
+            assert!(leaves_this_machine_unprotected(url), "{url}");
+        }
+        for url in [
+            "https://10.0.0.1",
+            "http://localhost:50051",
+            "http://127.0.0.1:1",
+            "http://[::1]:50051",
+        ] {
+            assert!(!leaves_this_machine_unprotected(url), "{url}");
+        }
+    }
 }

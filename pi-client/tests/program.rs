@@ -20,6 +20,7 @@ fn server(dir: &Path, max_sessions: usize) -> String {
         limits: Limits {
             max_sessions,
             idle_timeout: Duration::from_secs(20),
+            prepared_bytes: 1 << 30,
         },
         tls: None,
         stop_timeout: Duration::ZERO,

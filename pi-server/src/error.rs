@@ -25,6 +25,21 @@ pub enum ServeError {
         /// What is wrong with it.
         source: ModelError,
     },
+    /// One prepared inference does not fit a session's part of the memory.
+    #[error(
+        "the model in {} needs {needed} bytes for each prepared inference, more than each of {sessions} sessions may keep of {bytes}: raise --prepared-memory or lower --max-sessions",
+        dir.display()
+    )]
+    Memory {
+        /// Its folder.
+        dir: PathBuf,
+        /// Bytes of one prepared inference.
+        needed: usize,
+        /// Sessions at the same time.
+        sessions: usize,
+        /// Bytes of all sessions together.
+        bytes: usize,
+    },
     /// No model was named.
     #[error("no model to serve: name a folder that holds model.json with --model DIR")]
     NoModel,

@@ -40,6 +40,9 @@ enum Command {
         /// End a session that is silent for longer, for example 60s or 5m.
         #[arg(long, default_value = "60s", value_parser = duration)]
         idle_timeout: Duration,
+        /// Memory for prepared inferences, all sessions together, in MiB; each session may use an equal part.
+        #[arg(long, value_name = "MIB", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..))]
+        prepared_memory: u32,
         /// How long running sessions may go on after a stop.
         #[arg(long, default_value = "10s", value_parser = duration)]
         stop_timeout: Duration,
@@ -112,6 +115,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             max_batch,
             max_sessions,
             idle_timeout,
+            prepared_memory,
             stop_timeout,
             tls_cert,
             tls_key,
@@ -124,6 +128,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 limits: Limits {
                     max_sessions: max_sessions.into(),
                     idle_timeout,
+                    prepared_bytes: (prepared_memory as usize) << 20,
                 },
                 tls: tls_cert
                     .zip(tls_key)

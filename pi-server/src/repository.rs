@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use pi_model::{Model, ModelError, Plan};
 
+use pi_protocol::server::{check_plan, prepared_bytes};
+
 use crate::error::ServeError;
+use crate::serve::Limits;
 
 /// One model.
 pub struct Served {
@@ -15,6 +18,7 @@ pub struct Served {
     plans: Mutex<BTreeMap<usize, Arc<Plan>>>,
     description: Bytes,
     card: Bytes,
+    prepared_bytes: usize,
 }
 
 /// All models, in the order in which they were named.
@@ -29,16 +33,24 @@ impl Repository {
     ///
     /// # Errors
     /// [`ServeError::Model`], [`ServeError::SameName`] or [`ServeError::NoModel`].
-    pub fn load(dirs: &[PathBuf], max_batch: usize) -> Result<Self, ServeError> {
+    pub fn load(dirs: &[PathBuf], max_batch: usize, limits: &Limits) -> Result<Self, ServeError> {
         let mut models: Vec<Served> = Vec::with_capacity(dirs.len());
         for dir in dirs {
             let fail = |source| ServeError::Model {
                 dir: dir.clone(),
                 source,
             };
-            let served = Served::new(Model::load(dir).map_err(fail)?);
+            let served = Served::new(Model::load(dir).map_err(fail)?).map_err(fail)?;
             for batch in [1, max_batch] {
                 served.plan(batch).map_err(fail)?;
+            }
+            if limits.max_prepared(served.prepared_bytes) == 0 {
+                return Err(ServeError::Memory {
+                    dir: dir.clone(),
+                    needed: served.prepared_bytes,
+                    sessions: limits.max_sessions,
+                    bytes: limits.prepared_bytes,
+                });
             }
             if models.iter().any(|m| m.name() == served.name()) {
                 return Err(ServeError::SameName {
@@ -84,16 +96,28 @@ impl Repository {
 
 impl Served {
     /// Makes `model` ready to be served.
-    #[must_use]
-    pub fn new(model: Model) -> Self {
+    ///
+    /// # Errors
+    /// [`ModelError::Plan`] when the model cannot be planned.
+    pub fn new(model: Model) -> Result<Self, ModelError> {
         let description = model.public().to_json().into();
         let card = serde_json::to_vec(&model.public().spec().card).unwrap_or_default();
-        Self {
+        let mut served = Self {
             model: Arc::new(model),
             plans: Mutex::default(),
             description,
             card: card.into(),
-        }
+            prepared_bytes: 0,
+        };
+        let plan = served.plan(1)?;
+        served.prepared_bytes = prepared_bytes(&plan).map_err(unplannable)?;
+        Ok(served)
+    }
+
+    /// Bytes that one prepared inference takes in memory.
+    #[must_use]
+    pub const fn prepared_bytes(&self) -> usize {
+        self.prepared_bytes
     }
 
     /// The name under which clients ask for it.
@@ -132,7 +156,15 @@ impl Served {
             return Ok(Arc::clone(plan));
         }
         let plan = Arc::new(Plan::new(Arc::clone(&self.model), batch)?);
+        check_plan(&plan).map_err(unplannable)?;
         plans.insert(batch, Arc::clone(&plan));
         Ok(plan)
+    }
+}
+
+fn unplannable(error: pi_protocol::Error) -> ModelError {
+    match error {
+        pi_protocol::Error::Plan(reason) => ModelError::Plan(reason),
+        other => ModelError::Plan(other.to_string()),
     }
 }

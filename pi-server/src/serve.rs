@@ -31,6 +31,21 @@ pub struct Limits {
     pub max_sessions: usize,
     /// A session that is silent for longer is ended.
     pub idle_timeout: Duration,
+    /// Bytes of prepared material that all sessions together may keep in memory; each session has an equal part.
+    pub prepared_bytes: usize,
+}
+
+impl Limits {
+    /// Inferences that one session may keep prepared, if each takes `bytes`.
+    #[must_use]
+    pub const fn max_prepared(&self, bytes: usize) -> usize {
+        let sessions = if self.max_sessions == 0 {
+            1
+        } else {
+            self.max_sessions
+        };
+        self.prepared_bytes / sessions / (if bytes == 0 { 1 } else { bytes })
+    }
 }
 
 /// Certificate chain and private key, in PEM.
@@ -83,7 +98,11 @@ impl Server {
             .with_nodelay(Some(true));
         let address = incoming.local_addr().map_err(bind)?;
         let identity = options.tls.as_ref().map(certificate::load).transpose()?;
-        let repository = Arc::new(Repository::load(&options.models, options.max_batch)?);
+        let repository = Arc::new(Repository::load(
+            &options.models,
+            options.max_batch,
+            &options.limits,
+        )?);
         if identity.is_none() && !address.ip().is_loopback() {
             warn!(
                 "listening on {address} without TLS: whoever is on the path can alter the traffic and pose as this server; give --tls-cert and --tls-key"

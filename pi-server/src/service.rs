@@ -25,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-use crate::repository::Repository;
+use crate::repository::{Repository, Served};
 use crate::serve::Limits;
 
 /// How long a stream may take to carry Open; it occupies a session from its start.
@@ -122,7 +122,11 @@ impl PrivateInference for Service {
             card: model.card(),
             protocol_version: PROTOCOL_VERSION,
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
-            max_batch: self.repository.max_batch() as u32,
+            max_batch: self
+                .repository
+                .max_batch()
+                .min(self.limits.max_prepared(model.prepared_bytes()))
+                as u32,
             idle_timeout_seconds: self.limits.idle_timeout.as_secs() as u32,
         }))
     }
@@ -157,7 +161,12 @@ impl PrivateInference for Service {
             inbound,
             self.limits.idle_timeout,
         );
+        let bytes = self
+            .repository
+            .find(&name)
+            .map_or(0, Served::prepared_bytes);
         let session = Session {
+            max_prepared: self.limits.max_prepared(bytes),
             id: self.n_opened.fetch_add(1, Ordering::Relaxed) + 1,
             model: name,
             plan,
@@ -177,6 +186,7 @@ struct Session {
     id: u64,
     model: String,
     plan: Arc<Plan>,
+    max_prepared: usize,
     to_client: Sender<Item>,
     _permit: OwnedSemaphorePermit,
 }
@@ -189,7 +199,9 @@ impl Session {
         let meter = channel.meter();
         // A bug in one session must not take the others down; its state goes with its thread.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            ServerSession::accept(channel, Arc::clone(&self.plan))?.serve()
+            let mut session = ServerSession::accept(channel, Arc::clone(&self.plan))?;
+            session.max_prepared = self.max_prepared;
+            session.serve()
         }));
         let seconds = started.elapsed().as_secs_f64();
         let (sent, received) = (meter.n_bytes_sent(), meter.n_bytes_received());

@@ -165,7 +165,6 @@ impl Cost {
                 last,
                 batch * argmax.circuit.n_and() * GATE_BYTES,
             );
-            self.add(Step::DecodeBits, last, batch * argmax.circuit.n_outputs());
             self.work(last).n_and_gates += (batch * argmax.circuit.n_and()) as u64;
             self.work(last).n_ots += (batch * argmax.n_labels()) as u64;
         }
@@ -190,7 +189,10 @@ impl Cost {
         }
         let last = layout.last_layer();
         match &layout.argmax {
-            Some(argmax) => self.add(Step::Labels, last, argmax.n_labels() * ActiveLabel::BYTES),
+            Some(argmax) => {
+                self.add(Step::Labels, last, argmax.n_labels() * ActiveLabel::BYTES);
+                self.add(Step::DecodeBits, last, argmax.circuit.n_outputs());
+            }
             None => self.add(
                 Step::Logits,
                 last,

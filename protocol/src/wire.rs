@@ -92,8 +92,6 @@ steps! {
     HashKey = 31, Offline, Down, "garbling hash key";
     /// Server: garbled tables of one layer.
     Tables = 32, Offline, Down, "garbled tables";
-    /// Server: decoding bits of the garbled argmax.
-    DecodeBits = 33, Offline, Down, "argmax decoding";
     /// Client: the masked input.
     Input = 40, Online, Up, "masked input";
     /// Server: active labels of its own shares, of one layer.
@@ -102,6 +100,9 @@ steps! {
     MuxCiphertexts = 42, Online, Down, "multiplexer ciphertexts";
     /// Client: masked ReLU results, of one layer.
     ReluResults = 43, Online, Up, "ReLU results";
+    /// Server: decoding bits of the garbled argmax. They come with the labels and not with the tables, so that the tables fix
+    /// no output before the input is chosen.
+    DecodeBits = 45, Online, Down, "argmax decoding";
     /// Server: its share of the logits.
     Logits = 44, Online, Down, "logits";
 }

@@ -32,6 +32,7 @@ pub fn options(dir: &Path) -> ServeOptions {
         limits: Limits {
             max_sessions: 4,
             idle_timeout: Duration::from_secs(20),
+            prepared_bytes: 1 << 30,
         },
         tls: None,
         stop_timeout: Duration::from_millis(300),

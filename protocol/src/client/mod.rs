@@ -1,6 +1,6 @@
 //! The client's driver: set-up, offline batches, online inferences. The only client code that touches a channel.
 //!
-//! What the client learns: its own predictions, the public plan, and nothing about the weights beyond. What it keeps for one
+//! What the client learns: its own predictions, and the public plan. What it keeps for one
 //! prepared inference: tables, its active labels, its truncated shares, u_c and the masks of its answers.
 
 mod masks;
@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::block::{ActiveLabel, Block};
 use crate::channel::Channel;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::he;
 use crate::layout::Layout;
 use crate::ledger::Ledger;
@@ -41,6 +41,8 @@ pub struct ClientSession<C: Channel> {
     mux: Option<mux::ClientMux>,
     /// Batches prepared so far.
     n_batches: u32,
+    /// Set by the first error of the peer or the channel.
+    over: bool,
     #[cfg(test)]
     pub(crate) trace: Vec<Trace>,
 }
@@ -110,7 +112,6 @@ struct LayerMaterial {
 struct ArgmaxMaterial {
     tables: Vec<u8>,
     labels: Zeroizing<Vec<ActiveLabel>>,
-    decode: Vec<u8>,
 }
 
 impl<C: Channel> ClientSession<C> {
@@ -124,6 +125,21 @@ impl<C: Channel> ClientSession<C> {
     #[must_use]
     pub const fn plan(&self) -> &Arc<PublicPlan> {
         &self.plan
+    }
+
+    fn unless_over(&self) -> Result<()> {
+        if self.over {
+            return Err(Error::Misuse(
+                "this session ended with an error; start a new one".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Ends the session for good if `result` is an error of the peer or the channel.
+    fn note<T>(&mut self, result: Result<T>) -> Result<T> {
+        self.over |= matches!(result, Err(Error::Peer { .. } | Error::Channel(_)));
+        result
     }
 
     /// Tells the server that this is the end.

@@ -2,7 +2,7 @@
 //!
 //! Flight 1 up: noise bits and corrections of every source, first message of the labels' base OTs. Flight 2 down: responses,
 //! base-OT answer, multiplexer extension. Flight 3 up: label extension, derandomisation bits, multiplexer corrections,
-//! identity shares. Flight 4 down: hash key, tables, argmax decoding. Cost in bytes for each ReLU of l bits:
+//! identity shares. Flight 4 down: hash key and tables. Cost in bytes for each ReLU of l bits:
 //! 32 (l - 1) down, (l + k') / 8 up, and the OT extension's 31 bits for each of l + 1 transfers.
 
 use pi_model::bits::pack;
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::{ArgmaxMaterial, ClientSession, LayerMaterial, Prepared, masks};
 use crate::block::{ActiveLabel, Block};
 use crate::channel::Channel;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::he;
 use crate::layout::{ReluLayer, instances};
 use crate::ledger::{Phase, Work};
@@ -51,7 +51,17 @@ impl<C: Channel> ClientSession<C> {
     /// # Errors
     /// [`crate::Error::Peer`] or [`crate::Error::Channel`]; the session is over then.
     pub fn prepare(&mut self) -> Result<Vec<Prepared>> {
-        let batch = self.n_batches + 1;
+        self.unless_over()?;
+        let result = self.prepare_batch();
+        self.note(result)
+    }
+
+    fn prepare_batch(&mut self) -> Result<Vec<Prepared>> {
+        let batch = self.n_batches.checked_add(1).ok_or_else(|| {
+            Error::Misuse(
+                "this session has prepared all the batches that it can; start a new one".into(),
+            )
+        })?;
         self.n_batches = batch;
         let (request_tag, request) = Request::Prepare { batch }.encode();
         self.wire.send(request_tag, &request)?;
@@ -118,10 +128,10 @@ impl<C: Channel> ClientSession<C> {
     ) -> Result<Vec<Draft>> {
         let plan = self.plan.clone();
         let graph = plan.graph();
-        let mut sums: Vec<Vec<u64>> = graph
+        let mut sums: Vec<Zeroizing<Vec<u64>>> = graph
             .layers
             .iter()
-            .map(|l| vec![0; plan.batch() * l.shape.n_values()])
+            .map(|l| Zeroizing::new(vec![0; plan.batch() * l.shape.n_values()]))
             .collect();
         for (source, layer, conv) in sizes::responses(&plan) {
             let conv_plan = plan.convs(layer)[conv];
@@ -419,14 +429,9 @@ impl<C: Channel> ClientSession<C> {
                             ..Work::default()
                         },
                     );
-                    let decode = self.wire.recv(
-                        tag(Step::DecodeBits, last, batch, index),
-                        argmax.circuit.n_outputs(),
-                    )?;
                     Some(ArgmaxMaterial {
                         tables,
                         labels: take(argmax.n_labels()),
-                        decode,
                     })
                 }
             };

@@ -41,6 +41,13 @@ impl<C: Channel> ClientSession<C> {
                 ring.bits()
             )));
         }
+        self.unless_over()?;
+        let result = self.run(&prepared, input);
+        self.note(result)
+    }
+
+    fn run(&mut self, prepared: &Prepared, input: &[i64]) -> Result<Output> {
+        let ring = self.input_ring;
         let (batch, index) = (prepared.batch, prepared.index);
         let (request_tag, request) = Request::Infer {
             batch,
@@ -60,10 +67,10 @@ impl<C: Channel> ClientSession<C> {
         let layout = self.layout.clone();
         for (relu, material) in layout.relu_layers.iter().zip(&prepared.layers) {
             if relu.n_relus() > 0 {
-                self.relu_layer(relu, material, &prepared)?;
+                self.relu_layer(relu, material, prepared)?;
             }
         }
-        self.output(&prepared)
+        self.output(prepared)
     }
 
     fn relu_layer(
@@ -143,6 +150,10 @@ impl<C: Channel> ClientSession<C> {
             tag(Step::Labels, last, batch, index),
             argmax.n_labels() * ActiveLabel::BYTES,
         )?;
+        let decode = self.wire.recv(
+            tag(Step::DecodeBits, last, batch, index),
+            argmax.circuit.n_outputs(),
+        )?;
         let class = self
             .wire
             .ledger
@@ -156,8 +167,8 @@ impl<C: Channel> ClientSession<C> {
                 )?;
                 let bits = outputs
                     .iter()
-                    .zip(&material.decode)
-                    .map(|(label, &decode)| label.colour() ^ decode);
+                    .zip(&decode)
+                    .map(|(label, &decode)| label.colour() ^ (decode & 1));
                 Ok(bits
                     .enumerate()
                     .fold(0usize, |class, (i, bit)| class | usize::from(bit) << i))

@@ -77,6 +77,7 @@ impl<C: Channel> ClientSession<C> {
             keys,
             mux,
             n_batches: 0,
+            over: false,
             #[cfg(test)]
             trace: vec![],
         })

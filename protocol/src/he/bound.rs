@@ -45,6 +45,16 @@ impl ErrorBound {
         (1.0 - margin * margin / (2.0 * self.variance) / std::f64::consts::LN_2).min(0.0)
     }
 
+    /// log2 of a bound on the probability that the error of one coefficient is not 0, for parameters whose error is far
+    /// below half a unit: the two roundings differ only where a uniform fraction lies within the error of one half, so it is
+    /// the mean of the error's size, sqrt(2 / pi) times its deviation.
+    pub fn nonzero_log2(&self) -> f64 {
+        (2.0 * self.variance / std::f64::consts::PI)
+            .sqrt()
+            .log2()
+            .min(0.0)
+    }
+
     /// The error that is exceeded with probability at most `2^-bits`.
     pub fn max_error(&self, bits: f64) -> f64 {
         1.0 + (2.0 * self.variance * std::f64::consts::LN_2 * (bits + 1.0)).sqrt()
@@ -81,6 +91,9 @@ mod tests {
         assert!(tau < 30.0, "{tau}");
         assert_eq!(bound.failure_log2(0.5), 0.0);
         assert!(ErrorBound::new(&RlweParams::OPENED, 1 << 30).max_error(200.0) < 1.01);
+        // A classifier of 10 classes on 64 features: the figure that the plan states.
+        let opened = ErrorBound::new(&RlweParams::OPENED, 640 * 40 * 40).nonzero_log2();
+        assert!((-33.0..-31.0).contains(&opened), "{opened}");
         let rms = ErrorBound::typical_rms(&RlweParams::HIDDEN, 576 * 40 * 40);
         assert!((1.0..2.0).contains(&rms), "{rms}");
     }

@@ -6,7 +6,7 @@
 //! end in 128 rows that serve no OT: a uniform last block makes the opened hash independent of the others.
 //!
 //! Instead of 128 column hashes their BLAKE3 hash travels: the sender can compute what it must be. The challenge is a BLAKE3 hash
-//! of the whole transcript (Fiat-Shamir). A receiver that is inconsistent in some columns passes only by guessing the bits of
+//! of session, position, count and corrections (Fiat-Shamir); the trees are fixed by the base OTs and their own check. A receiver that is inconsistent in some columns passes only by guessing the bits of
 //! `Delta` there, and is caught otherwise: with 4 bits to a tree, each try of g trees passes with probability 16^-g and then
 //! reveals them, the usual leakage of checked extensions. False acceptance otherwise: at most b * C(32, 2) / 2^128 for
 //! each hash evaluation, about 2^-103 for eight million OTs.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::{LayerMaterial, Prepared};
+use super::{ArgmaxMaterial, LayerMaterial, Prepared};
 use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::Result;
 use crate::gc::{Garbled, garble, label_hash};
@@ -26,7 +26,6 @@ pub(super) struct Received {
 /// What the server sends for one inference in flight 4, beside what it keeps.
 pub(super) struct Garbling {
     pub(super) tables: Vec<Vec<u8>>,
-    pub(super) decode: Vec<u8>,
     pub(super) prepared: Prepared,
 }
 
@@ -76,14 +75,13 @@ pub(super) fn garble_inference(
     let mut at_product = index * layout.n_relus();
     let mut garbling = Garbling {
         tables: vec![],
-        decode: vec![],
         prepared: Prepared {
             batch,
             index,
             delta: transfers.delta.clone(),
             masks,
             layers: vec![],
-            argmax_labels: None,
+            argmax: None,
         },
     };
     let inputs = layout
@@ -145,13 +143,16 @@ pub(super) fn garble_inference(
             &zero_labels(at_label, bits),
             None,
         )?;
-        garbling.decode = garbled
+        let decode = garbled
             .output_zero
             .iter()
             .map(|zero| zero.colour())
             .collect();
         garbling.tables.push(garbled.tables);
-        garbling.prepared.argmax_labels = Some(garbled.garbler_zero);
+        garbling.prepared.argmax = Some(ArgmaxMaterial {
+            labels: garbled.garbler_zero,
+            decode,
+        });
     }
     Ok(garbling)
 }

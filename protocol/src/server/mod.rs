@@ -3,10 +3,13 @@
 //! The server is the garbler. What it learns: nothing about the input. What it keeps for one prepared inference: s, d, the
 //! zero-labels of its inputs, Delta, m, u_s, h_0 and h_1.
 
+mod check;
 mod garbling;
 mod offline;
 mod online;
 mod setup;
+
+pub use check::{check_plan, prepared_bytes};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,6 +46,8 @@ pub struct ServerSession<C: Channel> {
     mux: Option<mux::ServerMux>,
     /// Batches prepared so far.
     n_batches: u32,
+    /// Set by the first error of the peer or the channel.
+    over: bool,
     prepared: HashMap<(u32, u16), Prepared>,
     /// Prepared inferences that this session may keep.
     pub max_prepared: usize,
@@ -67,7 +72,15 @@ struct Prepared {
     /// s of each layer's accumulator, skip connections left out (they are in the tensors).
     masks: Vec<Share<Server>>,
     layers: Vec<LayerMaterial>,
-    argmax_labels: Option<Zeroizing<Vec<ZeroLabel>>>,
+    argmax: Option<ArgmaxMaterial>,
+}
+
+/// Material for the garbled argmax.
+struct ArgmaxMaterial {
+    /// Zero-labels of the server's inputs.
+    labels: Zeroizing<Vec<ZeroLabel>>,
+    /// Colours of the outputs' zero-labels: what turns colours into the class.
+    decode: Vec<u8>,
 }
 
 /// Material for one layer that ends in a masked ReLU.
@@ -91,6 +104,18 @@ impl<C: Channel> ServerSession<C> {
     /// [`Error::Peer`] when the client breaks the protocol, [`Error::Channel`] when it goes away. All prepared material of
     /// the session goes with it.
     pub fn serve(&mut self) -> Result<()> {
+        if self.over {
+            return Err(Error::Misuse(
+                "this session is over; accept a new one".into(),
+            ));
+        }
+        let result = self.serve_requests();
+        self.over = true;
+        self.prepared.clear();
+        result
+    }
+
+    fn serve_requests(&mut self) -> Result<()> {
         loop {
             let frame = self.wire.recv_frame()?;
             let request = Request::decode(&frame)?;
@@ -100,11 +125,11 @@ impl<C: Channel> ServerSession<C> {
             match request {
                 Request::End => return Ok(()),
                 Request::Prepare { batch } => {
-                    if batch != self.n_batches.wrapping_add(1) {
+                    if Some(batch) != self.n_batches.checked_add(1) {
                         return Err(Error::peer(
                             Step::Request.name(),
                             0,
-                            format!("batch {}", self.n_batches + 1),
+                            format!("the batch after {}", self.n_batches),
                             format!("batch {batch}"),
                         ));
                     }

@@ -56,7 +56,7 @@ impl<C: Channel> ServerSession<C> {
                     delta: transfers.delta.clone(),
                     masks,
                     layers,
-                    argmax_labels: None,
+                    argmax: None,
                 };
                 self.prepared.insert((batch, index as u16), prepared);
             }
@@ -114,10 +114,10 @@ impl<C: Channel> ServerSession<C> {
         let plan = self.plan.public().clone();
         let graph = plan.graph();
         let model = self.plan.model().clone();
-        let mut sums: Vec<Vec<u64>> = graph
+        let mut sums: Vec<Zeroizing<Vec<u64>>> = graph
             .layers
             .iter()
-            .map(|l| vec![0; plan.batch() * l.shape.n_values()])
+            .map(|l| Zeroizing::new(vec![0; plan.batch() * l.shape.n_values()]))
             .collect();
         let order = sizes::responses(&plan);
         for (index, (noise, corrections)) in sources.into_iter().enumerate() {
@@ -318,9 +318,6 @@ impl<C: Channel> ServerSession<C> {
             self.wire
                 .send(tag(Step::Tables, layer, batch, index), tables)?;
         }
-        self.wire.send(
-            tag(Step::DecodeBits, self.layout.last_layer(), batch, index),
-            &garbling.decode,
-        )
+        Ok(())
     }
 }

@@ -50,16 +50,19 @@ impl<C: Channel> ServerSession<C> {
                 accumulators,
             });
         }
-        if let (Some(argmax), Some(labels)) = (&layout.argmax, &prepared.argmax_labels) {
+        if let (Some(argmax), Some(material)) = (&layout.argmax, &prepared.argmax) {
             let bits = argmax.inputs(y.values());
-            let active = labels
+            let active = material
+                .labels
                 .iter()
                 .zip(&bits)
                 .flat_map(|(zero, &bit)| zero.active(bit, &prepared.delta).to_bytes());
             let message: Vec<u8> = active.collect();
+            self.wire
+                .send(tag(Step::Labels, last, batch, index), &message)?;
             return self
                 .wire
-                .send(tag(Step::Labels, last, batch, index), &message);
+                .send(tag(Step::DecodeBits, last, batch, index), &material.decode);
         }
         self.wire.send(
             tag(Step::Logits, last, batch, index),

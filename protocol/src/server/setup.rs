@@ -79,6 +79,7 @@ impl<C: Channel> ServerSession<C> {
             keys,
             mux,
             n_batches: 0,
+            over: false,
             prepared: HashMap::new(),
             max_prepared: DEFAULT_MAX_PREPARED,
             #[cfg(test)]

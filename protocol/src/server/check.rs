@@ -1,0 +1,60 @@
+//! What can be wrong with a plan and its weights together, found when the model is loaded and not at a client's query.
+
+use pi_model::plan::Plan;
+
+use crate::error::{Error, Result};
+use crate::he::{ErrorBound, check_products};
+use crate::layout::Layout;
+use crate::sizes;
+
+/// log2 of the largest probability, for each logit, that the opened layer has an error at all: such an error would depend
+/// on the weights.
+const MAX_OPENED_FAILURE_LOG2: f64 = -24.0;
+
+/// Checks that every product under encryption is exact and that the opened layer has no error.
+///
+/// # Errors
+/// [`Error::Plan`] naming the operation.
+pub fn check_plan(plan: &Plan) -> Result<()> {
+    let public = plan.public();
+    Layout::new(public)?;
+    let last = public.graph().layers.len() - 1;
+    for (source, layer, conv) in sizes::responses(public) {
+        let node = &public.graph().layers[layer].convs[conv];
+        let params = sizes::rlwe(public.sources()[source].ring)?;
+        let packing = public.response(public.convs(layer)[conv]);
+        let weights = &plan.model().weights(node).weight;
+        for part in 0..packing.n_filter_polys() {
+            let (sum, squares) = packing.norms(part, weights);
+            check_products(sum)
+                .map_err(|e| Error::Plan(format!("operation '{}': {e}", node.op)))?;
+            let failure = ErrorBound::new(&params, squares).nonzero_log2();
+            if layer == last && failure > MAX_OPENED_FAILURE_LOG2 {
+                return Err(Error::Plan(format!(
+                    "operation '{}': its output has an error with probability 2^{failure:.0}, more than 2^{MAX_OPENED_FAILURE_LOG2}, which could tell of the weights: use 8-bit weights or fewer accumulator bits",
+                    node.op
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that the server keeps for one prepared inference of `plan`, to budget its memory by.
+///
+/// # Errors
+/// [`Error::Plan`] when the plan cannot be laid out.
+pub fn prepared_bytes(plan: &Plan) -> Result<usize> {
+    let layout = Layout::new(plan.public())?;
+    let values: usize = plan
+        .public()
+        .graph()
+        .layers
+        .iter()
+        .map(|l| l.shape.n_values())
+        .sum();
+    // Labels of 16 bytes; for each ReLU m, u_s, h_0, h_1; for each position s, and d where there is no ReLU.
+    Ok(16 * layout.n_labels()
+        + layout.n_relus() * (1 + 3 * 8)
+        + 8 * (2 * values).saturating_sub(layout.n_relus()))
+}
