@@ -13,7 +13,9 @@ const USAGE: &str = "\
 usage: cargo xtask demo [--models DIR] [--images N]
            a server and a client on this machine, on real images, with what it cost
        cargo xtask test
-           formatting, lints, documentation, and all tests, those of the trainer included";
+           formatting, lints, documentation, and all tests, those of the trainer included
+       cargo xtask trainer ARGS
+           fetches libtorch if it is not there, builds pi-trainer and runs it; try --help";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     {
         Some(("demo", rest)) => demo::run(rest),
         Some(("test", [])) => test::run(),
+        Some(("trainer", rest)) => test::trainer(rest),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

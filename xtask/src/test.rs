@@ -65,6 +65,23 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// `cargo xtask trainer ARGS`: the trainer with everything that it needs.
+pub fn trainer(args: &[String]) -> Result<()> {
+    let libtorch = libtorch()?;
+    let mut command = cargo();
+    command
+        .envs(libtorch)
+        .args(["run", "--quiet", "--release"])
+        .args(TRAINER)
+        .arg("--")
+        .args(args);
+    let status = command.status().context("cannot run cargo")?;
+    if !status.success() {
+        bail!("the trainer ended with an error; its message is above");
+    }
+    Ok(())
+}
+
 fn step(name: &str, command: &mut Command, advice: &str) -> Result<()> {
     println!("== {name}");
     let started = Instant::now();
