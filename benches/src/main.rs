@@ -1,16 +1,44 @@
-//! `pi-bench`: random networks of a given size, and one whole inference between two threads.
+//! `pi-bench`: what private inference costs, by two processes over stated networks, from suites to reports.
 //!
-//! Weights are random, so predictions mean nothing; times and bytes are those of a trained network of the same shape.
+//! Weights may be random: predictions then mean nothing; times and bytes are those of a trained network of the same shape.
 
+mod arch;
+mod calibrate;
+mod charts;
+mod collect;
+mod compare;
+mod error;
+mod host;
 mod memory;
+mod network;
+mod page;
+mod predict;
+mod process;
+mod result;
+mod runner;
+mod scale;
+mod shaper;
+mod stats;
+mod suite;
+mod tables;
+mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use pi_model::Model;
-use pi_model::random::residual_network;
-use pi_model::spec::OutputMode;
+use clap::{Args, Parser, Subcommand};
+use pi_model::{Model, PublicPlan};
+use pi_protocol::cost::Cost;
+
+use crate::arch::Network;
+use crate::calibrate::Rates;
+use crate::error::BenchError;
+use crate::network::NetworkInfo;
+use crate::result::Report;
+use crate::runner::Runner;
+use crate::suite::Suite;
+use crate::worker::WorkerArgs;
 
 /// Measures the cost of private inference.
 #[derive(Parser)]
@@ -22,9 +50,40 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Prints the predicted cost of a random network, layer by layer, without running it.
-    Predict(Network),
-    /// Writes a random network as a model that pi-server can serve.
+    /// Run a suite (smoke, relu-sweep, scale, or a .toml file) and write report.json, .md, .csv and .html.
+    Run(RunArgs),
+    /// Tell what changed between two reports; fail if deterministic counts differ.
+    Compare {
+        /// The earlier report.json, or its folder.
+        a: PathBuf,
+        /// The later one.
+        b: PathBuf,
+    },
+    /// Print the predicted cost and times of a network, layer by layer, without running it.
+    Predict {
+        /// Folder with a model; a random network if left out.
+        model: Option<PathBuf>,
+        #[command(flatten)]
+        shape: Network,
+        /// Between the parties.
+        #[arg(long, default_value = "loopback")]
+        network: String,
+        /// File with the rates of this machine, as `calibrate` writes it.
+        #[arg(long)]
+        calibration: Option<PathBuf>,
+    },
+    /// Measure what this machine does in a second, and store it for `predict`.
+    Calibrate {
+        /// File to write.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Write report.md, .csv and .html again from report.json.
+    Report {
+        /// Folder with report.json.
+        dir: PathBuf,
+    },
+    /// Write a random network as a model that pi-server can serve.
     RandomModel {
         #[command(flatten)]
         network: Network,
@@ -32,85 +91,81 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Prepares one batch and runs it, both parties in this process, connected in memory.
+    /// Prepare one batch and run it, both parties in this process, connected in memory.
     Memory {
         #[command(flatten)]
         network: Network,
     },
+    /// The client's process of a run.
+    #[command(hide = true)]
+    ClientWorker(WorkerArgs),
+    /// A proxy that only delays, for a run between network namespaces.
+    #[command(hide = true)]
+    Delay {
+        #[arg(long)]
+        network: String,
+        #[arg(long)]
+        to: std::net::SocketAddr,
+    },
 }
 
 #[derive(Args)]
-struct Network {
-    /// Shape of the network, for images of 32 x 32 pixels.
-    #[arg(long, value_enum, default_value_t = Arch::Resnet20)]
-    arch: Arch,
-    /// ReLUs to keep, spread evenly; all of them if left out.
+struct RunArgs {
+    /// smoke, relu-sweep, scale, or a .toml file.
+    suite: String,
+    /// ReLU budgets in place of the suite's, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    budgets: Option<Vec<usize>>,
+    /// Networks in place of the suite's, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    networks: Option<Vec<String>>,
+    /// Online samples of each configuration in place of the suite's.
     #[arg(long)]
-    relus: Option<usize>,
-    /// Inferences to prepare at once.
-    #[arg(long, default_value_t = 1)]
-    batch: usize,
-    /// Open the class alone, through a garbled argmax.
+    repetitions: Option<usize>,
+    /// Inferences prepared together in place of the suite's.
     #[arg(long)]
-    argmax: bool,
+    batch: Option<usize>,
+    /// Folder for the report.
+    #[arg(long, default_value = "bench-report")]
+    out: PathBuf,
 }
 
-/// Known network shapes.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Arch {
-    /// ResNet-8 of width 16, 10 classes.
-    Resnet8,
-    /// ResNet-20 of width 16, 10 classes.
-    Resnet20,
-    /// ResNet-32 of width 16, 10 classes.
-    Resnet32,
-    /// ResNet-18 of width 64, 100 classes.
-    Resnet18,
-}
-
-impl Network {
-    fn build(&self) -> Result<Model> {
-        let (name, widths, blocks, classes): (_, &[usize], _, _) = match self.arch {
-            Arch::Resnet8 => ("resnet8", &[16, 32, 64], 1, 10),
-            Arch::Resnet20 => ("resnet20", &[16, 32, 64], 3, 10),
-            Arch::Resnet32 => ("resnet32", &[16, 32, 64], 5, 10),
-            Arch::Resnet18 => ("resnet18", &[64, 128, 256, 512], 2, 100),
-        };
-        let mode = if self.argmax {
-            OutputMode::Argmax
-        } else {
-            OutputMode::Logits
-        };
-        let relus = self.relus.unwrap_or(usize::MAX >> 24);
-        let name = format!("{name}-random");
-        Ok(residual_network(
-            &name,
-            [3, 32, 32],
-            widths,
-            blocks,
-            classes,
-            relus,
-            mode,
-        )?)
-    }
-}
-
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
     match run(Cli::parse().command) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            std::process::ExitCode::FAILURE
+            match error.downcast_ref::<BenchError>() {
+                Some(BenchError::Interrupted) => ExitCode::from(130),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
 
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Predict(network) => {
-            let plan = pi_model::PublicPlan::new(network.build()?.public(), network.batch)?;
-            println!("{}", pi_protocol::cost::Cost::of(&plan)?);
+        Command::Run(args) => run_suite(&args)?,
+        Command::Compare { a, b } => {
+            let (text, n_changed) = compare::compare(&Report::load(&a)?, &Report::load(&b)?);
+            print!("{text}");
+            if n_changed > 0 {
+                return Err(BenchError::CountsChanged { n_changed }.into());
+            }
         }
+        Command::Predict {
+            model,
+            shape,
+            network,
+            calibration,
+        } => predicted(model.as_deref(), &shape, &network, calibration)?,
+        Command::Calibrate { out } => {
+            let path = out.unwrap_or_else(Rates::default_path);
+            let rates = Rates::measure()?;
+            rates.save(&path)?;
+            println!("{rates}\nstored in {}", path.display());
+        }
+        Command::Report { dir } => page::write_all(&Report::load(&dir)?, &dir)?,
         Command::RandomModel { network, out } => {
             network
                 .build()?
@@ -119,6 +174,86 @@ fn run(command: Command) -> Result<()> {
             println!("wrote {}", out.display());
         }
         Command::Memory { network } => memory::run(network.build()?, network.batch)?,
+        Command::ClientWorker(args) => worker::run(&args)?,
+        Command::Delay { network, to } => {
+            let mut network = NetworkInfo::find(&network)?;
+            (network.up_bit_s, network.down_bit_s) = (None, None);
+            println!("listening on {}", shaper::start(&network, to)?);
+            // The proxy runs on its own threads until whoever started it closes the input.
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+        }
     }
+    Ok(())
+}
+
+fn run_suite(args: &RunArgs) -> Result<()> {
+    let mut suite = Suite::find(&args.suite)?;
+    if let Some(networks) = &args.networks {
+        suite.networks.clone_from(networks);
+    }
+    if let Some(budgets) = &args.budgets {
+        for model in suite.models.iter_mut().filter(|m| m.arch.is_some()) {
+            model.budgets.clone_from(budgets);
+        }
+    }
+    suite.repetitions = args.repetitions.unwrap_or(suite.repetitions).max(1);
+    suite.batch = args.batch.unwrap_or(suite.batch).max(1);
+    process::watch_signals();
+    process::server_binary()?;
+    let mut runner = Runner::new(suite, &args.out, Rates::measure()?)?;
+    let outcome = runner.run();
+    // Whatever happened, what there is becomes a page.
+    let written = page::write_all(&runner.report, &args.out);
+    outcome?;
+    written?;
+    print!("{}", tables::markdown(&runner.report));
+    println!("report: {}", args.out.join("report.html").display());
+    let n_missing = runner.report.missing.len();
+    if n_missing > 0 {
+        let report = args.out.join(result::FILE);
+        return Err(BenchError::Incomplete { n_missing, report }.into());
+    }
+    Ok(())
+}
+
+fn predicted(
+    model: Option<&Path>,
+    shape: &Network,
+    network: &str,
+    calibration: Option<PathBuf>,
+) -> Result<()> {
+    let network = NetworkInfo::find(network)?;
+    let model = match model {
+        Some(dir) => Model::load(dir)?,
+        None => shape.build()?,
+    };
+    let path = calibration.unwrap_or_else(Rates::default_path);
+    let rates = match Rates::load(&path) {
+        Some(rates) => rates,
+        None => {
+            eprintln!(
+                "no calibration of this machine; measuring for a moment (`pi-bench calibrate` stores one)"
+            );
+            Rates::measure()?
+        }
+    };
+    let plan = PublicPlan::new(model.public(), shape.batch)?;
+    let (times, _) = predict::predict(&plan, &rates, &network)?;
+    println!("{}\n", Cost::of(&plan)?);
+    println!("Predicted times over {}", network.text());
+    println!("setup {}", tables::seconds(times.setup_s));
+    let each = times.offline_s / shape.batch as f64;
+    println!(
+        "offline {} for the batch, {} each",
+        tables::seconds(times.offline_s),
+        tables::seconds(each)
+    );
+    println!(
+        "online {}: linear {}, ReLU {}, other {}",
+        tables::seconds(times.online_s),
+        tables::seconds(times.online_linear_s),
+        tables::seconds(times.online_relu_s),
+        tables::seconds(times.online_other_s)
+    );
     Ok(())
 }

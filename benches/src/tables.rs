@@ -1,0 +1,311 @@
+//! Markdown and CSV from the same document.
+
+use std::fmt::Write as _;
+
+use crate::result::{PhaseRun, Report, Run};
+
+/// Cost models of published systems. They are arithmetic on published constants, never measurements.
+pub struct CostModel {
+    /// System and source.
+    pub name: &'static str,
+    /// Offline bytes for each ReLU.
+    pub offline_bytes: f64,
+    /// Online bytes for each ReLU.
+    pub online_bytes: f64,
+}
+
+/// DELPHI's published code with its 41-bit prime, and comparison by OT.
+pub const COST_MODELS: [CostModel; 2] = [
+    CostModel {
+        name: "model of DELPHI (Mishra et al., USENIX Security 2020): 19,088 B offline, 1,193 B online a ReLU",
+        offline_bytes: 19_088.0,
+        online_bytes: 1_193.0,
+    },
+    CostModel {
+        name: "model of OT-based comparison: 446 bits a ReLU, 6 to 10 rounds a layer, all online",
+        offline_bytes: 0.0,
+        online_bytes: 446.0 / 8.0,
+    },
+];
+
+/// Bytes for one inference, offline share and online together.
+#[must_use]
+pub fn total_bytes(run: &Run) -> f64 {
+    let sum = |p: &PhaseRun| (p.bytes_c2s + p.bytes_s2c) as f64;
+    sum(&run.phases.offline) / run.batch as f64 + sum(&run.phases.online)
+}
+
+/// A number with thousands separated by commas.
+#[must_use]
+pub fn separated(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Seconds with a unit that suits them.
+#[must_use]
+pub fn seconds(s: f64) -> String {
+    if s < 0.1 {
+        format!("{:.2} ms", s * 1e3)
+    } else if s < 10.0 {
+        format!("{s:.3} s")
+    } else {
+        format!("{s:.1} s")
+    }
+}
+
+/// Bytes with a unit that suits them; MB are a million bytes.
+#[must_use]
+pub fn bytes(n: f64) -> String {
+    if n < 1e6 {
+        format!("{:.1} kB", n / 1e3)
+    } else {
+        format!("{:.2} MB", n / 1e6)
+    }
+}
+
+/// The head and the rows of the main table.
+#[must_use]
+pub fn rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let head = vec![
+        "model",
+        "network",
+        "ReLUs",
+        "accuracy",
+        "setup",
+        "offline each",
+        "online median",
+        "online p90",
+        "predicted online",
+        "clear",
+        "offline bytes each",
+        "all bytes each",
+        "online up",
+        "online down",
+        "round trips",
+        "client memory",
+        "server memory",
+        "as in the clear",
+    ];
+    let rows = report.runs.iter().map(|run| {
+        let p = &run.phases;
+        let predicted = run.predicted.map_or("-".into(), |predicted| {
+            let error = predicted.online_s / p.online.latency.median_s.max(1e-9) - 1.0;
+            format!("{} ({:+.0} %)", seconds(predicted.online_s), 100.0 * error)
+        });
+        vec![
+            run.model.name.clone(),
+            run.network.name.clone(),
+            separated(run.model.relus_kept as u64),
+            run.model
+                .accuracy
+                .map_or("-".into(), |a| format!("{a:.2} %")),
+            seconds(p.setup.latency.median_s),
+            seconds(p.offline.latency.median_s / run.batch as f64),
+            seconds(p.online.latency.median_s),
+            seconds(p.online.latency.p90_s),
+            predicted,
+            seconds(run.plaintext.latency.median_s),
+            bytes((p.offline.bytes_c2s + p.offline.bytes_s2c) as f64 / run.batch as f64),
+            bytes(total_bytes(run)),
+            bytes(p.online.bytes_c2s as f64),
+            bytes(p.online.bytes_s2c as f64),
+            p.online.rounds.to_string(),
+            bytes(run.memory.client_peak_bytes as f64),
+            bytes(run.memory.server_peak_bytes as f64),
+            format!("{} of {}", run.plaintext.n_agree, run.plaintext.n_compared),
+        ]
+    });
+    (head, rows.collect())
+}
+
+/// The head and the rows of the table of many clients.
+#[must_use]
+pub fn scale_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let head = vec![
+        "model",
+        "network",
+        "clients",
+        "prepared",
+        "requests/s",
+        "p50",
+        "p90",
+        "p99",
+        "server CPU s",
+        "server memory",
+    ];
+    let rows = report.scale.iter().map(|run| {
+        vec![
+            run.model.name.clone(),
+            run.network.name.clone(),
+            run.clients.to_string(),
+            if run.prepared { "yes" } else { "no" }.into(),
+            format!("{:.2}", run.requests_per_s),
+            seconds(run.p50_s),
+            seconds(run.p90_s),
+            seconds(run.p99_s),
+            format!("{:.2}", run.cpu_s_server),
+            bytes(run.server_peak_bytes as f64),
+        ]
+    });
+    (head, rows.collect())
+}
+
+/// Where and how, in sentences.
+#[must_use]
+pub fn facts(report: &Report) -> Vec<String> {
+    let host = &report.host;
+    let fast = ["aes", "vaes", "avx2", "avx512f", "avx512ifma"];
+    let flags = fast
+        .iter()
+        .filter(|f| host.cpu_flags.iter().any(|g| g == *f));
+    let mut facts = vec![
+        report.description.clone(),
+        format!(
+            "{}, {} CPUs ({}), {:.1} GB of memory, Linux {}; {}, {} build of commit {}.",
+            host.cpu,
+            host.n_cpus,
+            flags.copied().collect::<Vec<_>>().join(" "),
+            host.memory_bytes as f64 / 1e9,
+            host.kernel,
+            host.rustc,
+            host.profile,
+            host.commit
+        ),
+        "Client and server are two processes on this machine, connected by gRPC. Offline is for each inference of a batch; online is one inference. MB = 1,000,000 bytes of protocol payload.".into(),
+    ];
+    let mut networks: Vec<String> = Vec::new();
+    for text in report
+        .runs
+        .iter()
+        .map(|r| r.network.text())
+        .chain(report.scale.iter().map(|r| r.network.text()))
+    {
+        if !networks.contains(&text) {
+            networks.push(text);
+        }
+    }
+    facts.extend(networks.into_iter().map(|n| format!("Network {n}.")));
+    if !report.runs.is_empty() {
+        let models = COST_MODELS.map(|m| m.name).join("; ");
+        facts.push(format!(
+            "Beside the pictures of bytes, computed and not measured: {models}."
+        ));
+    }
+    let loads = report
+        .runs
+        .iter()
+        .map(|r| r.foreign_cpu_share)
+        .fold(0.0, f64::max);
+    facts.push(format!(
+        "Other processes used at most {:.1} % of the machine during any run.",
+        100.0 * loads
+    ));
+    facts
+}
+
+/// What is missing, and what to beware of.
+#[must_use]
+pub fn cautions(report: &Report) -> Vec<String> {
+    let mut cautions: Vec<String> = report
+        .warnings
+        .iter()
+        .map(|w| format!("Warning: {w}."))
+        .collect();
+    cautions.extend(
+        report
+            .missing
+            .iter()
+            .map(|m| format!("Missing: {} over {}: {}.", m.model, m.network, m.reason)),
+    );
+    for run in &report.runs {
+        let n = run.phases.online.latency.outliers.len();
+        if n > 0 {
+            cautions.push(format!(
+                "{} over {}: {n} of {} online samples are outliers; they are counted.",
+                run.model.name,
+                run.network.name,
+                run.phases.online.latency.samples_s.len()
+            ));
+        }
+    }
+    cautions
+}
+
+fn markdown_table(text: &mut String, head: &[&str], rows: &[Vec<String>]) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "| {} |", head.join(" | "));
+    let _ = writeln!(text, "|{}", "---|".repeat(head.len()));
+    for row in rows {
+        let _ = writeln!(text, "| {} |", row.join(" | "));
+    }
+    text.push('\n');
+}
+
+/// The report as Markdown.
+#[must_use]
+pub fn markdown(report: &Report) -> String {
+    let mut text = format!("# {}\n\n", report.suite);
+    for fact in facts(report) {
+        text.push_str(&fact);
+        text.push_str("\n\n");
+    }
+    for caution in cautions(report) {
+        text.push_str(&format!("- {caution}\n"));
+    }
+    text.push('\n');
+    for (head, rows) in [rows(report), scale_rows(report)] {
+        if !rows.is_empty() {
+            markdown_table(&mut text, &head, &rows);
+        }
+    }
+    text
+}
+
+/// Every run and phase as CSV.
+#[must_use]
+pub fn csv(report: &Report) -> String {
+    let mut text = String::from(
+        "model,network,shaping,relus_kept,relus_total,batch,phase,median_s,p90_s,quartile_distance_s,samples,outliers,cpu_s_client,cpu_s_server,bytes_c2s,bytes_s2c,messages,rounds\n",
+    );
+    for run in &report.runs {
+        let phases = &run.phases;
+        for (name, phase) in [
+            ("setup", &phases.setup),
+            ("offline", &phases.offline),
+            ("online", &phases.online),
+        ] {
+            let l = &phase.latency;
+            // Names come from model files: commas and quotes would break a row.
+            let clean = run.model.name.replace([',', '"', '\n'], "_");
+            let _ = writeln!(
+                text,
+                "{clean},{},{},{},{},{},{name},{},{},{},{},{},{},{},{},{},{},{}",
+                run.network.name,
+                run.network.shaping.text().replace(',', ";"),
+                run.model.relus_kept,
+                run.model.relus_total,
+                run.batch,
+                l.median_s,
+                l.p90_s,
+                l.quartile_distance_s,
+                l.samples_s.len(),
+                l.outliers.len(),
+                phase.cpu_s_client,
+                phase.cpu_s_server,
+                phase.bytes_c2s,
+                phase.bytes_s2c,
+                phase.messages,
+                phase.rounds
+            );
+        }
+    }
+    text
+}
