@@ -143,6 +143,10 @@ pub struct StudentArgs {
     /// Start the search from fresh weights instead of the teacher's
     #[arg(long)]
     pub fresh: bool,
+    /// Fine-tune from this checkpoint's weights and masks, such as an earlier student
+    /// [default: search.safetensors in --out]
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
     /// Teacher checkpoint [default: teacher.safetensors in --out]
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,

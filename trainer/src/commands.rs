@@ -232,8 +232,9 @@ pub fn search(args: &StudentArgs) -> Result<()> {
 /// Stage 3: trains on under the frozen masks.
 pub fn finetune(args: &StudentArgs) -> Result<()> {
     let setting = Setting::new(&args.train.model, args.train.holdout)?;
-    let (teacher, trained) = load_teacher(&setting, args)?;
-    let found = args.train.out.join("search.safetensors");
+    let (teacher, _) = load_teacher(&setting, args)?;
+    let default = || args.train.out.join("search.safetensors");
+    let found = args.from.clone().unwrap_or_else(default);
     let (searched, state): (Progress, _) = checkpoint::load(&found)?;
     if !searched.finished() {
         bail!(
@@ -249,7 +250,7 @@ pub fn finetune(args: &StudentArgs) -> Result<()> {
     recipe.relu_budget = Some(masks.n_kept());
     let history = [searched.history, vec![searched.recipe]].concat();
     let mut progress = setting.progress(recipe, &history, &searched.commands);
-    progress.earlier_seconds = trained.seconds + searched.seconds;
+    progress.earlier_seconds = searched.earlier_seconds + searched.seconds;
     let path = args.train.out.join("student.safetensors");
     let mut stage = Finetune::new(teacher, masks);
     setting
