@@ -17,7 +17,7 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha20Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::error::BenchError;
+use crate::error::{BenchError, failed};
 use crate::host::Host;
 
 /// Seconds of each kind of work, both parties apart.
@@ -46,6 +46,8 @@ pub struct Rates {
     pub response_s: f64,
     /// Sending one byte over TCP on this machine.
     pub byte_s: f64,
+    /// One round trip of a small message on this machine, over TCP and through a queue on either side.
+    pub round_trip_s: f64,
 }
 
 /// Best of `n` runs of `body`, in seconds.
@@ -67,7 +69,8 @@ impl Rates {
     pub fn measure() -> Result<Self, BenchError> {
         let mut rates = Self {
             cpu: Host::here().cpu,
-            byte_s: tcp_byte_seconds().unwrap_or(1e-9),
+            byte_s: tcp_byte_seconds().map_err(|e| failed("calibration", e))?,
+            round_trip_s: round_trip_seconds().map_err(|e| failed("calibration", e))?,
             ..Self::default()
         };
         rates.circuits()?;
@@ -127,7 +130,7 @@ impl Rates {
         for (channels, size) in [(16, 32), (64, 32), (256, 8)] {
             let shape = square(channels, size);
             let conv = Conv2d::new(shape, &small_weights(shape.n_weights()), 44)
-                .map_err(|e| crate::error::failed("calibration", e))?;
+                .map_err(|e| failed("calibration", e))?;
             let x: Vec<u64> = (0..shape.n_inputs() as u64)
                 .map(|i| i * 0x9e37_79b9 % (1 << 44))
                 .collect();
@@ -244,6 +247,11 @@ impl std::fmt::Display for Rates {
             "finish and decrypt a response  {:>10.2} us",
             self.response_s * 1e6
         )?;
+        writeln!(
+            f,
+            "round trip of a small message  {:>10.2} us",
+            self.round_trip_s * 1e6
+        )?;
         write!(
             f,
             "bytes over local TCP           {:>10.2} GB/s",
@@ -287,7 +295,7 @@ impl Tile {
         size: usize,
         batch: usize,
     ) -> Result<Self, BenchError> {
-        let bug = |e: &dyn std::fmt::Display| crate::error::failed("calibration", e);
+        let bug = |e: &dyn std::fmt::Display| failed("calibration", e);
         let params = RlweParams::new(52, 20, 6, 16)?;
         let spec = SourceSpec {
             batch,
@@ -362,4 +370,57 @@ fn tcp_byte_seconds() -> std::io::Result<f64> {
         Ok(Ok(())) => Ok(seconds / N as f64),
         _ => Err(std::io::ErrorKind::BrokenPipe.into()),
     }
+}
+
+/// Median round trip of 16 bytes between two ends that each have a thread for the network and one that computes, as the
+/// two programs have.
+fn round_trip_seconds() -> std::io::Result<f64> {
+    use std::io::{Read as _, Write as _};
+    use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+    const N: usize = 300;
+    /// Bytes that come in go through a queue, bytes that go out through another.
+    fn end(
+        stream: std::net::TcpStream,
+    ) -> std::io::Result<(SyncSender<[u8; 16]>, Receiver<[u8; 16]>)> {
+        stream.set_nodelay(true)?;
+        let (mut reader, mut writer) = (stream.try_clone()?, stream);
+        let (to_peer, outgoing) = sync_channel::<[u8; 16]>(4);
+        let (incoming, from_peer) = channel();
+        std::thread::spawn(move || {
+            for message in outgoing {
+                if writer.write_all(&message).is_err() {
+                    break;
+                }
+            }
+            // The peer's reader ends with the connection; it may have ended already.
+            let _ = writer.shutdown(std::net::Shutdown::Write);
+        });
+        std::thread::spawn(move || {
+            let mut message = [0; 16];
+            while reader.read_exact(&mut message).is_ok() && incoming.send(message).is_ok() {}
+        });
+        Ok((to_peer, from_peer))
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let client = std::net::TcpStream::connect(listener.local_addr()?)?;
+    let (to_client, from_client) = end(listener.accept()?.0)?;
+    std::thread::spawn(move || {
+        for message in from_client {
+            if to_client.send(message).is_err() {
+                return;
+            }
+        }
+    });
+    let (to_server, from_server) = end(client)?;
+    let mut samples = Vec::with_capacity(N);
+    for _ in 0..N {
+        let started = Instant::now();
+        let lost = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        to_server.send([1; 16]).map_err(lost)?;
+        from_server
+            .recv()
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))?;
+        samples.push(started.elapsed().as_secs_f64());
+    }
+    Ok(crate::stats::median(&samples))
 }

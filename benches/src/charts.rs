@@ -63,10 +63,10 @@ pub fn stack(stack: &Stack) -> Result<String, BenchError> {
     let y_max = tops.fold(1e-9, f64::max) * 1.45;
     draw(|area| {
         let mut chart = ChartBuilder::on(area)
-            .caption(&stack.title, (FONT, 22))
+            .caption(&stack.title, (FONT, 24))
             .margin(12)
-            .x_label_area_size(52)
-            .y_label_area_size(82)
+            .x_label_area_size(58)
+            .y_label_area_size(90)
             .build_cartesian_2d(0.0..x_max, 0.0..y_max)
             .map_err(bad)?;
         chart
@@ -78,7 +78,7 @@ pub fn stack(stack: &Stack) -> Result<String, BenchError> {
             .x_labels(6)
             .y_labels(6)
             .x_label_formatter(&|x| thousands(*x))
-            .label_style((FONT, 18))
+            .label_style((FONT, 20))
             .draw()
             .map_err(bad)?;
         for (part, series) in stack.parts.iter().enumerate() {
@@ -120,7 +120,7 @@ pub fn stack(stack: &Stack) -> Result<String, BenchError> {
             .background_style(WHITE.mix(0.9))
             .border_style(BLACK)
             .legend_area_size(34)
-            .label_font((FONT, 16))
+            .label_font((FONT, 18))
             .draw()
             .map_err(bad)
     })
@@ -151,10 +151,10 @@ pub fn accuracy(title: &str, points: &[(String, f64, f64)]) -> Result<String, Be
     let low = points.iter().map(|p| p.2).fold(100.0, f64::min) - 2.0;
     draw(|area| {
         let mut chart = ChartBuilder::on(area)
-            .caption(title, (FONT, 22))
+            .caption(title, (FONT, 24))
             .margin(12)
-            .x_label_area_size(52)
-            .y_label_area_size(82)
+            .x_label_area_size(58)
+            .y_label_area_size(90)
             .build_cartesian_2d(
                 0.0..x_max,
                 low..(points.iter().map(|p| p.2).fold(low + 1.0, f64::max) + 1.0),
@@ -166,14 +166,14 @@ pub fn accuracy(title: &str, points: &[(String, f64, f64)]) -> Result<String, Be
             .bold_line_style(RGBColor(220, 220, 220))
             .x_desc("online latency, ms")
             .y_desc("accuracy, %")
-            .label_style((FONT, 18))
+            .label_style((FONT, 20))
             .draw()
             .map_err(bad)?;
         chart
             .draw_series(points.iter().map(|(name, x, y)| {
                 EmptyElement::at((*x, *y))
                     + Circle::new((0, 0), 5, BLACK.filled())
-                    + Text::new(name.clone(), (9, -8), (FONT, 16))
+                    + Text::new(name.clone(), (9, -8), (FONT, 18))
             }))
             .map_err(bad)?;
         Ok(())
@@ -206,18 +206,18 @@ pub fn layers(run: &Run) -> Result<String, BenchError> {
         .fold(1e-9, f64::max)
         * 1.05;
     let n = rows.len() as f64;
-    let size = (SIZE.0, 160 + 34 * rows.len() as u32);
+    let size = (SIZE.0, 190 + 34 * rows.len() as u32);
     draw_sized(size, |area| {
         let title = format!(
             "Online time by layer: {} over {}",
             run.model.name, run.network.name
         );
         let mut chart = ChartBuilder::on(area)
-            .caption(&title, (FONT, 22))
+            .caption(&title, (FONT, 24))
             .margin(12)
-            .x_label_area_size(52)
-            .y_label_area_size(190)
-            .build_cartesian_2d(0.0..x_max, -1.6..n)
+            .x_label_area_size(58)
+            .y_label_area_size(210)
+            .build_cartesian_2d(0.0..x_max, -2.2..n)
             .map_err(bad)?;
         let names: Vec<String> = rows.iter().rev().map(|r| r.0.clone()).collect();
         chart
@@ -227,7 +227,7 @@ pub fn layers(run: &Run) -> Result<String, BenchError> {
             .light_line_style(TRANSPARENT)
             .bold_line_style(RGBColor(220, 220, 220))
             .x_desc("ms")
-            .label_style((FONT, 18))
+            .label_style((FONT, 20))
             .y_labels(0)
             .draw()
             .map_err(bad)?;
@@ -264,7 +264,7 @@ pub fn layers(run: &Run) -> Result<String, BenchError> {
             .legend(|(x, y)| Rectangle::new([(x, y - 7), (x + 22, y + 7)], BLACK.stroke_width(1)));
         for (i, name) in names.iter().enumerate() {
             let (x, y) = chart.backend_coord(&(0.0, i as f64 + 0.5));
-            let style = TextStyle::from((FONT, 17).into_font()).pos(
+            let style = TextStyle::from((FONT, 18).into_font()).pos(
                 plotters::style::text_anchor::Pos::new(
                     plotters::style::text_anchor::HPos::Right,
                     plotters::style::text_anchor::VPos::Center,
@@ -279,7 +279,7 @@ pub fn layers(run: &Run) -> Result<String, BenchError> {
             .background_style(WHITE.mix(0.9))
             .border_style(BLACK)
             .legend_area_size(34)
-            .label_font((FONT, 16))
+            .label_font((FONT, 18))
             .draw()
             .map_err(bad)
     })
@@ -297,17 +297,17 @@ pub fn timeline(run: &Run) -> Result<String, BenchError> {
         .fold(0.0, f64::max)
         * 1e3;
     let one_way_ms = run.network.round_trip_ms / 2.0;
-    draw_sized((SIZE.0, 360), |area| {
+    draw_sized((SIZE.0, 440), |area| {
         let title = format!(
             "One inference: {} over {}",
             run.model.name, run.network.name
         );
         let mut chart = ChartBuilder::on(area)
-            .caption(&title, (FONT, 22))
+            .caption(&title, (FONT, 24))
             .margin(12)
-            .x_label_area_size(52)
-            .y_label_area_size(76)
-            .build_cartesian_2d(0.0..(end * 1.02).max(1e-6), 0.0..3.9)
+            .x_label_area_size(58)
+            .y_label_area_size(84)
+            .build_cartesian_2d(0.0..(end * 1.02).max(1e-6), 0.0..5.4)
             .map_err(bad)?;
         chart
             .configure_mesh()
@@ -315,7 +315,7 @@ pub fn timeline(run: &Run) -> Result<String, BenchError> {
             .light_line_style(TRANSPARENT)
             .bold_line_style(RGBColor(220, 220, 220))
             .x_desc("ms since the masked input left")
-            .label_style((FONT, 18))
+            .label_style((FONT, 20))
             .y_labels(0)
             .draw()
             .map_err(bad)?;
@@ -371,7 +371,7 @@ pub fn timeline(run: &Run) -> Result<String, BenchError> {
             });
         for (name, y) in [("client", 2.5), ("wire", 1.5), ("server", 0.5)] {
             let (x, y) = chart.backend_coord(&(0.0, y));
-            let style = TextStyle::from((FONT, 18).into_font()).pos(
+            let style = TextStyle::from((FONT, 20).into_font()).pos(
                 plotters::style::text_anchor::Pos::new(
                     plotters::style::text_anchor::HPos::Right,
                     plotters::style::text_anchor::VPos::Center,
@@ -386,7 +386,7 @@ pub fn timeline(run: &Run) -> Result<String, BenchError> {
             .background_style(WHITE.mix(0.9))
             .border_style(BLACK)
             .legend_area_size(34)
-            .label_font((FONT, 16))
+            .label_font((FONT, 18))
             .draw()
             .map_err(bad)
     })
@@ -412,7 +412,7 @@ fn draw_sized(
 
 fn thousands(x: f64) -> String {
     if x >= 1e3 {
-        format!("{}k", (x / 1e3).round())
+        format!("{}k", (x / 100.0).round() / 10.0)
     } else {
         format!("{x:.0}")
     }

@@ -13,7 +13,7 @@ h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.2rem;margin:1.5rem 0 .5rem}
 th,td{border-bottom:1px solid #ccc;padding:.3rem .6rem;text-align:right;white-space:nowrap}
 th{vertical-align:bottom;white-space:normal;border-bottom:2px solid #111}th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}
 .pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,560px),1fr));gap:1rem;align-items:start}
-figure{margin:0;border:1px solid #ccc}figure .wide svg{display:block;width:100%;min-width:520px;height:auto}
+figure{margin:0;border:1px solid #ccc}figure .wide svg{display:block;width:100%;min-width:340px;height:auto}
 figcaption{font-size:.85rem;padding:.4rem .8rem}.caution{border-left:4px solid #111;padding-left:.8rem}
 @media print{.pictures{grid-template-columns:1fr}}";
 
@@ -118,6 +118,7 @@ fn groups(report: &Report) -> Vec<Vec<&Run>> {
 
 fn pictures(report: &Report) -> Result<Vec<(String, String)>, BenchError> {
     let mut pictures = Vec::new();
+    let mut drawn = Vec::new();
     for group in groups(report) {
         let network = &group[0].network;
         let base = group[0]
@@ -157,10 +158,15 @@ fn pictures(report: &Report) -> Result<Vec<(String, String)>, BenchError> {
                 lines: vec![],
             };
             pictures.push((charts::stack(&stack)?, caption));
-            pictures.push((
+            // Bytes are the same on every network.
+            let shape = (base.to_owned(), group[0].batch);
+            if !drawn.contains(&shape) {
+                pictures.push((
                 charts::stack(&bytes_stack(&shown, base))?,
                 format!("Offline share and online of one inference, both directions, batch of {}. Dashed and dotted lines are cost models of published systems: published bytes for each ReLU on top of the linear layers here. They are not measurements.{note}", group[0].batch),
             ));
+                drawn.push(shape);
+            }
         }
         let accurate: Vec<(String, f64, f64)> = group
             .iter()

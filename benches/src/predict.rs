@@ -67,7 +67,12 @@ pub fn predict(
     };
     let keys = plan.sources().len() as f64 * rates.response_s;
     // One more delay opens the stream.
-    let setup_s = wire(Phase::Setup) + keys + rates.base_ot_s + network.round_trip_ms / 1e3;
+    let base_ots = if cost.total_work().n_ots > 0 {
+        rates.base_ot_s
+    } else {
+        0.0
+    };
+    let setup_s = wire(Phase::Setup) + keys + base_ots + network.round_trip_ms / 1e3;
     Ok((
         Predicted {
             setup_s,
@@ -111,7 +116,7 @@ fn online(plan: &PublicPlan, cost: &Cost, rates: &Rates, network: &NetworkInfo) 
         layer.relu_s = gates as f64 / batch * rates.evaluate_and_s;
         let relus = plan.graph().layers[index].n_relus() > 0;
         if relus || index + 1 == macs.len() {
-            layer.other_s = network.round_trip_ms / 1e3;
+            layer.other_s = network.round_trip_ms / 1e3 + rates.round_trip_s;
         }
     }
     for (step, layer, bytes) in cost

@@ -210,12 +210,6 @@ impl Server {
     pub fn peak_memory(&self) -> u64 {
         host::peak_memory(self.child.0.id())
     }
-
-    /// Kills the server, for the test of what happens then.
-    #[cfg(test)]
-    pub fn kill(&mut self) {
-        self.child.0.kill().unwrap();
-    }
 }
 
 /// A running client.
@@ -236,10 +230,7 @@ impl Client {
         model: &Path,
         batch: usize,
     ) -> Result<Self, BenchError> {
-        let me = match std::env::var_os("PI_BENCH_BINARY") {
-            Some(path) => path.into(),
-            None => std::env::current_exe().map_err(|e| failed("client", e))?,
-        };
+        let me = std::env::current_exe().map_err(|e| failed("client", e))?;
         let mut child = command(network, "client", &me)
             .args(["client-worker", "--url", &format!("http://{address}")])
             .args(["--batch", &batch.to_string()])

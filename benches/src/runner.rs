@@ -205,7 +205,10 @@ impl Runner {
             + host::cpu_seconds(std::process::id())
             - me;
         let capacity = before.1.elapsed().as_secs_f64() * self.report.host.n_cpus as f64;
-        let foreign = ((busy - own) / capacity.max(1e-9)).clamp(0.0, 1.0);
+        // A process that is gone has taken its clock along.
+        let all_there = pairs.iter().all(Result::is_ok);
+        let share = ((busy - own) / capacity.max(1e-9)).clamp(0.0, 1.0);
+        let foreign = if all_there { share } else { 0.0 };
         for (pair, subject) in pairs.iter().zip(subjects) {
             match pair {
                 Ok(pair) => {

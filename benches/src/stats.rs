@@ -24,14 +24,14 @@ impl Latency {
     pub fn new(samples_s: Vec<f64>) -> Self {
         let (low, high) = (quantile(&samples_s, 0.25), quantile(&samples_s, 0.75));
         let reach = 1.5 * (high - low);
-        let outliers = (samples_s.len() >= 4)
-            .then(|| {
-                let outside = |s: f64| s < low - reach || s > high + reach;
-                (0..samples_s.len())
-                    .filter(|&i| outside(samples_s[i]))
-                    .collect()
-            })
-            .unwrap_or_default();
+        let outside = |s: f64| s < low - reach || s > high + reach;
+        let outliers = if samples_s.len() >= 4 {
+            (0..samples_s.len())
+                .filter(|&i| outside(samples_s[i]))
+                .collect()
+        } else {
+            vec![]
+        };
         Self {
             median_s: median(&samples_s),
             p90_s: quantile(&samples_s, 0.9),
