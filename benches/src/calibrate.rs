@@ -378,10 +378,9 @@ fn round_trip_seconds() -> std::io::Result<f64> {
     use std::io::{Read as _, Write as _};
     use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
     const N: usize = 300;
+    type Ends = (SyncSender<[u8; 16]>, Receiver<[u8; 16]>);
     /// Bytes that come in go through a queue, bytes that go out through another.
-    fn end(
-        stream: std::net::TcpStream,
-    ) -> std::io::Result<(SyncSender<[u8; 16]>, Receiver<[u8; 16]>)> {
+    fn end(stream: std::net::TcpStream) -> std::io::Result<Ends> {
         stream.set_nodelay(true)?;
         let (mut reader, mut writer) = (stream.try_clone()?, stream);
         let (to_peer, outgoing) = sync_channel::<[u8; 16]>(4);

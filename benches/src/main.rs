@@ -10,6 +10,7 @@ mod compare;
 mod error;
 mod host;
 mod memory;
+mod netns;
 mod network;
 mod page;
 mod predict;

@@ -13,7 +13,8 @@ use crate::calibrate::Rates;
 use crate::collect::{self, Samples};
 use crate::error::{BenchError, failed};
 use crate::host::{self, Host};
-use crate::network::NetworkInfo;
+use crate::netns::Namespaces;
+use crate::network::{NetworkInfo, Shaping};
 use crate::predict;
 use crate::process::{Client, Server};
 use crate::result::{Missing, ModelInfo, Report, Run, SCHEMA_VERSION};
@@ -109,6 +110,17 @@ impl Runner {
         }
         self.report.save(&self.out)?;
         for network in self.networks.clone() {
+            let namespaces = match network.shaping {
+                Shaping::Namespaces => Some(Namespaces::up(&network)),
+                Shaping::Loopback | Shaping::Proxy => None,
+            };
+            if let Some(Err(error)) = &namespaces {
+                for subject in &subjects {
+                    self.miss(&subject.info.name, &network.name, error);
+                }
+                self.report.save(&self.out)?;
+                continue;
+            }
             let outcome = if self.suite.scale.is_some() {
                 self.many_clients(&subjects, &network, temporary.path())
             } else if self.suite.interleave {

@@ -353,3 +353,61 @@ fn a_server_that_dies_is_written_down_and_the_rest_goes_on() {
     );
     assert!(report["runs"].as_array().unwrap().len() >= 3);
 }
+
+/// The simulated network and the kernel's: one run on each, online and offline within 15 %.
+#[test]
+fn the_proxy_and_the_kernel_agree() {
+    let able = |program: &str, args: &[&str]| {
+        let status = Command::new(program).args(args).output();
+        status.is_ok_and(|o| o.status.success())
+    };
+    let probe = "pi-bench-probe";
+    if !able("ip", &["netns", "add", probe]) {
+        eprintln!("skipped: no root or no iproute2, so no network namespaces");
+        return;
+    }
+    let tbf = [
+        "netns", "exec", probe, "tc", "qdisc", "add", "dev", "lo", "root", "tbf",
+    ];
+    let tbf = [
+        &tbf[..],
+        &["rate", "1mbit", "burst", "64kb", "latency", "50ms"],
+    ]
+    .concat();
+    let has_tbf = able("ip", &tbf);
+    assert!(able("ip", &["netns", "del", probe]));
+    if !has_tbf {
+        eprintln!("skipped: this kernel has no TBF");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let args = [
+        "run",
+        "smoke",
+        "--budgets",
+        "2000",
+        "--networks",
+        "wan,wan-netns",
+    ];
+    let output = bench(&[&args[..], &["--out", dir.path().to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    let report = report(dir.path());
+    let shaping = |i: usize| {
+        report["runs"][i]["network"]["shaping"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!([shaping(0), shaping(1)], ["proxy", "namespaces"]);
+    for phase in ["offline", "online"] {
+        let [proxy, kernel] = [0, 1].map(|i: usize| {
+            report["runs"][i]["phases"][phase]["latency"]["median_s"]
+                .as_f64()
+                .unwrap()
+        });
+        assert!(
+            (proxy / kernel - 1.0).abs() < 0.15,
+            "{phase}: {proxy} s by proxy, {kernel} s by the kernel"
+        );
+    }
+}
