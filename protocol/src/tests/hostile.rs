@@ -121,8 +121,7 @@ fn session(
     let public = plan.public().clone();
     let (mut to_server, mut to_client) = pair();
     // A silent peer ends a session by its time-out; both wait longer than any honest step takes here.
-    (to_server.timeout, to_client.timeout) =
-        (Duration::from_millis(1500), Duration::from_millis(1500));
+    (to_server.timeout, to_client.timeout) = (Duration::from_secs(4), Duration::from_secs(4));
     let counts = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
     let to_server = Spoiled {
         inner: to_server,
