@@ -15,6 +15,9 @@ use crate::error::BenchError;
 use crate::network::NetworkInfo;
 use crate::result::Predicted;
 
+/// Groups of a source that share one transform of the weights; the encryption works on so many at a time.
+const GROUPS_FOR_A_TRANSFORM: usize = 8;
+
 /// The parts of one layer's online time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LayerTime {
@@ -97,8 +100,10 @@ fn offline_compute(plan: &PublicPlan, cost: &Cost, rates: &Rates) -> f64 {
         seconds += packing.n_polys() as f64 * rates.encrypt_s;
         for response in packing.responses() {
             let n_products = response.n_products();
+            let passes = packing.n_groups().div_ceil(GROUPS_FOR_A_TRANSFORM);
+            let n_transforms = n_products / packing.n_groups() * passes;
             seconds += n_products as f64 * rates.product_s
-                + (n_products / packing.n_groups()) as f64 * rates.weight_transform_s
+                + n_transforms as f64 * rates.weight_transform_s
                 + response.n_polys() as f64 * rates.response_s;
         }
     }
