@@ -1,10 +1,10 @@
 //! OT extension: SoftSpokenOT with k = 4 (Roy, CRYPTO 2022), correlated OTs on 128-bit blocks, checked.
 //!
 //! The COT receiver knows all leaves of 32 trees of 16, the COT sender all but leaf `Delta_j` (4 bits) of tree `j`
-//! ([`super::pprf`]). With `r_x` the output of leaf `x`, the receiver has `u_j = XOR_x r_x` and `v_j^b = XOR_{x: bit b set} r_x`, and
+//! (module `pprf`). With `r_x` the output of leaf `x`, the receiver has `u_j = XOR_x r_x` and `v_j^b = XOR_{x: bit b set} r_x`, and
 //! the sender `w_j^b = v_j^b ^ Delta_{j,b} u_j` (section 3.1: a small-field VOLE). The choice vector is `c = u_0`. Receiver ->
 //! sender: `d_j = u_j ^ c` for the 31 others; the sender sets `q_j^b = w_j^b ^ Delta_{j,b} d_j` (section 3.2, repetition code).
-//! Transposed, `q_i = t_i ^ c_i Delta`. The check ([`super::check`]) makes a deviating receiver's gain a guess of bits of `Delta`.
+//! Transposed, `q_i = t_i ^ c_i Delta`. The check (module `check`) makes a deviating receiver's gain a guess of bits of `Delta`.
 //!
 //! Cost: 31 bits for each OT, 496 bytes for up to 128 rows of check and rounding each, and 48 bytes; 16 AES calls for four OTs at
 //! the receiver. Set-up: 32 + 8,192 bytes of base OTs and 4,128 of trees. 127 secret bits of `Delta` (its colour is fixed).
