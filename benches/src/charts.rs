@@ -206,7 +206,7 @@ pub fn layers(run: &Run) -> Result<String, BenchError> {
         .fold(1e-9, f64::max)
         * 1.05;
     let n = rows.len() as f64;
-    let size = (SIZE.0, 190 + 34 * rows.len() as u32);
+    let size = (SIZE.0, 216 + 34 * rows.len() as u32);
     draw_sized(size, |area| {
         let title = format!(
             "Online time by layer: {} over {}",
@@ -217,7 +217,7 @@ pub fn layers(run: &Run) -> Result<String, BenchError> {
             .margin(12)
             .x_label_area_size(58)
             .y_label_area_size(210)
-            .build_cartesian_2d(0.0..x_max, -2.2..n)
+            .build_cartesian_2d(0.0..x_max, -3.0..n)
             .map_err(bad)?;
         let names: Vec<String> = rows.iter().rev().map(|r| r.0.clone()).collect();
         chart

@@ -360,3 +360,28 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BenchError> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_leaves_the_last_whole_document() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        write_whole(&path, b"first").unwrap();
+        // A folder where the temporary file would be stands for every reason not to write it.
+        std::fs::create_dir(path.with_extension("tmp")).unwrap();
+        let error = write_whole(&path, b"second").unwrap_err();
+        assert!(error.to_string().contains(FILE), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        assert!(matches!(
+            Report::load(dir.path()),
+            Err(BenchError::Content { .. })
+        ));
+        assert!(matches!(
+            Report::load(&dir.path().join("no")),
+            Err(BenchError::File { .. })
+        ));
+    }
+}

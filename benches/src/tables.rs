@@ -92,6 +92,7 @@ pub fn rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
         "round trips",
         "client memory",
         "server memory",
+        "inferences/s, offline too",
         "as in the clear",
     ];
     let rows = report.runs.iter().map(|run| {
@@ -120,6 +121,7 @@ pub fn rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
             p.online.rounds.to_string(),
             bytes(run.memory.client_peak_bytes as f64),
             bytes(run.memory.server_peak_bytes as f64),
+            format!("{:.2}", run.throughput_per_s),
             format!("{} of {}", run.plaintext.n_agree, run.plaintext.n_compared),
         ]
     });
