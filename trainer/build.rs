@@ -20,7 +20,7 @@ fn main() {
 fn fail(what: &str) {
     eprintln!(
         "error: pi-trainer needs libtorch 2.11.0: {what}.\n\
-         `cargo xtask train -- --help` downloads it once (530 MB) and builds with it;\n\
+         `cargo xtask trainer --help` downloads it once (530 MB) and builds with it;\n\
          or set LIBTORCH to the folder that holds include/ and lib/ of libtorch 2.11.0."
     );
     std::process::exit(1);
