@@ -4,6 +4,7 @@
 //! saved report says what it lacks.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pi_model::spec::OutputMode;
 use pi_model::{Model, PublicPlan};
@@ -24,6 +25,9 @@ use crate::worker::Order;
 
 /// Share of the machine that other processes may use before a run is warned of.
 const FOREIGN_LIMIT: f64 = 0.05;
+
+/// Pause after a batch is prepared, in which the server ends its part; the time of the bytes on the wire comes on top.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// A model on disk with what a report says about it.
 pub struct Subject {
@@ -192,7 +196,7 @@ impl Runner {
         for (order, counts) in steps {
             for (pair, subject) in pairs.iter_mut().zip(subjects) {
                 let Ok(running) = pair else { continue };
-                match running.step(order, counts) {
+                match running.step(order, counts, network) {
                     Ok(()) => {}
                     Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
                     Err(error) => {
@@ -337,9 +341,21 @@ impl Pair {
         })
     }
 
-    fn step(&mut self, order: Order, counts: bool) -> Result<(), BenchError> {
+    fn step(
+        &mut self,
+        order: Order,
+        counts: bool,
+        network: &NetworkInfo,
+    ) -> Result<(), BenchError> {
         let before = self.server.cpu_seconds();
         let sample = self.client.obey(order)?;
+        if matches!(order, Order::Prepare) {
+            // Nothing acknowledges the client's last offline messages. Without a pause they would still be on their way
+            // when the inference starts, and it would pay for them.
+            let up = sample.traffic.iter().filter(|e| e.direction == "c2s");
+            let wire = network.wire_seconds(up.map(|e| e.bytes).sum(), 0, 1);
+            std::thread::sleep(SETTLE + Duration::from_secs_f64(1.1 * wire));
+        }
         let cpu_s_server = self.server.cpu_seconds() - before;
         if counts {
             self.samples.add(order, sample, cpu_s_server);
