@@ -2,9 +2,10 @@
 //!
 //! Bytes are the payloads of messages. A *round trip* is one change of direction from the client's messages to the
 //! server's. The latest events are kept in order as well, for a time line; they hold what the totals hold, and no values.
+//! The time of day of the first event is kept, so that two processes of one machine can lay their time lines side by side.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -69,8 +70,8 @@ pub struct Event {
 /// What a party does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
-    /// Computes the named operation.
-    Compute(Phase, &'static str),
+    /// Computes the named operation, of one layer where it belongs to one.
+    Compute(Phase, &'static str, Option<u16>),
     /// Waits for the peer.
     Wait(Phase),
     /// Sends a message of a layer, or has received one whole.
@@ -80,11 +81,13 @@ pub enum Activity {
 /// What one party has measured.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    epoch: Option<Instant>,
+    epoch: Option<(Instant, SystemTime)>,
     events: VecDeque<Event>,
+    /// Events so far, forgotten ones too.
+    n_events: u64,
     traffic: BTreeMap<(Step, u16), Traffic>,
     work: BTreeMap<u16, Work>,
-    seconds: BTreeMap<(Phase, &'static str), f64>,
+    seconds: BTreeMap<(Phase, &'static str, Option<u16>), f64>,
     waited: BTreeMap<Phase, f64>,
     round_trips: BTreeMap<Phase, u64>,
     last: Option<(Phase, Direction)>,
@@ -110,7 +113,11 @@ impl Ledger {
 
     fn event(&mut self, end: Instant, duration: Duration, activity: Activity) {
         let start = end.checked_sub(duration).unwrap_or(end);
-        let epoch = *self.epoch.get_or_insert(start);
+        let (epoch, _) = *self.epoch.get_or_insert_with(|| {
+            let day = SystemTime::now();
+            (start, day.checked_sub(start.elapsed()).unwrap_or(day))
+        });
+        self.n_events += 1;
         if self.events.len() == MAX_EVENTS {
             self.events.pop_front();
         }
@@ -136,12 +143,34 @@ impl Ledger {
         operation: &'static str,
         body: impl FnOnce() -> T,
     ) -> T {
+        self.book(phase, operation, None, body)
+    }
+
+    /// As [`Self::time`], for an operation of one layer.
+    pub fn time_of_layer<T>(
+        &mut self,
+        phase: Phase,
+        operation: &'static str,
+        layer: usize,
+        body: impl FnOnce() -> T,
+    ) -> T {
+        self.book(phase, operation, Some(layer as u16), body)
+    }
+
+    fn book<T>(
+        &mut self,
+        phase: Phase,
+        operation: &'static str,
+        layer: Option<u16>,
+        body: impl FnOnce() -> T,
+    ) -> T {
         let started = Instant::now();
         let result = body();
         let end = Instant::now();
         let taken = end - started;
-        *self.seconds.entry((phase, operation)).or_default() += taken.as_secs_f64();
-        self.event(end, taken, Activity::Compute(phase, operation));
+        let entry = self.seconds.entry((phase, operation, layer)).or_default();
+        *entry += taken.as_secs_f64();
+        self.event(end, taken, Activity::Compute(phase, operation, layer));
         result
     }
 
@@ -154,6 +183,26 @@ impl Ledger {
     /// The latest [`MAX_EVENTS`] events, the oldest first.
     pub fn events(&self) -> impl Iterator<Item = &Event> {
         self.events.iter()
+    }
+
+    /// Events that [`Self::events`] no longer has.
+    #[must_use]
+    pub fn n_forgotten(&self) -> u64 {
+        self.n_events - self.events.len() as u64
+    }
+
+    /// Seconds from 1970 to the first event, by the machine's clock at that event; zero before it.
+    #[must_use]
+    pub fn epoch_unix_s(&self) -> f64 {
+        let since = |(_, day): (_, SystemTime)| day.duration_since(SystemTime::UNIX_EPOCH).ok();
+        self.epoch.and_then(since).map_or(0.0, |d| d.as_secs_f64())
+    }
+
+    /// Seconds from the first event to now; zero before it.
+    #[must_use]
+    pub fn now_s(&self) -> f64 {
+        self.epoch
+            .map_or(0.0, |(first, _)| first.elapsed().as_secs_f64())
     }
 
     /// Traffic of every (step, layer) so far.
@@ -169,10 +218,20 @@ impl Ledger {
     }
 
     /// Seconds of computation by (phase, operation).
-    pub fn seconds(&self) -> impl Iterator<Item = (Phase, &'static str, f64)> + '_ {
+    pub fn seconds(&self) -> impl Iterator<Item = (Phase, &'static str, f64)> + use<> {
+        let mut sums: BTreeMap<(Phase, &'static str), f64> = BTreeMap::new();
+        for (&(phase, operation, _), s) in &self.seconds {
+            *sums.entry((phase, operation)).or_default() += s;
+        }
+        sums.into_iter()
+            .map(|((phase, operation), s)| (phase, operation, s))
+    }
+
+    /// Seconds of computation by (phase, operation, layer), without operations that belong to no layer.
+    pub fn seconds_by_layer(&self) -> impl Iterator<Item = (Phase, &'static str, u16, f64)> + '_ {
         self.seconds
             .iter()
-            .map(|(&(phase, operation), &s)| (phase, operation, s))
+            .filter_map(|(&(phase, operation, layer), &s)| Some((phase, operation, layer?, s)))
     }
 
     /// Seconds spent waiting for the peer in `phase`.
@@ -202,10 +261,29 @@ impl Ledger {
         self.round_trips.get(&phase).copied().unwrap_or(0)
     }
 
-    /// What was measured since `earlier`, a clone of this ledger.
+    /// The totals so far without the events: what [`Self::since`] needs, and cheap to take.
+    #[must_use]
+    pub fn mark(&self) -> Self {
+        Self {
+            epoch: self.epoch,
+            events: VecDeque::new(),
+            n_events: self.n_events,
+            traffic: self.traffic.clone(),
+            work: self.work.clone(),
+            seconds: self.seconds.clone(),
+            waited: self.waited.clone(),
+            round_trips: self.round_trips.clone(),
+            last: self.last,
+        }
+    }
+
+    /// What was measured since `earlier`, a clone or a mark of this ledger. The clock is this ledger's.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let mut rest = self.clone();
+        rest.n_events -= earlier.n_events;
+        let n_older = (rest.events.len() as u64).saturating_sub(rest.n_events);
+        rest.events.drain(..n_older as usize);
         for (key, t) in &earlier.traffic {
             if let Some(entry) = rest.traffic.get_mut(key) {
                 entry.n_bytes -= t.n_bytes;
@@ -255,5 +333,36 @@ mod tests {
         assert_eq!(first, Activity::Message(Step::Labels, 4, 5));
         let starts: Vec<f64> = ledger.events().map(|e| e.start_s).collect();
         assert!(starts.is_sorted(), "{starts:?}");
+        assert_eq!(ledger.n_forgotten(), 4);
+    }
+
+    #[test]
+    fn since_has_what_came_later_and_keeps_the_clock() {
+        let mut ledger = Ledger::default();
+        ledger.time_of_layer(Phase::Offline, "garble", 1, || ());
+        ledger.message(Step::Tables, 1, 32);
+        let mark = ledger.mark();
+        let between = ledger.now_s();
+        ledger.time_of_layer(Phase::Online, "linear", 2, || {
+            std::thread::sleep(Duration::from_millis(2));
+        });
+        ledger.time(Phase::Online, "linear", || ());
+        for earlier in [mark, ledger.since(&Ledger::default())] {
+            let n = ledger.n_events - earlier.n_events;
+            let step = ledger.since(&earlier);
+            assert_eq!((step.events().count() as u64, step.n_forgotten()), (n, 0));
+            assert_eq!(step.traffic().count(), 0);
+            assert_eq!(step.epoch_unix_s(), ledger.epoch_unix_s());
+        }
+        let all = ledger.since(&Ledger::default());
+        assert_eq!(all.events().count(), 4);
+        let later: Vec<f64> = all.events().map(|e| e.start_s).skip(2).collect();
+        assert!(later[0] >= between, "{later:?} {between}");
+        let layers: Vec<_> = all.seconds_by_layer().map(|(.., l, _)| l).collect();
+        assert_eq!(layers, [1, 2]);
+        let sums: Vec<_> = all.seconds().map(|(_, what, s)| (what, s)).collect();
+        assert_eq!(sums.len(), 2);
+        assert!(sums[1].1 >= 2e-3, "{sums:?}");
+        assert!(ledger.epoch_unix_s() > 1.7e9 && ledger.now_s() >= 2e-3);
     }
 }

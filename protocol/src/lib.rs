@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod mux;
 pub mod ot;
 pub mod prg;
+pub mod record;
 pub mod relu;
 pub mod ring;
 pub mod server;

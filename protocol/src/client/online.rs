@@ -90,10 +90,11 @@ impl<C: Channel> ClientSession<C> {
         )?;
         let ciphertexts = unpack(&message, relu.n_relus(), ring.bits())
             .map_err(|e| malformed(Step::MuxCiphertexts, relu.layer, &e))?;
-        let results = self
-            .wire
-            .ledger
-            .time(Phase::Online, "evaluate", || -> Result<_> {
+        let results = self.wire.ledger.time_of_layer(
+            Phase::Online,
+            "evaluate",
+            relu.layer,
+            || -> Result<_> {
                 let signs = instances(
                     &relu.circuit,
                     relu.n_relus(),
@@ -122,7 +123,8 @@ impl<C: Channel> ClientSession<C> {
                     .zip(material.next_mask.values())
                     .map(|(&c, &r)| ring.sub(c, r))
                     .collect::<Vec<_>>())
-            })?;
+            },
+        )?;
         self.wire.send(
             tag(Step::ReluResults, relu.layer, batch, index),
             &pack(&results, ring.bits()),
@@ -154,25 +156,25 @@ impl<C: Channel> ClientSession<C> {
             tag(Step::DecodeBits, last, batch, index),
             argmax.circuit.n_outputs(),
         )?;
-        let class = self
-            .wire
-            .ledger
-            .time(Phase::Online, "evaluate", || -> Result<_> {
-                let circuit = instances(&argmax.circuit, 1, prepared.start_key, index, last)?;
-                let outputs = evaluate(
-                    &circuit,
-                    &material.tables,
-                    &read_labels(&labels),
-                    &material.labels,
-                )?;
-                let bits = outputs
-                    .iter()
-                    .zip(&decode)
-                    .map(|(label, &decode)| label.colour() ^ (decode & 1));
-                Ok(bits
-                    .enumerate()
-                    .fold(0usize, |class, (i, bit)| class | usize::from(bit) << i))
-            })?;
+        let class =
+            self.wire
+                .ledger
+                .time_of_layer(Phase::Online, "evaluate", last, || -> Result<_> {
+                    let circuit = instances(&argmax.circuit, 1, prepared.start_key, index, last)?;
+                    let outputs = evaluate(
+                        &circuit,
+                        &material.tables,
+                        &read_labels(&labels),
+                        &material.labels,
+                    )?;
+                    let bits = outputs
+                        .iter()
+                        .zip(&decode)
+                        .map(|(label, &decode)| label.colour() ^ (decode & 1));
+                    Ok(bits
+                        .enumerate()
+                        .fold(0usize, |class, (i, bit)| class | usize::from(bit) << i))
+                })?;
         if class >= argmax.n_classes {
             return Err(malformed(
                 Step::Labels,

@@ -9,6 +9,7 @@ use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::Result;
 use crate::gc::{Garbled, garble, label_hash};
 use crate::layout::{Layout, ReluLayer, instances};
+use crate::ledger::{Ledger, Phase};
 use crate::prg::Seed;
 use crate::relu::server_products;
 use crate::share::{Server, Share};
@@ -54,6 +55,7 @@ impl LayerMaterial {
     reason = "the pieces of one inference, each used once"
 )]
 pub(super) fn garble_inference(
+    ledger: &mut Ledger,
     layout: &Layout,
     transfers: &Transfers,
     received: Received,
@@ -91,7 +93,7 @@ pub(super) fn garble_inference(
         .zip(received.identity)
         .zip(&received.label_bits);
     for (((relu, corrections), identity), bits) in inputs {
-        let evaluator_zero = zero_labels(at_label, bits);
+        let at_label_of_layer = at_label;
         at_label += bits.len();
         let range = at_product..at_product + relu.n_relus();
         at_product = range.end;
@@ -104,27 +106,32 @@ pub(super) fn garble_inference(
             continue;
         }
         let choices = Zeroizing::new(transfers.choices[range.clone()].to_vec());
-        let received = Zeroizing::new(
-            transfers.products[range]
-                .iter()
-                .map(|&v| relu.ring_out.reduce(v))
-                .collect::<Vec<_>>(),
-        );
-        let products = Share::new(server_products(
-            relu.ring_out,
-            &choices,
-            &received,
-            &corrections,
-        ));
-        let (garbled, hashes) = garble_signs(
-            relu,
-            transfers,
-            start_key,
-            labels,
-            index,
-            &evaluator_zero,
-            &choices,
-        )?;
+        let products = ledger.time_of_layer(Phase::Offline, "multiplex", relu.layer, || {
+            let received = Zeroizing::new(
+                transfers.products[range]
+                    .iter()
+                    .map(|&v| relu.ring_out.reduce(v))
+                    .collect::<Vec<_>>(),
+            );
+            Share::new(server_products(
+                relu.ring_out,
+                &choices,
+                &received,
+                &corrections,
+            ))
+        });
+        let (garbled, hashes) =
+            ledger.time_of_layer(Phase::Offline, "garble", relu.layer, || {
+                garble_signs(
+                    relu,
+                    transfers,
+                    start_key,
+                    labels,
+                    index,
+                    &zero_labels(at_label_of_layer, bits),
+                    &choices,
+                )
+            })?;
         garbling.tables.push(garbled.tables);
         garbling.prepared.layers.push(LayerMaterial {
             identity,
@@ -135,14 +142,17 @@ pub(super) fn garble_inference(
         });
     }
     if let (Some(argmax), Some(bits)) = (&layout.argmax, received.label_bits.last()) {
-        let circuit = instances(&argmax.circuit, 1, start_key, index, layout.last_layer())?;
-        let garbled = garble(
-            &circuit,
-            &transfers.delta,
-            labels,
-            &zero_labels(at_label, bits),
-            None,
-        )?;
+        let last = layout.last_layer();
+        let garbled = ledger.time_of_layer(Phase::Offline, "garble", last, || {
+            let circuit = instances(&argmax.circuit, 1, start_key, index, last)?;
+            garble(
+                &circuit,
+                &transfers.delta,
+                labels,
+                &zero_labels(at_label, bits),
+                None,
+            )
+        })?;
         let decode = garbled
             .output_zero
             .iter()

@@ -5,11 +5,13 @@
 
 mod check;
 mod garbling;
+mod observer;
 mod offline;
 mod online;
 mod setup;
 
 pub use check::{check_plan, prepared_bytes};
+pub use observer::Observer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::he;
 use crate::layout::Layout;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Phase};
 use crate::mux;
 use crate::prg::Seed;
 use crate::session::{Nonce, Request};
@@ -49,6 +51,10 @@ pub struct ServerSession<C: Channel> {
     /// Set by the first error of the peer or the channel.
     over: bool,
     prepared: HashMap<(u32, u16), Prepared>,
+    /// Seconds that set-up took, by the ledger's clock.
+    setup_s: f64,
+    /// Told of every finished step; costs nothing when there is none.
+    observer: Option<Observer>,
     /// Prepared inferences that this session may keep.
     pub max_prepared: usize,
     #[cfg(test)]
@@ -146,7 +152,7 @@ impl<C: Channel> ServerSession<C> {
                         ));
                     }
                     self.n_batches = batch;
-                    self.prepare()?;
+                    self.observed(Phase::Offline, batch, None, Self::prepare)?;
                 }
                 Request::Infer { batch, index } => {
                     let prepared = self.prepared.remove(&(batch, index)).ok_or_else(|| {
@@ -157,7 +163,9 @@ impl<C: Channel> ServerSession<C> {
                             format!("inference {index} of batch {batch}"),
                         )
                     })?;
-                    self.infer(prepared)?;
+                    self.observed(Phase::Online, batch, Some(index), |session| {
+                        session.infer(prepared)
+                    })?;
                 }
             }
         }

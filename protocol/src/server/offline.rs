@@ -68,11 +68,17 @@ impl<C: Channel> ServerSession<C> {
         let labels = self.seed.derive("input labels", &[batch.into()]);
         for (index, (masks, received)) in masks.drain(..).zip(received).enumerate() {
             let layout = self.layout.clone();
-            let garbling = self.wire.ledger.time(Phase::Offline, "garble", || {
-                garble_inference(
-                    &layout, &transfers, received, masks, start_key, &labels, batch, index,
-                )
-            })?;
+            let garbling = garble_inference(
+                &mut self.wire.ledger,
+                &layout,
+                &transfers,
+                received,
+                masks,
+                start_key,
+                &labels,
+                batch,
+                index,
+            )?;
             self.send_tables(batch, index, &garbling)?;
             self.prepared
                 .insert((batch, index as u16), garbling.prepared);
@@ -130,7 +136,8 @@ impl<C: Channel> ServerSession<C> {
             );
             let layer = sizes::layer_of_source(&plan, index);
             let params = sizes::rlwe(source.ring)?;
-            let state = self.wire.ledger.time(Phase::Offline, "transform", || {
+            let ledger = &mut self.wire.ledger;
+            let state = ledger.time_of_layer(Phase::Offline, "transform", layer, || {
                 he::ServerSource::new(
                     &params,
                     &source.packing,
@@ -147,7 +154,8 @@ impl<C: Channel> ServerSession<C> {
                     .seed
                     .stream("he response", &[batch.into(), layer as u64, conv as u64]);
                 let key = &self.keys[index];
-                let response = self.wire.ledger.time(Phase::Offline, "respond", || {
+                let ledger = &mut self.wire.ledger;
+                let response = ledger.time_of_layer(Phase::Offline, "respond", layer, || {
                     state.respond(key, packing, &model.weights(node).weight, &mut rng)
                 })?;
                 self.wire.ledger.work(
@@ -159,12 +167,15 @@ impl<C: Channel> ServerSession<C> {
                 );
                 self.wire
                     .send(batch_tag(Step::HeResponse, layer, batch), &response.message)?;
-                for (sum, value) in sums[layer].iter_mut().zip(response.share.iter()) {
-                    *sum = sum.wrapping_add(value << node.shift);
-                }
+                let ledger = &mut self.wire.ledger;
+                ledger.time_of_layer(Phase::Offline, "masks", layer, || {
+                    for (sum, value) in sums[layer].iter_mut().zip(response.share.iter()) {
+                        *sum = sum.wrapping_add(value << node.shift);
+                    }
+                });
             }
         }
-        let masks = (0..plan.batch()).map(|index| {
+        let masks = |index: usize| {
             let of_layers = sums.iter().enumerate().map(|(layer, sum)| {
                 let ring = Ring::new(plan.accumulator_bits(layer));
                 let n = sum.len() / plan.batch();
@@ -176,8 +187,11 @@ impl<C: Channel> ServerSession<C> {
                 )
             });
             of_layers.collect()
-        });
-        Ok(masks.collect())
+        };
+        let ledger = &mut self.wire.ledger;
+        Ok(ledger.time(Phase::Offline, "masks", || {
+            (0..plan.batch()).map(masks).collect()
+        }))
     }
 
     fn transfer(&mut self, batch: u32, point: Option<Vec<u8>>) -> Result<Transfers> {
@@ -254,15 +268,22 @@ impl<C: Channel> ServerSession<C> {
                 tag(Step::MuxCorrections, layer, batch, index),
                 relu.result_bytes(),
             )?;
-            received.corrections.push(
-                unpack(&message, relu.n_relus(), bits)
-                    .map_err(|e| malformed(Step::MuxCorrections, layer, &e))?,
-            );
+            let ledger = &mut self.wire.ledger;
+            let corrections = ledger
+                .time_of_layer(Phase::Offline, "unpack", layer, || {
+                    unpack(&message, relu.n_relus(), bits)
+                })
+                .map_err(|e| malformed(Step::MuxCorrections, layer, &e))?;
+            received.corrections.push(corrections);
             let message = self.wire.recv(
                 tag(Step::Identity, layer, batch, index),
                 relu.identity_bytes(),
             )?;
-            let identity = unpack(&message, relu.positions.removed().len(), bits)
+            let ledger = &mut self.wire.ledger;
+            let identity = ledger
+                .time_of_layer(Phase::Offline, "unpack", layer, || {
+                    unpack(&message, relu.positions.removed().len(), bits)
+                })
                 .map_err(|e| malformed(Step::Identity, layer, &e))?;
             received.identity.push(Share::new(identity));
             self.wire.ledger.work(
@@ -302,8 +323,11 @@ impl<C: Channel> ServerSession<C> {
             tag(Step::LabelBits, layer, batch, index),
             packed_bytes(n, 1),
         )?;
-        let bits = unpack(&message, n, 1).map_err(|e| malformed(Step::LabelBits, layer, &e))?;
-        Ok(bits.into_iter().map(|b| b as u8).collect())
+        let ledger = &mut self.wire.ledger;
+        ledger.time_of_layer(Phase::Offline, "unpack", layer, || {
+            let bits = unpack(&message, n, 1).map_err(|e| malformed(Step::LabelBits, layer, &e))?;
+            Ok(bits.into_iter().map(|b| b as u8).collect())
+        })
     }
 
     fn send_tables(&mut self, batch: u32, index: usize, garbling: &Garbling) -> Result<()> {

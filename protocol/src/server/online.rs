@@ -8,7 +8,7 @@ use pi_model::linear;
 use pi_model::relu_set::{gather, scatter};
 
 use super::{LayerMaterial, Prepared, ServerSession};
-use crate::block::ActiveLabel;
+use crate::block::{ActiveLabel, Delta, ZeroLabel};
 use crate::channel::Channel;
 use crate::error::Result;
 use crate::layout::ReluLayer;
@@ -27,8 +27,13 @@ impl<C: Channel> ServerSession<C> {
             tag(Step::Input, 0, batch, index),
             packed_bytes(n_inputs, input_bits),
         )?;
-        let input =
-            unpack(&message, n_inputs, input_bits).map_err(|e| malformed(Step::Input, 0, &e))?;
+        let input = self
+            .wire
+            .ledger
+            .time_of_layer(Phase::Online, "input", 0, || {
+                unpack(&message, n_inputs, input_bits)
+            })
+            .map_err(|e| malformed(Step::Input, 0, &e))?;
         let mut tensors = vec![input];
         #[cfg(test)]
         let mut accumulators = vec![];
@@ -51,23 +56,26 @@ impl<C: Channel> ServerSession<C> {
             });
         }
         if let (Some(argmax), Some(material)) = (&layout.argmax, &prepared.argmax) {
-            let bits = argmax.inputs(y.values());
-            let active = material
-                .labels
-                .iter()
-                .zip(&bits)
-                .flat_map(|(zero, &bit)| zero.active(bit, &prepared.delta).to_bytes());
-            let message: Vec<u8> = active.collect();
+            let ledger = &mut self.wire.ledger;
+            let message = ledger.time_of_layer(Phase::Online, "labels", last, || {
+                active_labels(
+                    &material.labels,
+                    &argmax.inputs(y.values()),
+                    &prepared.delta,
+                )
+            });
             self.wire
                 .send(tag(Step::Labels, last, batch, index), &message)?;
             return self
                 .wire
                 .send(tag(Step::DecodeBits, last, batch, index), &material.decode);
         }
-        self.wire.send(
-            tag(Step::Logits, last, batch, index),
-            &pack(y.values(), layout.output_ring.bits()),
-        )
+        let ledger = &mut self.wire.ledger;
+        let message = ledger.time_of_layer(Phase::Online, "output", last, || {
+            pack(y.values(), layout.output_ring.bits())
+        });
+        self.wire
+            .send(tag(Step::Logits, last, batch, index), &message)
     }
 
     /// The server's share of the accumulator of `layer`.
@@ -80,15 +88,12 @@ impl<C: Channel> ServerSession<C> {
         let node = &self.plan.public().graph().layers[layer];
         let ring = crate::ring::Ring::new(self.plan.public().accumulator_bits(layer));
         let model = self.plan.model();
-        let sums = self.wire.ledger.time(Phase::Online, "convolutions", || {
-            linear::accumulate(model, node, tensors)
-        });
-        Share::new(
-            sums.iter()
-                .zip(mask.values())
-                .map(|(&y, &s)| ring.add(y, s))
-                .collect(),
-        )
+        let ledger = &mut self.wire.ledger;
+        ledger.time_of_layer(Phase::Online, "linear", layer, || {
+            let sums = linear::accumulate(model, node, tensors);
+            let masked = sums.iter().zip(mask.values());
+            Share::new(masked.map(|(&y, &s)| ring.add(y, s)).collect())
+        })
     }
 
     /// The server's share of the tensor that `relu` makes.
@@ -100,60 +105,73 @@ impl<C: Channel> ServerSession<C> {
         y: &Share<Server>,
     ) -> Result<Vec<u64>> {
         let (batch, index, ring_out) = (prepared.batch, prepared.index, relu.ring_out);
-        let truncated = Share::<Server>::new(
-            y.values()
-                .iter()
-                .map(|&v| ring_out.reduce(relu.ring.truncate_server(v, relu.truncated_bits)))
-                .collect(),
-        );
+        let layer = relu.layer;
         let mut next = vec![0; y.values().len()];
-        let removed = gather(truncated.values(), relu.positions.removed());
-        let removed: Vec<u64> = removed
-            .iter()
-            .zip(material.identity.values())
-            .map(|(&v, &d)| ring_out.add(v, d))
-            .collect();
-        scatter(&mut next, relu.positions.removed(), &removed);
+        let ledger = &mut self.wire.ledger;
+        let truncated = ledger.time_of_layer(Phase::Online, "truncate", layer, || {
+            let truncated = Share::<Server>::new(
+                y.values()
+                    .iter()
+                    .map(|&v| ring_out.reduce(relu.ring.truncate_server(v, relu.truncated_bits)))
+                    .collect(),
+            );
+            let removed = gather(truncated.values(), relu.positions.removed());
+            let removed: Vec<u64> = removed
+                .iter()
+                .zip(material.identity.values())
+                .map(|(&v, &d)| ring_out.add(v, d))
+                .collect();
+            scatter(&mut next, relu.positions.removed(), &removed);
+            truncated
+        });
         if relu.n_relus() == 0 {
             return Ok(next);
         }
-        let bits = relu.sign_inputs(y.values());
-        let (labels, ciphertexts, offsets) =
-            self.wire
-                .ledger
-                .time(Phase::Online, "labels and ciphertexts", || {
-                    let mut labels = Vec::with_capacity(bits.len() * ActiveLabel::BYTES);
-                    for (zero, &bit) in material.input_labels.iter().zip(&bits) {
-                        labels.extend_from_slice(&zero.active(bit, &prepared.delta).to_bytes());
-                    }
-                    let keys = ServerKeys {
-                        choices: &material.choices,
-                        products: material.products.values(),
-                        hash_of_colour_0: &material.hashes[0],
-                        hash_of_colour_1: &material.hashes[1],
-                    };
-                    let shares = gather(truncated.values(), relu.positions.kept());
-                    let (ciphertexts, offsets) = server_encrypt(ring_out, &keys, &shares);
-                    (labels, ciphertexts, offsets)
-                });
+        let labels = ledger.time_of_layer(Phase::Online, "labels", layer, || {
+            let bits = relu.sign_inputs(y.values());
+            active_labels(&material.input_labels, &bits, &prepared.delta)
+        });
         self.wire
-            .send(tag(Step::Labels, relu.layer, batch, index), &labels)?;
-        self.wire.send(
-            tag(Step::MuxCiphertexts, relu.layer, batch, index),
-            &pack(&ciphertexts, ring_out.bits()),
-        )?;
+            .send(tag(Step::Labels, layer, batch, index), &labels)?;
+        let ledger = &mut self.wire.ledger;
+        let (ciphertexts, offsets) =
+            ledger.time_of_layer(Phase::Online, "multiplex", layer, || {
+                let keys = ServerKeys {
+                    choices: &material.choices,
+                    products: material.products.values(),
+                    hash_of_colour_0: &material.hashes[0],
+                    hash_of_colour_1: &material.hashes[1],
+                };
+                let shares = gather(truncated.values(), relu.positions.kept());
+                let (ciphertexts, offsets) = server_encrypt(ring_out, &keys, &shares);
+                (pack(&ciphertexts, ring_out.bits()), offsets)
+            });
+        self.wire
+            .send(tag(Step::MuxCiphertexts, layer, batch, index), &ciphertexts)?;
         let message = self.wire.recv(
-            tag(Step::ReluResults, relu.layer, batch, index),
+            tag(Step::ReluResults, layer, batch, index),
             relu.result_bytes(),
         )?;
-        let results = unpack(&message, relu.n_relus(), ring_out.bits())
-            .map_err(|e| malformed(Step::ReluResults, relu.layer, &e))?;
-        let kept: Vec<u64> = results
-            .iter()
-            .zip(&offsets)
-            .map(|(&c, &q)| ring_out.sub(c, q))
-            .collect();
-        scatter(&mut next, relu.positions.kept(), &kept);
-        Ok(next)
+        let ledger = &mut self.wire.ledger;
+        ledger.time_of_layer(Phase::Online, "multiplex", layer, || {
+            let results = unpack(&message, relu.n_relus(), ring_out.bits())
+                .map_err(|e| malformed(Step::ReluResults, layer, &e))?;
+            let kept: Vec<u64> = results
+                .iter()
+                .zip(&offsets)
+                .map(|(&c, &q)| ring_out.sub(c, q))
+                .collect();
+            scatter(&mut next, relu.positions.kept(), &kept);
+            Ok(next)
+        })
     }
+}
+
+/// The labels of `bits`, one after the other.
+fn active_labels(zeros: &[ZeroLabel], bits: &[u8], delta: &Delta) -> Vec<u8> {
+    let mut labels = Vec::with_capacity(bits.len() * ActiveLabel::BYTES);
+    for (zero, &bit) in zeros.iter().zip(bits) {
+        labels.extend_from_slice(&zero.active(bit, delta).to_bytes());
+    }
+    labels
 }

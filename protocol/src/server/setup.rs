@@ -43,7 +43,9 @@ impl<C: Channel> ServerSession<C> {
             ));
         }
         let server_nonce = *seed.derive("server nonce", &[]).as_bytes();
-        let (setup, point) = ServerMux::begin(&client_nonce, &server_nonce, &seed);
+        let (setup, point) = wire.ledger.time(Phase::Setup, "OT", || {
+            ServerMux::begin(&client_nonce, &server_nonce, &seed)
+        });
         wire.send(
             setup_tag(Step::HelloReply),
             &encode_hello(&server_nonce, &point),
@@ -70,6 +72,8 @@ impl<C: Channel> ServerSession<C> {
             Some(mux)
         };
         Ok(Self {
+            setup_s: wire.ledger.now_s(),
+            observer: None,
             wire,
             plan,
             layout,

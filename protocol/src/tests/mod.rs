@@ -2,6 +2,7 @@
 
 mod hostile;
 mod inference;
+mod observer;
 mod replay;
 
 use std::sync::Arc;
