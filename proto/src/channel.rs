@@ -3,7 +3,11 @@
 //! The driver's thread blocks; the network is asynchronous. Between them stands one bounded queue each way
 //! ([`QUEUE_FRAMES`] frames), so that neither a slow peer nor a slow driver makes memory
 //! grow. Both directions give up after the idle timeout: a peer that neither sends nor reads cannot hold a thread.
+//!
+//! Where both ends send at the same time, full queues both ways would stop them for good. A driver that is about to do so
+//! says how many bytes may come meanwhile ([`Channel::expect`]); while it waits to send, up to so many are taken in.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,6 +17,7 @@ use pi_protocol::wire::{Frame, MAX_FRAME_BYTES};
 use pi_protocol::{Error, Result};
 use prost::Message;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -58,6 +63,10 @@ pub struct GrpcChannel {
     runtime: Handle,
     to_peer: Sender<Item>,
     from_peer: Receiver<Item>,
+    /// Taken in while this side waited to send, or to see whether there is anything; the oldest first.
+    backlog: VecDeque<Item>,
+    /// Bytes that may still be taken in while this side waits to send.
+    room: usize,
     idle_timeout: Duration,
     meter: Arc<WireMeter>,
     pump: Option<JoinHandle<()>>,
@@ -84,6 +93,8 @@ impl GrpcChannel {
             runtime,
             to_peer,
             from_peer,
+            backlog: VecDeque::new(),
+            room: 0,
             idle_timeout,
             meter: Arc::default(),
             pump,
@@ -104,6 +115,9 @@ impl GrpcChannel {
 
     /// Why the peer ended the session, once sending has failed: its status is the last entry of the queue.
     fn farewell(&mut self) -> Error {
+        if let Some(Err(status)) = self.backlog.iter().find(|item| item.is_err()) {
+            return ended(status);
+        }
         let wait = Duration::from_secs(2).min(self.idle_timeout);
         let queue = &mut self.from_peer;
         let last = self.runtime.block_on(async {
@@ -132,27 +146,49 @@ impl Channel for GrpcChannel {
             open: None,
         };
         let n_bytes = frame.encoded_len() as u64 + GRPC_PREFIX_BYTES;
-        // `timeout` needs the runtime's clock, so it must be made inside `block_on`.
-        let sent = self
-            .runtime
-            .block_on(async { timeout(self.idle_timeout, self.to_peer.send(Ok(frame))).await });
-        match sent {
-            Ok(Ok(())) => {
-                self.meter.sent.fetch_add(n_bytes, Ordering::Relaxed);
-                Ok(())
+        let queue = self.to_peer.clone();
+        loop {
+            let (inbound, may_take) = (&mut self.from_peer, self.room > 0);
+            // `timeout` needs the runtime's clock, so it must be made inside `block_on`.
+            let next = self.runtime.block_on(async {
+                let either = async {
+                    tokio::select! {
+                        biased;
+                        place = queue.reserve() => Some(Ok(place)),
+                        item = inbound.recv(), if may_take => item.map(Err),
+                    }
+                };
+                timeout(self.idle_timeout, either).await
+            });
+            match next {
+                Ok(Some(Ok(Ok(place)))) => {
+                    place.send(Ok(frame));
+                    self.meter.sent.fetch_add(n_bytes, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Ok(Some(Err(item))) => {
+                    let n_bytes = item.as_ref().map_or(0, |f| f.payload.len());
+                    self.room = self.room.saturating_sub(n_bytes);
+                    self.backlog.push_back(item);
+                }
+                Ok(Some(Ok(Err(_))) | None) => return Err(self.farewell()),
+                Err(_) => {
+                    return Err(Error::Channel(format!(
+                        "the peer has read nothing for {:?}",
+                        self.idle_timeout
+                    )));
+                }
             }
-            Ok(Err(_)) => Err(self.farewell()),
-            Err(_) => Err(Error::Channel(format!(
-                "the peer has read nothing for {:?}",
-                self.idle_timeout
-            ))),
         }
     }
 
     fn recv(&mut self) -> Result<Frame> {
-        let received = self
-            .runtime
-            .block_on(async { timeout(self.idle_timeout, self.from_peer.recv()).await });
+        let received = match self.backlog.pop_front() {
+            Some(item) => Ok(Some(item)),
+            None => self
+                .runtime
+                .block_on(async { timeout(self.idle_timeout, self.from_peer.recv()).await }),
+        };
         let frame = match received {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(status))) => return Err(ended(&status)),
@@ -181,6 +217,21 @@ impl Channel for GrpcChannel {
             tag: frame.tag,
             payload: frame.payload.into(),
         })
+    }
+
+    fn is_ready(&mut self) -> bool {
+        if self.backlog.is_empty() {
+            match self.from_peer.try_recv() {
+                Ok(item) => self.backlog.push_back(item),
+                Err(TryRecvError::Disconnected) => return true,
+                Err(TryRecvError::Empty) => {}
+            }
+        }
+        !self.backlog.is_empty()
+    }
+
+    fn expect(&mut self, n_bytes: usize) {
+        self.room = n_bytes;
     }
 }
 
@@ -258,6 +309,28 @@ mod tests {
         // The echo fills the queue back to us, which nobody empties.
         let error = (0..100).find_map(|_| channel.send(frame.clone()).err());
         assert!(matches!(error, Some(Error::Channel(_))), "{error:?}");
+    }
+
+    #[test]
+    fn expected_bytes_are_taken_in_while_waiting_to_send() {
+        let (_runtime, mut channel, _inject) = ends(Duration::from_millis(200));
+        assert!(!channel.is_ready());
+        channel.expect(3000);
+        let frame = |i: u64| Frame {
+            tag: i,
+            payload: vec![7; 30],
+        };
+        // More than both queues hold, and every frame comes back.
+        for i in 0..90 {
+            channel.send(frame(i)).unwrap();
+        }
+        for i in 0..90 {
+            assert_eq!(channel.recv().unwrap(), frame(i));
+        }
+        assert!(!channel.is_ready());
+        // What was not announced is not taken in.
+        channel.expect(0);
+        assert!((0..90).any(|i| channel.send(frame(i)).is_err()));
     }
 
     #[test]
