@@ -24,6 +24,7 @@ fn server(dir: &Path, max_sessions: usize) -> String {
         },
         tls: None,
         stop_timeout: Duration::ZERO,
+        ledger: None,
     };
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

@@ -65,6 +65,17 @@ pub enum ServeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The file of `--ledger` cannot be written.
+    #[error(
+        "cannot write the ledger {}: {source}. Choose a file with --ledger that this user may write, on a disk with room, or leave the option out",
+        path.display()
+    )]
+    Ledger {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
     /// The network layer failed.
     #[error("the network layer failed: {0}")]
     Transport(#[from] tonic::transport::Error),

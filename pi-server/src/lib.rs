@@ -5,6 +5,7 @@
 
 pub mod certificate;
 pub mod error;
+pub mod ledger_file;
 pub mod repository;
 pub mod serve;
 pub mod service;

@@ -52,6 +52,16 @@ enum Command {
         /// Private key in PEM.
         #[arg(long, value_name = "FILE", requires = "tls_cert")]
         tls_key: Option<PathBuf>,
+        /// Append where the time goes to FILE: one line of JSON for each finished step of a session.
+        ///
+        /// A step is set-up, one offline batch, or one inference. Its line has the seconds by operation and layer, the
+        /// seconds spent waiting for the client, bytes and messages by kind and layer, round trips, and the events of the
+        /// step with the time of day that their clock starts at. No values, no keys, nothing about inputs; but it does tell
+        /// when somebody asked. Read it for example with
+        /// `jq -c 'select(.record=="step" and .phase=="online").operations_s' FILE`. The file grows without limit. It must
+        /// be writable at the start; a failure later is warned of once and serving goes on.
+        #[arg(long, value_name = "FILE")]
+        ledger: Option<PathBuf>,
         /// Stop when the standard input closes: for programs that start a server and must not leave it behind.
         #[arg(long)]
         stop_at_eof: bool,
@@ -119,6 +129,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             stop_timeout,
             tls_cert,
             tls_key,
+            ledger,
             stop_at_eof,
         } => {
             let options = ServeOptions {
@@ -134,6 +145,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                     .zip(tls_key)
                     .map(|(certificate, key)| TlsFiles { certificate, key }),
                 stop_timeout,
+                ledger,
             };
             serve(options, stop_at_eof)
         }

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::certificate;
 use crate::error::ServeError;
+use crate::ledger_file::LedgerFile;
 use crate::repository::Repository;
 use crate::service::Service;
 
@@ -72,6 +73,8 @@ pub struct ServeOptions {
     pub tls: Option<TlsFiles>,
     /// How long running sessions may go on after a stop.
     pub stop_timeout: Duration,
+    /// Where to append a line for each finished step of a session.
+    pub ledger: Option<PathBuf>,
 }
 
 /// A server that listens and has its models loaded.
@@ -80,6 +83,7 @@ pub struct Server {
     address: SocketAddr,
     repository: Arc<Repository>,
     identity: Option<Identity>,
+    ledger: Option<Arc<LedgerFile>>,
     options: ServeOptions,
 }
 
@@ -98,6 +102,8 @@ impl Server {
             .with_nodelay(Some(true));
         let address = incoming.local_addr().map_err(bind)?;
         let identity = options.tls.as_ref().map(certificate::load).transpose()?;
+        let ledger = options.ledger.as_deref().map(LedgerFile::open);
+        let ledger = ledger.transpose()?.map(Arc::new);
         let repository = Arc::new(Repository::load(
             &options.models,
             options.max_batch,
@@ -113,6 +119,7 @@ impl Server {
             address,
             repository,
             identity,
+            ledger,
             options,
         })
     }
@@ -138,7 +145,8 @@ impl Server {
         health
             .set_serving::<PrivateInferenceServer<Service>>()
             .await;
-        let service = Service::new(Arc::clone(&self.repository), self.options.limits);
+        let service = Service::new(Arc::clone(&self.repository), self.options.limits)
+            .with_ledger(self.ledger);
         let mut server = tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

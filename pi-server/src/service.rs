@@ -25,6 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
+use crate::ledger_file::LedgerFile;
 use crate::repository::{Repository, Served};
 use crate::serve::Limits;
 
@@ -37,6 +38,7 @@ pub struct Service {
     limits: Limits,
     permits: Arc<Semaphore>,
     n_opened: AtomicU64,
+    ledger: Option<Arc<LedgerFile>>,
 }
 
 impl Service {
@@ -49,7 +51,15 @@ impl Service {
             limits,
             permits,
             n_opened: AtomicU64::new(0),
+            ledger: None,
         }
+    }
+
+    /// Appends every finished step of every session to `ledger`, if there is one.
+    #[must_use]
+    pub fn with_ledger(mut self, ledger: Option<Arc<LedgerFile>>) -> Self {
+        self.ledger = ledger;
+        self
     }
 
     fn unknown_model(&self, name: &str) -> Status {
@@ -171,6 +181,7 @@ impl PrivateInference for Service {
             model: name,
             plan,
             to_client,
+            ledger: self.ledger.clone(),
             _permit: permit,
         };
         std::thread::Builder::new()
@@ -188,6 +199,7 @@ struct Session {
     plan: Arc<Plan>,
     max_prepared: usize,
     to_client: Sender<Item>,
+    ledger: Option<Arc<LedgerFile>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -201,6 +213,10 @@ impl Session {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let mut session = ServerSession::accept(channel, Arc::clone(&self.plan))?;
             session.max_prepared = self.max_prepared;
+            if let Some(ledger) = self.ledger.clone() {
+                let model = self.model.clone();
+                session.observe(Box::new(move |step| ledger.append(id, &model, &step)));
+            }
             session.serve()
         }));
         let seconds = started.elapsed().as_secs_f64();

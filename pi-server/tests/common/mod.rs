@@ -36,6 +36,7 @@ pub fn options(dir: &Path) -> ServeOptions {
         },
         tls: None,
         stop_timeout: Duration::from_millis(300),
+        ledger: None,
     }
 }
 
