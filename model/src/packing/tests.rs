@@ -27,21 +27,56 @@ fn random_spec(rng: &mut ChaCha20Rng) -> SourceSpec {
             });
         }
     }
-    SourceSpec {
+    let mut spec = SourceSpec {
+        guests: vec![],
         channels: rng.random_range(1..6),
         height,
         width,
         batch: rng.random_range(1..6),
         stride,
         consumers,
+    };
+    for _ in 0..rng.random_range(0..3) {
+        let consumer = rng.random_range(0..spec.consumers.len());
+        spec.guests.extend(random_guest(rng, &spec, consumer));
     }
+    spec
+}
+
+/// A convolution of another tensor with the outputs of `consumer`.
+fn random_guest(rng: &mut ChaCha20Rng, spec: &SourceSpec, consumer: usize) -> Option<GuestSpec> {
+    let conv = spec.consumers[consumer];
+    let out = |size: usize, kernel: usize| (size + 2 * conv.padding - kernel) / spec.stride + 1;
+    let (rows, columns) = (
+        out(spec.height, conv.kernel_h),
+        out(spec.width, conv.kernel_w),
+    );
+    let (kernel, stride) = (rng.random_range(1..5), rng.random_range(1..3));
+    let padding = rng.random_range(0..kernel);
+    let size =
+        |n_out: usize, rest: usize| ((n_out - 1) * stride + kernel + rest).checked_sub(2 * padding);
+    let height = size(rows, rng.random_range(0..stride)).filter(|&n| n > 0)?;
+    let width = size(columns, rng.random_range(0..stride)).filter(|&n| n > 0)?;
+    Some(GuestSpec {
+        channels: rng.random_range(1..5),
+        height,
+        width,
+        stride,
+        conv: ConvGeometry {
+            out_channels: conv.out_channels,
+            kernel_h: kernel,
+            kernel_w: kernel,
+            padding,
+        },
+        consumer,
+    })
 }
 
 /// A choice at random; often one that leaves no coefficient of the polynomial free.
 fn random_choice(rng: &mut ChaCha20Rng, spec: &SourceSpec, degree: usize) -> Option<PackingChoice> {
     let area = Block::new(spec, degree).ok()?.area;
     let images = rng.random_range(1..=(degree / area).min(spec.batch));
-    let n_channels = spec.stride * spec.stride * spec.channels;
+    let n_channels = Block::new(spec, degree).ok()?.n_channels();
     let channels = rng.random_range(1..=(degree / (images * area)).min(n_channels));
     let room = degree / (images * channels * area);
     let filters = spec
@@ -71,6 +106,9 @@ fn multiply(a: &[u64], kernel: &[i32], sum: &mut [u64]) {
     }
 }
 
+/// Channels, rows, columns, stride and convolution of a source or a guest.
+type Tensor = (usize, usize, usize, usize, ConvGeometry);
+
 fn check(spec: &SourceSpec, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> (usize, bool) {
     let degree = packing.degree();
     let x: Vec<u64> = (0..packing.n_values()).map(|_| rng.random()).collect();
@@ -89,8 +127,21 @@ fn check(spec: &SourceSpec, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> (
         let (poly, index) = packing.position(b, c, at % area / spec.width, at % spec.width);
         polys[poly][index] = value;
     }
+    let guests: Vec<Vec<u64>> = spec
+        .guests
+        .iter()
+        .enumerate()
+        .map(|(index, guest)| {
+            let n = spec.batch * guest.channels * guest.height * guest.width;
+            let values: Vec<u64> = (0..n).map(|_| rng.random()).collect();
+            for (poly, at, value) in packing.guest_positions(index) {
+                polys[poly][at] = values[value];
+            }
+            values
+        })
+        .collect();
     let (mut n_negated, mut full) = (0, false);
-    for (conv, response) in spec.consumers.iter().zip(packing.responses()) {
+    for (consumer, (conv, response)) in spec.consumers.iter().zip(packing.responses()).enumerate() {
         let weights: Vec<i32> = (0..response.n_weights())
             .map(|_| rng.random_range(-127..128))
             .collect();
@@ -117,20 +168,43 @@ fn check(spec: &SourceSpec, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> (
             norms.0 <= norms.1,
             "weights of a response polynomial and their norm"
         );
-        let shape = Shape {
-            in_channels: spec.channels,
-            height: spec.height,
-            width: spec.width,
-            out_channels: conv.out_channels,
-            kernel_h: conv.kernel_h,
-            kernel_w: conv.kernel_w,
-            stride: spec.stride,
-            padding: conv.padding,
+        let own = (spec.channels, spec.height, spec.width, spec.stride, *conv);
+        let mut expected = vec![0u64; response.n_outputs()];
+        let mut first = 0;
+        let mut add = |(channels, height, width, stride, conv): Tensor, x: &[u64]| {
+            let shape = Shape {
+                in_channels: channels,
+                height,
+                width,
+                out_channels: conv.out_channels,
+                kernel_h: conv.kernel_h,
+                kernel_w: conv.kernel_w,
+                stride,
+                padding: conv.padding,
+            };
+            let n = conv.out_channels * channels * conv.kernel_h * conv.kernel_w;
+            let images = x.chunks_exact(channels * height * width);
+            let products =
+                images.flat_map(|image| convolve(&shape, image, &weights[first..first + n]));
+            for (sum, product) in expected.iter_mut().zip(products) {
+                *sum = sum.wrapping_add(product);
+            }
+            first += n;
         };
-        let expected: Vec<u64> = x
-            .chunks_exact(per_image)
-            .flat_map(|image| convolve(&shape, image, &weights))
-            .collect();
+        add(own, &x);
+        for (guest, values) in spec.guests.iter().zip(&guests) {
+            if guest.consumer == consumer {
+                let tensor = (
+                    guest.channels,
+                    guest.height,
+                    guest.width,
+                    guest.stride,
+                    guest.conv,
+                );
+                add(tensor, values);
+            }
+        }
+        assert_eq!(first, weights.len());
         assert_eq!(
             response.gather(&outputs, 64),
             expected,
@@ -153,7 +227,7 @@ fn check(spec: &SourceSpec, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> (
 fn packed_products_compute_the_convolution() {
     let mut rng = ChaCha20Rng::seed_from_u64(1);
     let (mut n_cases, mut n_negated, mut n_full) = (0, 0, 0);
-    while n_cases < 300 {
+    while n_cases < 600 {
         let spec = random_spec(&mut rng);
         let degree = *[64, 128, 256, 512].choose(&mut rng).unwrap();
         let Some(choice) = random_choice(&mut rng, &spec, degree) else {
@@ -186,6 +260,7 @@ fn chosen_packings_compute_the_convolution() {
 #[test]
 fn every_correction_is_needed() {
     let spec = SourceSpec {
+        guests: vec![],
         channels: 2,
         height: 4,
         width: 4,
@@ -229,6 +304,7 @@ pub(crate) fn resnet18(batch: usize, classes: usize) -> Vec<SourceSpec> {
         padding,
     };
     let source = |channels, size, stride, consumers| SourceSpec {
+        guests: vec![],
         channels,
         height: size,
         width: size,
@@ -291,6 +367,77 @@ fn resnet18_stays_within_its_budget() {
     }
 }
 
+/// As [`resnet18`], with each shortcut as guest of the second convolution of its block.
+fn resnet18_joined(batch: usize, classes: usize) -> Vec<SourceSpec> {
+    let mut sources = resnet18(batch, classes);
+    for at in 1..sources.len() {
+        let (before, after) = sources.split_at_mut(at);
+        let from = &mut before[at - 1];
+        if from.consumers.len() == 2
+            && let Some(conv) = from.consumers.pop()
+        {
+            after[0].guests.push(GuestSpec {
+                channels: from.channels,
+                height: from.height,
+                width: from.width,
+                stride: from.stride,
+                conv,
+                consumer: 0,
+            });
+        }
+    }
+    sources
+}
+
+#[test]
+fn resnet18_with_joined_shortcuts_keeps_its_marks() {
+    let bits = CoefficientBits {
+        share: 52,
+        up: 14,
+        down: 56,
+    };
+    for (batch, most) in [(1, 40_000_000), (16, 12_500_000)] {
+        let mut costs = vec![];
+        for goal in [
+            PackingGoal::FEWEST_BYTES,
+            PackingGoal::DEFAULT,
+            PackingGoal::for_bandwidth(1 << 50),
+        ] {
+            let mut cost = PackingCost::default();
+            for spec in resnet18_joined(batch, 100) {
+                cost += rank(&spec, 4096, bits, &goal, 1).unwrap()[0].cost;
+            }
+            costs.push(cost);
+        }
+        let [fewest, default, fastest] = costs[..] else {
+            unreachable!()
+        };
+        assert!(default.bytes / batch < most, "batch {batch}: {default:?}");
+        assert!(fewest.bytes <= default.bytes && default.bytes <= fastest.bytes);
+        let work = |cost: &PackingCost| PackingGoal::for_bandwidth(1 << 50).nanoseconds(cost);
+        assert!(work(&fastest) <= work(&default) && work(&default) <= work(&fewest));
+        assert!(work(&fastest) < work(&fewest));
+    }
+}
+
+#[test]
+fn ranked_packings_are_in_order_and_the_first_is_chosen() {
+    let bits = CoefficientBits {
+        share: 52,
+        up: 14,
+        down: 56,
+    };
+    for spec in resnet18_joined(4, 10) {
+        let ranked = rank(&spec, 4096, bits, &PackingGoal::FEWEST_BYTES, 4).unwrap();
+        assert!(ranked.is_sorted_by_key(|r| r.nanoseconds));
+        assert_eq!(ranked[0].choice, choose(&spec, 4096, 52, 14, 56).unwrap());
+        for r in &ranked {
+            let packing = SourcePacking::new(&spec, 4096, &r.choice).unwrap();
+            assert_eq!(packing.cost(52, 14, 56), r.cost);
+        }
+    }
+}
+
 #[test]
 fn choosing_is_deterministic() {
     for spec in resnet18(5, 10) {
@@ -310,6 +457,7 @@ fn what_cannot_be_packed_is_refused() {
         padding: 1,
     };
     let spec = SourceSpec {
+        guests: vec![],
         channels: 3,
         height: 8,
         width: 8,
@@ -338,6 +486,34 @@ fn what_cannot_be_packed_is_refused() {
             "{wrong:?}"
         );
     }
+    let guest = |size, out_channels, consumer| GuestSpec {
+        channels: 2,
+        height: size,
+        width: size,
+        stride: 2,
+        conv: ConvGeometry {
+            out_channels,
+            kernel_h: 1,
+            kernel_w: 1,
+            padding: 0,
+        },
+        consumer,
+    };
+    let with_guests = |guests| {
+        let spec = SourceSpec {
+            guests,
+            ..spec.clone()
+        };
+        choose(&spec, 4096, 52, 14, 56)
+    };
+    assert!(with_guests(vec![guest(16, 4, 0), guest(15, 4, 0)]).is_ok());
+    for wrong in [guest(14, 4, 0), guest(16, 3, 0), guest(16, 4, 1)] {
+        assert_eq!(with_guests(vec![wrong]), Err(PackingError::Guest));
+    }
+    assert_eq!(
+        with_guests(vec![guest(16, 4, 0); 17]),
+        Err(PackingError::Guest)
+    );
     let with = |change: fn(&mut SourceSpec)| {
         let mut changed = spec.clone();
         change(&mut changed);
