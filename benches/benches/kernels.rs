@@ -94,6 +94,7 @@ fn encryption(c: &mut Criterion) {
     let mut rng = rng();
     let params = RlweParams::new(52, 20, 6, 16).unwrap();
     let spec = SourceSpec {
+        guests: vec![],
         batch: 1,
         channels: 64,
         height: 16,

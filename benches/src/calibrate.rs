@@ -292,6 +292,7 @@ impl Tile {
         let bug = |e: &dyn std::fmt::Display| failed("calibration", e);
         let params = RlweParams::new(52, 20, 6, 16)?;
         let one = SourceSpec {
+            guests: vec![],
             batch: 1,
             channels,
             height: 16,

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use pi_model::PublicPlan;
+use pi_model::packing::GROUPS_AT_ONCE;
 use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase};
 use pi_protocol::wire::Step;
@@ -14,9 +15,6 @@ use crate::calibrate::Rates;
 use crate::error::BenchError;
 use crate::network::NetworkInfo;
 use crate::result::Predicted;
-
-/// Groups of a source that share one transform of the weights; the encryption works on so many at a time.
-const GROUPS_FOR_A_TRANSFORM: usize = 8;
 
 /// The parts of one layer's online time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -100,7 +98,7 @@ fn offline_compute(plan: &PublicPlan, cost: &Cost, rates: &Rates) -> f64 {
         seconds += packing.n_polys() as f64 * rates.encrypt_s;
         for response in packing.responses() {
             let n_products = response.n_products();
-            let passes = packing.n_groups().div_ceil(GROUPS_FOR_A_TRANSFORM);
+            let passes = packing.n_groups().div_ceil(GROUPS_AT_ONCE);
             let n_transforms = n_products / packing.n_groups() * passes;
             seconds += n_products as f64 * rates.product_s
                 + n_transforms as f64 * rates.weight_transform_s

@@ -14,15 +14,25 @@
 //! negated if that wraps around N. Required: B_w * C_w * O_w * A <= N.
 //!
 //! Every position that a used output reads and that holds no data must hold zero: see [`SourcePacking::corrections`].
+//!
+//! A *guest* is a second tensor whose convolution adds into one of the source's, with its own kernel and stride. The phases
+//! that it reads follow the source's as further phase channels, in blocks of the same shape: position (i, j) of a phase is
+//! where output (i, j) stands, whatever the stride, so both products meet at the same coefficients and one response carries
+//! their sum. Blocks then have the most rows, columns and lead that any of the tensors needs. Guests hold values that have a
+//! mask already, so their positions are corrected too, to that mask instead of zero.
 
+mod block;
+mod goal;
 mod plan;
 mod response;
 mod zeros;
 
-pub use plan::{PackingCost, choose};
+pub use goal::PackingGoal;
+pub use plan::{CoefficientBits, GROUPS_AT_ONCE, PackingCost, RankedPacking, choose, rank};
 pub use response::ResponsePacking;
 
 use crate::bits::packed_bytes;
+use block::{Block, Part};
 use serde::{Deserialize, Serialize};
 
 /// A convolution as seen from its source, which fixes its stride. A linear layer is a 1x1 kernel over a 1x1 map.
@@ -53,6 +63,26 @@ pub struct SourceSpec {
     pub stride: usize,
     /// The convolutions that read it.
     pub consumers: Vec<ConvGeometry>,
+    /// Tensors that are encrypted beside it, for convolutions that add into those of its consumers.
+    pub guests: Vec<GuestSpec>,
+}
+
+/// A tensor that is encrypted once more, under the key and in the blocks of another source, so that a convolution of it adds
+/// into a response of that source: a shortcut into the last convolution of its residual block, for instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GuestSpec {
+    /// Channels.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Stride of its convolution, 1 or 2.
+    pub stride: usize,
+    /// Its convolution, whose output has the shape of the consumer's.
+    pub conv: ConvGeometry,
+    /// Index of the consumer whose response it joins.
+    pub consumer: usize,
 }
 
 /// How many images, phase channels and (for each consumer) filters share a polynomial.
@@ -97,6 +127,11 @@ pub enum PackingError {
         /// Degree N.
         degree: usize,
     },
+    /// A guest's output differs from that of the consumer that it joins.
+    #[error(
+        "a convolution can join only the response of another with the same output, and 16 of them at most"
+    )]
+    Guest,
     /// The choice does not fit its polynomial, or does not belong to its source.
     #[error(
         "{images} images x {channels} channels x {filters} filters x {area} coefficients do not fit a polynomial of {degree}, or a count is zero or missing"
@@ -115,70 +150,13 @@ pub enum PackingError {
     },
 }
 
-/// One kernel row or column: the phase that it reads, and at what offset from the output's position.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tap {
-    tap: usize,
-    phase: usize,
-    offset: isize,
-}
-
-/// One axis of a convolution: its output size, and the taps that ever meet data.
-#[derive(Clone, Debug)]
-struct Axis {
-    n_out: usize,
-    taps: Vec<Tap>,
-    min: isize,
-    max: isize,
-}
-
-impl Axis {
-    /// `None` if the sizes make no sense. Taps that only ever meet padding are left out: they would widen the block.
-    fn new(size: usize, kernel: usize, padding: usize, stride: usize) -> Option<Self> {
-        let bounded = (1..1 << 20).contains(&size) && kernel < 1 << 20;
-        if padding >= kernel || !(1..=2).contains(&stride) || !bounded {
-            return None;
-        }
-        let n_out = ((size + 2 * padding).checked_sub(kernel)?) / stride + 1;
-        let taps: Vec<Tap> = (0..kernel)
-            .map(|tap| {
-                let shifted = tap as isize - padding as isize;
-                let phase = shifted.rem_euclid(stride as isize) as usize;
-                let offset = shifted.div_euclid(stride as isize);
-                Tap { tap, phase, offset }
-            })
-            .filter(|t| {
-                let n_positions = size.saturating_sub(t.phase).div_ceil(stride) as isize;
-                t.offset < n_positions && n_out as isize - 1 + t.offset >= 0 && n_positions > 0
-            })
-            .collect();
-        let min = taps.iter().map(|t| t.offset).min()?;
-        let max = taps.iter().map(|t| t.offset).max()?;
-        let axis = Self {
-            n_out,
-            taps,
-            min,
-            max,
-        };
-        Some(axis)
-    }
-
-    /// Zeros needed in front of `n_positions`, which also serve behind the block before.
-    fn lead(&self, n_positions: usize) -> usize {
-        let behind = self.n_out as isize + self.max - n_positions as isize;
-        (-self.min).max(behind).max(0) as usize
-    }
-}
-
 /// A packed source: the position of each value, and the packing of each consumer's response.
 #[derive(Clone, Debug)]
 pub struct SourcePacking {
     spec: SourceSpec,
     choice: PackingChoice,
     degree: usize,
-    lead: (usize, usize),
-    columns: usize,
-    area: usize,
+    block: Block,
     responses: Vec<ResponsePacking>,
 }
 
@@ -223,9 +201,7 @@ impl SourcePacking {
             spec: spec.clone(),
             choice: choice.clone(),
             degree,
-            lead: block.lead,
-            columns: block.columns,
-            area: block.area,
+            block,
             responses,
         })
     }
@@ -272,12 +248,42 @@ impl SourcePacking {
 
     /// Polynomial and coefficient that hold channel `c`, row `h`, column `w` of image `b`.
     pub fn position(&self, b: usize, c: usize, h: usize, w: usize) -> (usize, usize) {
-        let (stride, c_w, b_w) = (self.spec.stride, self.choice.channels, self.choice.images);
-        let channel = (stride * (h % stride) + w % stride) * self.spec.channels + c;
+        let source = &self.block.parts[0];
+        let stride = source.stride;
+        let phase = stride * (h % stride) + w % stride;
+        self.place(b, source.channel(phase, c), h / stride, w / stride)
+    }
+
+    /// Polynomial, coefficient and index in (B, C, H, W) order of each value of guest `guest` that its convolution reads.
+    pub fn guest_positions(
+        &self,
+        guest: usize,
+    ) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+        let part = &self.block.parts[guest + 1];
+        let phases = (0..self.spec.batch).flat_map(|b| (0..part.phases.len()).map(move |p| (b, p)));
+        phases.flat_map(move |(b, phase)| {
+            let (rows, columns) = part.n_positions(phase);
+            let (first_row, first_column) = part.phases[phase];
+            (0..part.channels * rows * columns).map(move |at| {
+                let (c, i, j) = (at / (rows * columns), at / columns % rows, at % columns);
+                let (poly, index) = self.place(b, part.channel(phase, c), i, j);
+                let (h, w) = (part.stride * i + first_row, part.stride * j + first_column);
+                let value = ((b * part.channels + c) * part.height + h) * part.width + w;
+                (poly, index, value)
+            })
+        })
+    }
+
+    /// Polynomial and coefficient of position (i, j) of phase channel `channel` of image `b`.
+    fn place(&self, b: usize, channel: usize, i: usize, j: usize) -> (usize, usize) {
+        let (c_w, b_w) = (self.choice.channels, self.choice.images);
         let poly = (b / b_w) * self.n_inputs() + channel / c_w;
         let block = (b % b_w) * c_w + channel % c_w;
-        let (row, column) = (h / stride + self.lead.0, w / stride + self.lead.1);
-        (poly, block * self.area + row * self.columns + column)
+        let (row, column) = (i + self.block.lead.0, j + self.block.lead.1);
+        (
+            poly,
+            block * self.block.area + row * self.block.columns + column,
+        )
     }
 
     /// Bytes of the message of noise bits, `up_bits` for each coefficient.
@@ -291,65 +297,12 @@ impl SourcePacking {
     }
 
     fn n_phase_channels(&self) -> usize {
-        self.spec.stride * self.spec.stride * self.spec.channels
+        self.block.n_channels()
     }
 
     /// Images that group `group` holds.
     fn images_in(&self, group: usize) -> usize {
         (self.spec.batch - group * self.choice.images).min(self.choice.images)
-    }
-}
-
-/// The block of one phase channel: shared by all consumers of a source.
-#[derive(Clone, Debug)]
-struct Block {
-    lead: (usize, usize),
-    columns: usize,
-    area: usize,
-    axes: Vec<(Axis, Axis)>,
-}
-
-impl Block {
-    fn new(spec: &SourceSpec, degree: usize) -> Result<Self, PackingError> {
-        let SourceSpec {
-            height,
-            width,
-            stride,
-            ..
-        } = *spec;
-        let mut axes = Vec::with_capacity(spec.consumers.len());
-        let mut lead = (0, 0);
-        for conv in &spec.consumers {
-            let refused = || PackingError::Geometry {
-                height,
-                width,
-                kernel_h: conv.kernel_h,
-                kernel_w: conv.kernel_w,
-                stride,
-                padding: conv.padding,
-            };
-            if conv.out_channels == 0 || spec.channels == 0 || spec.batch == 0 {
-                return Err(refused());
-            }
-            let rows =
-                Axis::new(height, conv.kernel_h, conv.padding, stride).ok_or_else(refused)?;
-            let columns =
-                Axis::new(width, conv.kernel_w, conv.padding, stride).ok_or_else(refused)?;
-            lead.0 = rows.lead(height.div_ceil(stride)).max(lead.0);
-            lead.1 = columns.lead(width.div_ceil(stride)).max(lead.1);
-            axes.push((rows, columns));
-        }
-        let columns = width.div_ceil(stride.max(1)) + lead.1;
-        let area = (height.div_ceil(stride.max(1)) + lead.0) * columns;
-        if area > degree || axes.is_empty() {
-            return Err(PackingError::MapTooLarge { area, degree });
-        }
-        Ok(Self {
-            lead,
-            columns,
-            area,
-            axes,
-        })
     }
 }
 

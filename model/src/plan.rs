@@ -7,6 +7,10 @@
 //! its homomorphic error would be a noisy linear form in the weights; there the ring has only the bits that the logits
 //! need, 24 to 32, and leaves h = 48 to 40 below. The error is 0 except with probability about 2^(16-h) a logit.
 
+mod explain;
+mod sources;
+
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -15,9 +19,11 @@ use crate::artifact::Model;
 use crate::error::{ModelError, Result};
 use crate::graph::Graph;
 use crate::packing::{
-    ConvGeometry, PackingChoice, ResponsePacking, SourcePacking, SourceSpec, choose,
+    CoefficientBits, GuestSpec, PackingChoice, PackingGoal, ResponsePacking, SourcePacking,
 };
 use crate::public::PublicModel;
+
+pub use explain::Explanation;
 
 /// Degree N of the RLWE ring.
 pub const DEGREE: usize = 4096;
@@ -63,6 +69,16 @@ impl RingPlan {
         }
     }
 
+    /// Bits of everything that travels for a source and its responses.
+    #[must_use]
+    pub const fn bits(&self) -> CoefficientBits {
+        CoefficientBits {
+            share: self.share_bits,
+            up: self.up_bits(),
+            down: self.down_bits(),
+        }
+    }
+
     /// Bits for each coefficient of a noise message.
     #[must_use]
     pub const fn up_bits(&self) -> u32 {
@@ -83,15 +99,21 @@ pub struct SourcePlan {
     pub ring: RingPlan,
     /// Where its values lie.
     pub packing: SourcePacking,
+    /// The source of which each guest is a second encryption; all of them come before this one.
+    pub guests: Vec<usize>,
 }
 
-/// Which source, and which of its responses, serves a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConvPlan {
+/// One response: what it answers, and where its outputs belong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ResponsePlan {
     /// Index of the source.
     pub source: usize,
     /// Index among [`SourcePacking::responses`].
     pub response: usize,
+    /// The layer to whose accumulator it belongs.
+    pub layer: usize,
+    /// The convolutions of that layer which it sums: the one that reads the source, then its guests.
+    pub convs: Vec<usize>,
 }
 
 /// Everything about a run that both parties know.
@@ -99,8 +121,9 @@ pub struct ConvPlan {
 pub struct PublicPlan {
     model: PublicModel,
     batch: usize,
+    goal: PackingGoal,
     sources: Vec<SourcePlan>,
-    convs: Vec<Vec<ConvPlan>>,
+    responses: Vec<ResponsePlan>,
     output_bits: u32,
     tensor_bits: Vec<u32>,
     expected_failures: f64,
@@ -111,16 +134,27 @@ pub struct PublicPlan {
 struct Hashed<'a> {
     planner_version: u32,
     batch: usize,
+    goal: PackingGoal,
     rings: Vec<RingPlan>,
     packing: Vec<&'a PackingChoice>,
+    guests: Vec<&'a [GuestSpec]>,
+    responses: &'a [ResponsePlan],
 }
 
 impl PublicPlan {
-    /// Plans `model` for batches of `batch` inferences.
+    /// Plans `model` for batches of `batch` inferences and the default goal.
+    ///
+    /// # Errors
+    /// As [`Self::with_goal`].
+    pub fn new(model: &PublicModel, batch: usize) -> Result<Self> {
+        Self::with_goal(model, batch, PackingGoal::DEFAULT)
+    }
+
+    /// Plans `model` for batches of `batch` inferences, packed by `goal`.
     ///
     /// # Errors
     /// [`ModelError::Plan`] when a bound is not kept, saying which and what to change.
-    pub fn new(model: &PublicModel, batch: usize) -> Result<Self> {
+    pub fn with_goal(model: &PublicModel, batch: usize, goal: PackingGoal) -> Result<Self> {
         if !(1..=MAX_BATCH).contains(&batch) {
             return Err(ModelError::Plan(format!(
                 "a batch of {batch}; 1 to {MAX_BATCH} inferences can be prepared at once"
@@ -129,57 +163,6 @@ impl PublicPlan {
         let graph = model.graph();
         let opened = opened_tensors(graph)?;
         let output_ring = RingPlan::opened(model.spec().output.accumulator_bits);
-        let mut consumers: Vec<Vec<ConvGeometry>> = vec![vec![]; graph.sources.len()];
-        let mut convs = Vec::with_capacity(graph.layers.len());
-        for layer in &graph.layers {
-            convs.push(
-                layer
-                    .convs
-                    .iter()
-                    .map(|conv| {
-                        let list = &mut consumers[conv.source];
-                        list.push(ConvGeometry {
-                            out_channels: conv.out_channels,
-                            kernel_h: conv.kernel[0],
-                            kernel_w: conv.kernel[1],
-                            padding: conv.padding,
-                        });
-                        ConvPlan {
-                            source: conv.source,
-                            response: list.len() - 1,
-                        }
-                    })
-                    .collect(),
-            );
-        }
-        let mut sources = Vec::with_capacity(graph.sources.len());
-        for (source, consumers) in graph.sources.iter().zip(consumers) {
-            let ring = if opened.contains(&source.tensor) {
-                output_ring
-            } else {
-                RingPlan::INNER
-            };
-            let spec = SourceSpec {
-                channels: source.shape.channels,
-                height: source.shape.height,
-                width: source.shape.width,
-                batch,
-                stride: source.stride,
-                consumers,
-            };
-            let packed = choose(
-                &spec,
-                DEGREE,
-                ring.share_bits,
-                ring.up_bits(),
-                ring.down_bits(),
-            )
-            .and_then(|choice| SourcePacking::new(&spec, DEGREE, &choice));
-            sources.push(SourcePlan {
-                ring,
-                packing: packed.map_err(|e| ModelError::Plan(e.to_string()))?,
-            });
-        }
         let ring_of = |tensor: usize| {
             if opened.contains(&tensor) {
                 output_ring
@@ -187,6 +170,7 @@ impl PublicPlan {
                 RingPlan::INNER
             }
         };
+        let (sources, responses) = sources::plan(graph, batch, &goal, ring_of)?;
         let tensor_bits = (0..graph.tensors.len())
             .map(|t| ring_of(t).share_bits)
             .collect();
@@ -199,8 +183,9 @@ impl PublicPlan {
         let mut plan = Self {
             model: model.clone(),
             batch,
+            goal,
             sources,
-            convs,
+            responses,
             output_bits: output_ring.share_bits,
             tensor_bits,
             expected_failures,
@@ -212,10 +197,17 @@ impl PublicPlan {
 
     fn compute_hash(&self) -> Result<[u8; 32]> {
         let hashed = Hashed {
-            planner_version: 1,
+            planner_version: 2,
             batch: self.batch,
+            goal: self.goal,
             rings: self.sources.iter().map(|s| s.ring).collect(),
             packing: self.sources.iter().map(|s| s.packing.choice()).collect(),
+            guests: self
+                .sources
+                .iter()
+                .map(|s| s.packing.spec().guests.as_slice())
+                .collect(),
+            responses: &self.responses,
         };
         let mut hasher = blake3::Hasher::new_derive_key("private inference 2026 public plan v1");
         for part in [
@@ -252,16 +244,30 @@ impl PublicPlan {
         &self.sources
     }
 
-    /// Source and response of each convolution of layer `layer`, as in the graph.
+    /// What the packings were chosen for.
     #[must_use]
-    pub fn convs(&self, layer: usize) -> &[ConvPlan] {
-        &self.convs[layer]
+    pub const fn goal(&self) -> PackingGoal {
+        self.goal
     }
 
-    /// Packing of the response that serves `conv`.
+    /// Every response, in the order in which they are sent: source by source.
     #[must_use]
-    pub fn response(&self, conv: ConvPlan) -> &ResponsePacking {
-        &self.sources[conv.source].packing.responses()[conv.response]
+    pub fn responses(&self) -> &[ResponsePlan] {
+        &self.responses
+    }
+
+    /// Packing of `response`.
+    #[must_use]
+    pub fn packing(&self, response: &ResponsePlan) -> &ResponsePacking {
+        &self.sources[response.source].packing.responses()[response.response]
+    }
+
+    /// What the outputs of `response` are shifted left by, to the scale of the accumulator.
+    #[must_use]
+    pub fn shift(&self, response: &ResponsePlan) -> u32 {
+        let convs = &self.graph().layers[response.layer].convs;
+        let shifts = response.convs.iter().map(|&conv| convs[conv].shift);
+        shifts.min().unwrap_or(0)
     }
 
     /// Bits of the ring in which tensor `tensor` is shared.
@@ -341,15 +347,40 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans `model` for batches of `batch` inferences.
+    /// Plans `model` for batches of `batch` inferences and the default goal.
     ///
     /// # Errors
-    /// As [`PublicPlan::new`].
+    /// As [`PublicPlan::with_goal`].
     pub fn new(model: Arc<Model>, batch: usize) -> Result<Self> {
+        Self::with_goal(model, batch, PackingGoal::DEFAULT)
+    }
+
+    /// Plans `model` for batches of `batch` inferences, packed by `goal`.
+    ///
+    /// # Errors
+    /// As [`PublicPlan::with_goal`].
+    pub fn with_goal(model: Arc<Model>, batch: usize, goal: PackingGoal) -> Result<Self> {
         Ok(Self {
-            public: Arc::new(PublicPlan::new(model.public(), batch)?),
+            public: Arc::new(PublicPlan::with_goal(model.public(), batch, goal)?),
             model,
         })
+    }
+
+    /// The weights of `response` in the order that its packing takes, at a common scale.
+    #[must_use]
+    pub fn weights(&self, response: &ResponsePlan) -> Cow<'_, [i32]> {
+        let convs = &self.public.graph().layers[response.layer].convs;
+        if let [conv] = response.convs[..] {
+            return Cow::Borrowed(&self.model.weights(&convs[conv]).weight);
+        }
+        let least = self.public.shift(response);
+        let mut weights = Vec::new();
+        for &conv in &response.convs {
+            let shift = convs[conv].shift - least;
+            let own = &self.model.weights(&convs[conv]).weight;
+            weights.extend(own.iter().map(|&w| w << shift));
+        }
+        Cow::Owned(weights)
     }
 
     /// What the client has too.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use pi_model::packing::PackingGoal;
 use pi_model::random::{RandomModel, residual_network};
 use pi_model::spec::OutputMode;
 use pi_model::{Model, ModelError, PublicModel, PublicPlan, executor};
@@ -27,6 +28,12 @@ fn a_model_survives_the_disk_and_the_wire() {
     assert_ne!(
         PublicPlan::new(&public, 2).unwrap().hash(),
         PublicPlan::new(&public, 3).unwrap().hash()
+    );
+    assert_ne!(
+        PublicPlan::new(&public, 2).unwrap().hash(),
+        PublicPlan::with_goal(&public, 2, PackingGoal::FEWEST_BYTES)
+            .unwrap()
+            .hash()
     );
     let input = vec![100; 3 * 8 * 8];
     assert_eq!(

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pi_model::PublicModel;
+use pi_model::packing::PackingGoal;
 use pi_proto::limits::{
     CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_DESCRIPTION_BYTES,
     MAX_MESSAGE_BYTES, STREAM_WINDOW_BYTES,
@@ -64,6 +65,8 @@ pub struct Description {
     pub max_batch: usize,
     /// How long the server lets a session be silent.
     pub idle_timeout: Duration,
+    /// The network for which the server packs ciphertexts.
+    pub packing: PackingGoal,
 }
 
 /// A connection to one server.
@@ -190,6 +193,7 @@ impl Client {
             server_version: answer.server_version,
             max_batch: (answer.max_batch as usize).max(1),
             idle_timeout: Duration::from_secs(answer.idle_timeout_seconds.into()),
+            packing: PackingGoal::for_bandwidth(answer.packing_bandwidth),
         })
     }
 }

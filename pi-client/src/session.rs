@@ -60,7 +60,11 @@ impl Client {
                 description.max_batch
             )));
         }
-        let plan = Arc::new(PublicPlan::new(&description.model, batch)?);
+        let plan = Arc::new(PublicPlan::with_goal(
+            &description.model,
+            batch,
+            description.packing,
+        )?);
         let started = Instant::now();
         let open = Frame {
             open: Some(Open {

@@ -17,6 +17,7 @@ fn server(dir: &Path, max_sessions: usize) -> String {
         models: vec![dir.to_owned()],
         listen: ([127, 0, 0, 1], 0).into(),
         max_batch: 4,
+        packing_bandwidth: 100_000_000,
         limits: Limits {
             max_sessions,
             idle_timeout: Duration::from_secs(20),

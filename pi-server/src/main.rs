@@ -1,5 +1,7 @@
 //! `pi-server`: serves models, prints what they will cost, makes a development certificate.
 
+mod bandwidth;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Parser, Subcommand};
+use pi_model::packing::PackingGoal;
 use pi_model::{Model, PublicPlan};
 use pi_protocol::cost::Cost;
 use pi_server::{Limits, ServeOptions, Server, TlsFiles, certificate};
@@ -34,6 +37,10 @@ enum Command {
         /// Most inferences that a client may prepare together.
         #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
         max_batch: u16,
+        /// Pack ciphertexts for a network of this speed, for example 100Mbit or 1Gbit: fewer bytes on a slow one, less work on
+        /// a fast one. Clients plan for the same.
+        #[arg(long, value_name = "SPEED", default_value = "100Mbit", value_parser = bandwidth::parse)]
+        packing_bandwidth: u64,
         /// Most sessions at the same time.
         #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
         max_sessions: u16,
@@ -73,6 +80,12 @@ enum Command {
         /// Inferences prepared together.
         #[arg(long, default_value_t = 1)]
         batch: usize,
+        /// Speed of the network for which ciphertexts are packed, for example 100Mbit or 1Gbit.
+        #[arg(long, value_name = "SPEED", default_value = "100Mbit", value_parser = bandwidth::parse)]
+        bandwidth: u64,
+        /// Print the packing of each linear layer too, beside those that came next.
+        #[arg(long)]
+        explain: bool,
     },
     /// Make a self-signed certificate for development.
     Certificate {
@@ -123,6 +136,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             models,
             listen,
             max_batch,
+            packing_bandwidth,
             max_sessions,
             idle_timeout,
             prepared_memory,
@@ -136,6 +150,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 models,
                 listen,
                 max_batch: max_batch.into(),
+                packing_bandwidth,
                 limits: Limits {
                     max_sessions: max_sessions.into(),
                     idle_timeout,
@@ -149,10 +164,20 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             };
             serve(options, stop_at_eof)
         }
-        Command::Plan { dir, batch } => {
+        Command::Plan {
+            dir,
+            batch,
+            bandwidth,
+            explain,
+        } => {
             let model = Model::load(&dir)?;
-            let plan = PublicPlan::new(model.public(), batch)?;
-            say(format_args!("{}", Cost::of(&plan)?))
+            let goal = PackingGoal::for_bandwidth(bandwidth);
+            let plan = PublicPlan::with_goal(model.public(), batch, goal)?;
+            say(format_args!("{}", Cost::of(&plan)?))?;
+            if explain {
+                say(format_args!("\n{}", plan.explain(3)?))?;
+            }
+            Ok(())
         }
         Command::Certificate { out, host } => {
             let files = certificate::make(&out, &host)?;

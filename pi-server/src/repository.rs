@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use pi_model::packing::PackingGoal;
 use pi_model::{Model, ModelError, Plan};
 
 use pi_protocol::server::{check_plan, prepared_bytes};
@@ -16,6 +17,7 @@ use crate::serve::Limits;
 pub struct Served {
     model: Arc<Model>,
     plans: Mutex<BTreeMap<usize, Arc<Plan>>>,
+    goal: PackingGoal,
     description: Bytes,
     card: Bytes,
     prepared_bytes: usize,
@@ -25,22 +27,29 @@ pub struct Served {
 pub struct Repository {
     models: Vec<Served>,
     max_batch: usize,
+    packing_bandwidth: u64,
 }
 
 impl Repository {
     /// Loads the models in `dirs` and plans each, so that a model that cannot be run is refused here and not in a
-    /// session.
+    /// session. Ciphertexts are packed for a network of `packing_bandwidth` bits a second.
     ///
     /// # Errors
     /// [`ServeError::Model`], [`ServeError::SameName`] or [`ServeError::NoModel`].
-    pub fn load(dirs: &[PathBuf], max_batch: usize, limits: &Limits) -> Result<Self, ServeError> {
+    pub fn load(
+        dirs: &[PathBuf],
+        max_batch: usize,
+        packing_bandwidth: u64,
+        limits: &Limits,
+    ) -> Result<Self, ServeError> {
+        let goal = PackingGoal::for_bandwidth(packing_bandwidth);
         let mut models: Vec<Served> = Vec::with_capacity(dirs.len());
         for dir in dirs {
             let fail = |source| ServeError::Model {
                 dir: dir.clone(),
                 source,
             };
-            let served = Served::new(Model::load(dir).map_err(fail)?).map_err(fail)?;
+            let served = Served::new(Model::load(dir).map_err(fail)?, goal).map_err(fail)?;
             for batch in [1, max_batch] {
                 served.plan(batch).map_err(fail)?;
             }
@@ -63,7 +72,11 @@ impl Repository {
         if models.is_empty() {
             return Err(ServeError::NoModel);
         }
-        Ok(Self { models, max_batch })
+        Ok(Self {
+            models,
+            max_batch,
+            packing_bandwidth,
+        })
     }
 
     /// All models.
@@ -76,6 +89,12 @@ impl Repository {
     #[must_use]
     pub const fn max_batch(&self) -> usize {
         self.max_batch
+    }
+
+    /// Bits a second of the network for which ciphertexts are packed.
+    #[must_use]
+    pub const fn packing_bandwidth(&self) -> u64 {
+        self.packing_bandwidth
     }
 
     /// The model called `name`; the first one if `name` is empty.
@@ -95,16 +114,17 @@ impl Repository {
 }
 
 impl Served {
-    /// Makes `model` ready to be served.
+    /// Makes `model` ready to be served, with plans for `goal`.
     ///
     /// # Errors
     /// [`ModelError::Plan`] when the model cannot be planned.
-    pub fn new(model: Model) -> Result<Self, ModelError> {
+    pub fn new(model: Model, goal: PackingGoal) -> Result<Self, ModelError> {
         let description = model.public().to_json().into();
         let card = serde_json::to_vec(&model.public().spec().card).unwrap_or_default();
         let mut served = Self {
             model: Arc::new(model),
             plans: Mutex::default(),
+            goal,
             description,
             card: card.into(),
             prepared_bytes: 0,
@@ -155,7 +175,7 @@ impl Served {
         if let Some(plan) = plans.get(&batch) {
             return Ok(Arc::clone(plan));
         }
-        let plan = Arc::new(Plan::new(Arc::clone(&self.model), batch)?);
+        let plan = Arc::new(Plan::with_goal(Arc::clone(&self.model), batch, self.goal)?);
         check_plan(&plan).map_err(unplannable)?;
         plans.insert(batch, Arc::clone(&plan));
         Ok(plan)

@@ -67,6 +67,8 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// Largest batch that a client may ask for.
     pub max_batch: usize,
+    /// Bits a second of the network for which ciphertexts are packed.
+    pub packing_bandwidth: u64,
     /// What one server grants to its clients.
     pub limits: Limits,
     /// Without it, connections are not protected by TLS.
@@ -107,6 +109,7 @@ impl Server {
         let repository = Arc::new(Repository::load(
             &options.models,
             options.max_batch,
+            options.packing_bandwidth,
             &options.limits,
         )?);
         if identity.is_none() && !address.ip().is_loopback() {

@@ -138,6 +138,7 @@ impl PrivateInference for Service {
                 .min(self.limits.max_prepared(model.prepared_bytes()))
                 as u32,
             idle_timeout_seconds: self.limits.idle_timeout.as_secs() as u32,
+            packing_bandwidth: self.repository.packing_bandwidth(),
         }))
     }
 

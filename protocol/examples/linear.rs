@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         padding: 1,
     };
     let spec = SourceSpec {
+        guests: vec![],
         channels: 64,
         height: 32,
         width: 32,

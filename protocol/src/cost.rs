@@ -108,14 +108,15 @@ impl Cost {
             );
             self.work(layer).n_ciphertexts += source.packing.n_polys() as u64;
         }
-        for (source, layer, conv) in sizes::responses(plan) {
-            let packing = plan.response(plan.convs(layer)[conv]);
+        for response in plan.responses() {
+            let packing = plan.packing(response);
+            let down_bits = plan.sources()[response.source].ring.down_bits();
             self.add(
                 Step::HeResponse,
-                layer,
-                packing.response_bytes(plan.sources()[source].ring.down_bits()),
+                response.layer,
+                packing.response_bytes(down_bits),
             );
-            self.work(layer).n_ciphertexts += packing.n_polys() as u64;
+            self.work(response.layer).n_ciphertexts += packing.n_polys() as u64;
         }
     }
 

@@ -19,22 +19,6 @@ pub fn layer_of_source(plan: &PublicPlan, source: usize) -> usize {
         .unwrap_or(0)
 }
 
-/// The order of the responses: source, layer and convolution of each, all of one source together.
-#[must_use]
-pub fn responses(plan: &PublicPlan) -> Vec<(usize, usize, usize)> {
-    let mut order = Vec::new();
-    for (layer, node) in plan.graph().layers.iter().enumerate() {
-        order.extend(
-            node.convs
-                .iter()
-                .enumerate()
-                .map(|(conv, c)| (c.source, layer, conv)),
-        );
-    }
-    order.sort_unstable();
-    order
-}
-
 /// The identity of one OT set-up, unique under the session's nonces.
 #[must_use]
 pub fn ot_session(what: &str, client: &Nonce, server: &Nonce, batch: u32) -> [u8; 32] {

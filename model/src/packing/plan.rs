@@ -1,10 +1,25 @@
-//! Chooses (B_w, C_w, O_w) for a source: fewest bytes, then fewest products. Deterministic, because both parties compute it.
+//! Chooses (B_w, C_w, O_w) for a source: the least time for a [`PackingGoal`]. Deterministic, because both parties compute it.
 //!
 //! Up go `up_bits` for each coefficient of each input polynomial and `k_bits` for each correction; down come `down_bits`
 //! for each coefficient of each response polynomial. With C_w = O_w = 1 and B_w = N / A every ciphertext is full both ways,
-//! which preparing many inferences at once makes possible.
+//! which preparing many inferences at once makes possible; fewer images leave room for more channels and filters, and so
+//! for fewer transforms of weights.
 
-use super::{Block, PackingChoice, PackingError, SourcePacking, SourceSpec};
+use super::{Block, PackingChoice, PackingError, PackingGoal, SourcePacking, SourceSpec};
+
+/// Groups of images that share one transform of a weight polynomial at the server.
+pub const GROUPS_AT_ONCE: usize = 8;
+
+/// Bits that stand for each number on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CoefficientBits {
+    /// For each correction, the bits k of a share.
+    pub share: u32,
+    /// For each coefficient of a source.
+    pub up: u32,
+    /// For each coefficient of a response.
+    pub down: u32,
+}
 
 /// What a packing costs for its whole batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,29 +30,60 @@ pub struct PackingCost {
     pub products: usize,
     /// Weight polynomials that the server transforms.
     pub weight_transforms: usize,
+    /// Polynomials of the source.
+    pub inputs: usize,
+    /// Polynomials of all responses.
+    pub responses: usize,
+}
+
+impl std::ops::AddAssign for PackingCost {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.products += other.products;
+        self.weight_transforms += other.weight_transforms;
+        self.inputs += other.inputs;
+        self.responses += other.responses;
+    }
+}
+
+/// A packing, what it costs, and how long that takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RankedPacking {
+    /// The packing.
+    pub choice: PackingChoice,
+    /// Its cost.
+    pub cost: PackingCost,
+    /// Its time by the goal.
+    pub nanoseconds: u128,
 }
 
 impl SourcePacking {
     /// What this packing costs with ring elements of `k_bits`, `up_bits` and `down_bits` for each coefficient.
     pub fn cost(&self, k_bits: u32, up_bits: u32, down_bits: u32) -> PackingCost {
-        let down: usize = self
-            .responses()
-            .iter()
-            .map(|r| r.response_bytes(down_bits))
-            .sum();
-        let products = self.responses().iter().map(|r| r.n_products()).sum();
+        let mut cost = self.cost_without_corrections(up_bits, down_bits);
+        cost.bytes += self.correction_bytes(k_bits);
+        cost
+    }
+
+    fn cost_without_corrections(&self, up_bits: u32, down_bits: u32) -> PackingCost {
+        let responses = self.responses();
+        let products = responses.iter().map(|r| r.n_products()).sum();
+        let bytes: usize = responses.iter().map(|r| r.response_bytes(down_bits)).sum();
         PackingCost {
-            bytes: self.noise_bytes(up_bits) + self.correction_bytes(k_bits) + down,
+            bytes: self.noise_bytes(up_bits) + bytes,
             products,
-            weight_transforms: products / self.n_groups(),
+            weight_transforms: products / self.n_groups()
+                * self.n_groups().div_ceil(GROUPS_AT_ONCE),
+            inputs: self.n_polys(),
+            responses: responses.iter().map(|r| r.n_polys()).sum(),
         }
     }
 }
 
-/// The cheapest packing of `spec` into polynomials of degree `degree`.
+/// The packing of `spec` into polynomials of degree `degree` that takes the fewest bytes.
 ///
 /// # Errors
-/// If the geometry is not supported, or a map is larger than a polynomial.
+/// As [`rank`].
 pub fn choose(
     spec: &SourceSpec,
     degree: usize,
@@ -45,46 +91,70 @@ pub fn choose(
     up_bits: u32,
     down_bits: u32,
 ) -> Result<PackingChoice, PackingError> {
+    let bits = CoefficientBits {
+        share: k_bits,
+        up: up_bits,
+        down: down_bits,
+    };
+    let best = rank(spec, degree, bits, &PackingGoal::FEWEST_BYTES, 1)?;
     let area = Block::new(spec, degree)?.area;
-    let n_channels = spec.stride * spec.stride * spec.channels;
+    best.into_iter()
+        .next()
+        .map(|ranked| ranked.choice)
+        .ok_or(PackingError::MapTooLarge { area, degree })
+}
+
+/// The `n_best` fastest packings of `spec` into polynomials of degree `degree` by `goal`, the fastest first; at least one.
+///
+/// # Errors
+/// If the geometry is not supported, or a map is larger than a polynomial.
+pub fn rank(
+    spec: &SourceSpec,
+    degree: usize,
+    bits: CoefficientBits,
+    goal: &PackingGoal,
+    n_best: usize,
+) -> Result<Vec<RankedPacking>, PackingError> {
+    let block = Block::new(spec, degree)?;
+    let area = block.area;
     let mut candidates = Vec::new();
     for images in even_shares(spec.batch, degree / area) {
-        for channels in even_shares(n_channels, degree / (images * area)) {
+        for channels in even_shares(block.n_channels(), degree / (images * area)) {
             let room = degree / (images * channels * area);
-            let inputs = spec.batch.div_ceil(images) * n_channels.div_ceil(channels);
             for filters in filter_choices(spec, room) {
-                let n_responses: usize = spec
-                    .consumers
-                    .iter()
-                    .zip(&filters)
-                    .map(|(conv, o_w)| {
-                        spec.batch.div_ceil(images) * conv.out_channels.div_ceil(*o_w)
-                    })
-                    .sum();
-                let bits = inputs * up_bits as usize + n_responses * down_bits as usize;
                 let choice = PackingChoice {
                     images,
                     channels,
                     filters,
                 };
-                candidates.push((degree * bits / 8, choice));
+                let packing = SourcePacking::new(spec, degree, &choice)?;
+                let least = packing.cost_without_corrections(bits.up, bits.down);
+                candidates.push((goal.nanoseconds(&least), choice));
             }
         }
     }
-    // Bytes without corrections bound a candidate from below: once they pass the best, the rest cannot win.
+    // The time without corrections bounds a candidate from below: once it passes the best, the rest cannot win.
     candidates.sort_by(|(a, x), (b, y)| a.cmp(b).then_with(|| order(x).cmp(&order(y))));
-    let mut best: Option<(PackingCost, PackingChoice)> = None;
+    let mut best: Vec<RankedPacking> = Vec::new();
     for (least, choice) in candidates {
-        if best.as_ref().is_some_and(|(cost, _)| least > cost.bytes) {
+        if best.len() >= n_best.max(1) && best.last().is_some_and(|b| least > b.nanoseconds) {
             break;
         }
-        let cost = SourcePacking::new(spec, degree, &choice)?.cost(k_bits, up_bits, down_bits);
-        if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-            best = Some((cost, choice));
-        }
+        let packing = SourcePacking::new(spec, degree, &choice)?;
+        let cost = packing.cost(bits.share, bits.up, bits.down);
+        let nanoseconds = goal.nanoseconds(&cost);
+        let at = best.partition_point(|b| b.nanoseconds <= nanoseconds);
+        best.insert(
+            at,
+            RankedPacking {
+                choice,
+                cost,
+                nanoseconds,
+            },
+        );
+        best.truncate(n_best.max(1));
     }
-    best.map(|(_, choice)| choice)
-        .ok_or(PackingError::MapTooLarge { area, degree })
+    Ok(best)
 }
 
 fn order(choice: &PackingChoice) -> (usize, usize, &[usize]) {

@@ -4,7 +4,8 @@
 //! sum over the I inputs of the group of input times weight polynomial (j, i). Weight polynomials are integers; products
 //! that pass N come back negated, which the outputs account for.
 
-use super::{Block, PackingChoice, SourceSpec, Tap};
+use super::block::{Axis, Tap};
+use super::{Block, PackingChoice, Part, SourceSpec};
 use crate::bits::packed_bytes;
 
 /// The packing of one consumer of a source.
@@ -12,22 +13,72 @@ use crate::bits::packed_bytes;
 pub struct ResponsePacking {
     degree: usize,
     batch: usize,
-    in_channels: usize,
-    stride: usize,
+    n_channels: usize,
     b_w: usize,
     c_w: usize,
     o_w: usize,
     pub(super) area: usize,
     pub(super) columns: usize,
     out_channels: usize,
-    kernel: (usize, usize),
     n_out: (usize, usize),
-    rows_taps: Vec<Tap>,
-    columns_taps: Vec<Tap>,
+    /// The consumer itself, then the guests that join it.
+    feeds: Vec<Feed>,
     /// Exponent of tap offset (0, 0) of channel 0 in filter 0.
     exponent: usize,
     /// Index of output (0, 0) of image 0 of filter 0.
     origin: usize,
+}
+
+/// One convolution that adds into the response.
+#[derive(Clone, Debug)]
+struct Feed {
+    part: Part,
+    kernel: (usize, usize),
+    rows_taps: Vec<Tap>,
+    columns_taps: Vec<Tap>,
+}
+
+impl Feed {
+    fn new(part: &Part, kernel: (usize, usize), (rows, columns): &(Axis, Axis)) -> Self {
+        Self {
+            part: part.clone(),
+            kernel,
+            rows_taps: rows.taps.clone(),
+            columns_taps: columns.taps.clone(),
+        }
+    }
+
+    fn n_weights_per_filter(&self) -> usize {
+        self.part.channels * self.kernel.0 * self.kernel.1
+    }
+
+    /// (phase channel, phase, channel) of each channel of this convolution among those from `first` to `last`.
+    fn channels_in(
+        &self,
+        first: usize,
+        last: usize,
+    ) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
+        let (start, channels) = (self.part.first, self.part.channels);
+        let end = start + self.part.n_channels();
+        (first.max(start)..last.min(end)).map(move |channel| {
+            let at = channel - start;
+            (channel, at / channels, at % channels)
+        })
+    }
+
+    /// (kernel row, kernel column, distance in coefficients) of each tap that reads the phase number `phase`.
+    fn taps(&self, phase: usize, columns: usize) -> impl Iterator<Item = (usize, usize, isize)> {
+        let (row_phase, column_phase) = self.part.phases[phase];
+        self.rows_taps
+            .iter()
+            .filter(move |t| t.phase == row_phase)
+            .flat_map(move |r| {
+                self.columns_taps
+                    .iter()
+                    .filter(move |t| t.phase == column_phase)
+                    .map(move |c| (r.tap, c.tap, r.offset * columns as isize + c.offset))
+            })
+    }
 }
 
 impl ResponsePacking {
@@ -39,25 +90,34 @@ impl ResponsePacking {
         block: &Block,
     ) -> Self {
         let conv = spec.consumers[consumer];
-        let (rows, columns) = &block.axes[consumer];
+        let axes = &block.axes[consumer];
+        let own = Feed::new(&block.parts[0], (conv.kernel_h, conv.kernel_w), axes);
+        let mut feeds = vec![own];
         // Padding is smaller than the kernel, so the tap at offset 0 exists and both maxima are at least 0.
-        let spatial = rows.max as usize * block.columns + columns.max as usize;
+        let (mut most_rows, mut most_columns) = (axes.0.max, axes.1.max);
+        for (index, guest) in spec.guests.iter().enumerate() {
+            if guest.consumer == consumer {
+                let axes = &block.guest_axes[index];
+                let kernel = (guest.conv.kernel_h, guest.conv.kernel_w);
+                feeds.push(Feed::new(&block.parts[index + 1], kernel, axes));
+                most_rows = most_rows.max(axes.0.max);
+                most_columns = most_columns.max(axes.1.max);
+            }
+        }
+        let spatial = most_rows as usize * block.columns + most_columns as usize;
         let exponent = (choice.channels - 1) * block.area + spatial;
         Self {
             degree,
             batch: spec.batch,
-            in_channels: spec.channels,
-            stride: spec.stride,
+            n_channels: block.n_channels(),
             b_w: choice.images,
             c_w: choice.channels,
             o_w: choice.filters[consumer],
             area: block.area,
             columns: block.columns,
             out_channels: conv.out_channels,
-            kernel: (conv.kernel_h, conv.kernel_w),
-            n_out: (rows.n_out, columns.n_out),
-            rows_taps: rows.taps.clone(),
-            columns_taps: columns.taps.clone(),
+            n_out: (axes.0.n_out, axes.1.n_out),
+            feeds,
             exponent,
             origin: exponent + block.lead.0 * block.columns + block.lead.1,
         }
@@ -100,7 +160,7 @@ impl ResponsePacking {
 
     /// Input polynomials of one group, I.
     pub fn n_inputs(&self) -> usize {
-        (self.stride * self.stride * self.in_channels).div_ceil(self.c_w)
+        self.n_channels.div_ceil(self.c_w)
     }
 
     /// Response polynomials of one group, J.
@@ -118,9 +178,10 @@ impl ResponsePacking {
         self.batch * self.out_channels * self.n_out.0 * self.n_out.1
     }
 
-    /// Weights: O * C * kh * kw.
+    /// Weights: O * C * kh * kw, and as many for each guest.
     pub fn n_weights(&self) -> usize {
-        self.out_channels * self.n_weights_per_filter()
+        let each = self.feeds.iter().map(Feed::n_weights_per_filter);
+        self.out_channels * each.sum::<usize>()
     }
 
     /// Products of polynomials that the whole response takes.
@@ -166,27 +227,38 @@ impl ResponsePacking {
 
     /// Whether any weight meets input polynomial `input` of a group. Strided 1x1 kernels leave most of them out.
     pub fn reads(&self, input: usize) -> bool {
-        self.channels_of(input)
-            .any(|(_, channel)| self.taps(channel / self.in_channels).next().is_some())
+        let (first, last) = self.channels_of(input);
+        self.feeds.iter().any(|feed| {
+            feed.channels_in(first, last)
+                .any(|(_, phase, _)| feed.taps(phase, self.columns).next().is_some())
+        })
     }
 
-    /// Writes weight polynomial (`filters`, `input`) into `out` (N coefficients), from `weights` in (O, C, kh, kw) order.
+    /// Writes weight polynomial (`filters`, `input`) into `out` (N coefficients), from `weights` in (O, C, kh, kw) order;
+    /// those of guests follow, guest by guest.
     pub fn kernel(&self, filters: usize, input: usize, weights: &[i32], out: &mut [i32]) {
         out.fill(0);
-        let (kernel_h, kernel_w) = self.kernel;
         let first = filters * self.o_w;
-        for o in first..(first + self.o_w).min(self.out_channels) {
-            for (slot, channel) in self.channels_of(input) {
-                let real = channel % self.in_channels;
-                let row = (o * self.in_channels + real) * kernel_h;
-                for (u, v, back) in self.taps(channel / self.in_channels) {
-                    let forward = (o - first) * self.filter_step() + self.exponent;
-                    let index = (forward - slot * self.area).wrapping_add_signed(-back);
-                    let weight = weights[(row + u) * kernel_w + v];
-                    if index >= self.degree {
-                        out[index - self.degree] = weight.wrapping_neg();
-                    } else {
-                        out[index] = weight;
+        let (first_channel, last_channel) = self.channels_of(input);
+        let mut weights = weights;
+        for feed in &self.feeds {
+            let (of_feed, others) =
+                weights.split_at(self.out_channels * feed.n_weights_per_filter());
+            weights = others;
+            let (kernel_h, kernel_w) = feed.kernel;
+            for o in first..(first + self.o_w).min(self.out_channels) {
+                for (channel, phase, real) in feed.channels_in(first_channel, last_channel) {
+                    let row = (o * feed.part.channels + real) * kernel_h;
+                    let slot = channel - first_channel;
+                    for (u, v, back) in feed.taps(phase, self.columns) {
+                        let forward = (o - first) * self.filter_step() + self.exponent;
+                        let index = (forward - slot * self.area).wrapping_add_signed(-back);
+                        let weight = of_feed[(row + u) * kernel_w + v];
+                        if index >= self.degree {
+                            out[index - self.degree] = weight.wrapping_neg();
+                        } else {
+                            out[index] = weight;
+                        }
                     }
                 }
             }
@@ -195,17 +267,20 @@ impl ResponsePacking {
 
     /// Sums of |w| and of w^2 over all filters of response polynomial `filters`, all inputs together.
     pub fn norms(&self, filters: usize, weights: &[i32]) -> (u64, u64) {
-        let first = filters * self.o_w * self.n_weights_per_filter();
-        let last = (first + self.o_w * self.n_weights_per_filter()).min(weights.len());
-        let of_poly = &weights[first.min(last)..last];
-        of_poly.iter().fold((0, 0), |(one, two), &w| {
-            let w = u64::from(w.unsigned_abs());
-            (one.saturating_add(w), two.saturating_add(w * w))
-        })
-    }
-
-    fn n_weights_per_filter(&self) -> usize {
-        self.in_channels * self.kernel.0 * self.kernel.1
+        let (mut one, mut two, mut weights) = (0u64, 0u64, weights);
+        for feed in &self.feeds {
+            let each = feed.n_weights_per_filter();
+            let (of_feed, others) = weights.split_at((self.out_channels * each).min(weights.len()));
+            weights = others;
+            let first = (filters * self.o_w * each).min(of_feed.len());
+            let last = (first + self.o_w * each).min(of_feed.len());
+            for &w in &of_feed[first..last] {
+                let w = u64::from(w.unsigned_abs());
+                one = one.saturating_add(w);
+                two = two.saturating_add(w * w);
+            }
+        }
+        (one, two)
     }
 
     /// Coefficients from one filter to the next.
@@ -228,31 +303,23 @@ impl ResponsePacking {
         })
     }
 
-    /// Exponents in filter 0 of the taps of the phase channel in `slot`, which holds `phase`.
-    pub(super) fn exponents(&self, slot: usize, phase: usize) -> impl Iterator<Item = usize> {
+    /// Exponents in filter 0 of the taps of the phase channel in `slot`, which holds the phase of number `class` among those
+    /// of all parts.
+    pub(super) fn exponents(&self, slot: usize, class: usize) -> impl Iterator<Item = usize> {
         let base = self.exponent - slot * self.area;
-        self.taps(phase)
+        let feeds = self.feeds.iter();
+        feeds
+            .filter_map(move |feed| {
+                let phase = class.checked_sub(feed.part.first_class)?;
+                (phase < feed.part.phases.len()).then_some((feed, phase))
+            })
+            .flat_map(|(feed, phase)| feed.taps(phase, self.columns))
             .map(move |(_, _, back)| base.wrapping_add_signed(-back))
     }
 
-    /// (slot, phase channel) of each channel in input polynomial `input`.
-    fn channels_of(&self, input: usize) -> impl Iterator<Item = (usize, usize)> {
+    /// First and last (excluded) phase channel in input polynomial `input`.
+    fn channels_of(&self, input: usize) -> (usize, usize) {
         let first = input * self.c_w;
-        let last = (first + self.c_w).min(self.stride * self.stride * self.in_channels);
-        (first..last).map(move |channel| (channel - first, channel))
-    }
-
-    /// (kernel row, kernel column, distance in coefficients) of each tap that reads `phase`.
-    fn taps(&self, phase: usize) -> impl Iterator<Item = (usize, usize, isize)> {
-        let (row_phase, column_phase) = (phase / self.stride, phase % self.stride);
-        self.rows_taps
-            .iter()
-            .filter(move |t| t.phase == row_phase)
-            .flat_map(move |r| {
-                self.columns_taps
-                    .iter()
-                    .filter(move |t| t.phase == column_phase)
-                    .map(move |c| (r.tap, c.tap, r.offset * self.columns as isize + c.offset))
-            })
+        (first, (first + self.c_w).min(self.n_channels))
     }
 }

@@ -1,4 +1,5 @@
-//! Which positions of a source must hold zero: those that a used output reads and that hold no data.
+//! Which positions of a source are corrected: those that a used output reads and that hold no data of the source. They must
+//! hold zero, or a guest's value.
 //!
 //! An implied mask is random at every coefficient, padding and unused tail included, so the client must send the mask of
 //! each such position. The set is {(t - q) mod N : t used output, q kernel exponent} minus the data. It depends only on
@@ -48,16 +49,17 @@ impl Coefficients {
 }
 
 impl SourcePacking {
-    /// For each polynomial the sorted positions that must encrypt zero, though they hold no data.
+    /// For each polynomial the sorted positions that must encrypt a given value: a guest's mask where
+    /// [`Self::guest_positions`] says so, zero elsewhere.
     pub fn corrections(&self) -> Vec<Arc<[u32]>> {
         let mut cache = HashMap::new();
         let mut sets = Vec::with_capacity(self.n_polys());
         for group in 0..self.n_groups() {
             for input in 0..self.n_inputs() {
-                let key = (self.images_in(group), self.phases_of(input));
+                let key = (self.images_in(group), self.classes_of(input));
                 let set = cache
                     .entry(key)
-                    .or_insert_with_key(|(images, phases)| self.correction_set(*images, phases));
+                    .or_insert_with_key(|(images, classes)| self.correction_set(*images, classes));
                 sets.push(Arc::clone(set));
             }
         }
@@ -69,16 +71,19 @@ impl SourcePacking {
         self.corrections().iter().map(|set| set.len()).sum()
     }
 
-    /// Phase of each channel in input polynomial `input` of a group.
-    fn phases_of(&self, input: usize) -> Vec<u8> {
+    /// Number among the phases of all parts of the phase in each slot of input polynomial `input` of a group.
+    fn classes_of(&self, input: usize) -> Vec<u8> {
         let first = input * self.choice.channels;
         let last = (first + self.choice.channels).min(self.n_phase_channels());
-        (first..last)
-            .map(|channel| (channel / self.spec.channels) as u8)
-            .collect()
+        let parts = &self.block.parts;
+        let class = |channel: usize| {
+            let part = parts.iter().rfind(|p| p.first <= channel)?;
+            Some((part.first_class + (channel - part.first) / part.channels) as u8)
+        };
+        (first..last).filter_map(class).collect()
     }
 
-    fn correction_set(&self, images: usize, phases: &[u8]) -> Arc<[u32]> {
+    fn correction_set(&self, images: usize, classes: &[u8]) -> Arc<[u32]> {
         let mut read = Coefficients::empty(self.degree);
         for response in &self.responses {
             let mut used = Coefficients::empty(self.degree);
@@ -87,8 +92,8 @@ impl SourcePacking {
             }
             // The first response polynomial of a group has the most filters, so it reads all that the others read.
             let mut through_one = Coefficients::empty(self.degree);
-            for (slot, &phase) in phases.iter().enumerate() {
-                for exponent in response.exponents(slot, phase.into()) {
+            for (slot, &class) in classes.iter().enumerate() {
+                for exponent in response.exponents(slot, class.into()) {
                     through_one.add_shifted(&used, exponent % self.degree);
                 }
             }
@@ -97,15 +102,19 @@ impl SourcePacking {
             }
         }
         let mut data = Coefficients::empty(self.degree);
-        let (stride, c_w) = (self.spec.stride, self.choice.channels);
+        let (source, c_w) = (&self.block.parts[0], self.choice.channels);
         for block in 0..images {
-            for (slot, &phase) in phases.iter().enumerate() {
-                let (a, b) = (phase as usize / stride, phase as usize % stride);
-                let start = (block * c_w + slot) * self.area;
-                for i in 0..self.spec.height.saturating_sub(a).div_ceil(stride) {
-                    let row = start + (i + self.lead.0) * self.columns + self.lead.1;
-                    for j in 0..self.spec.width.saturating_sub(b).div_ceil(stride) {
-                        data.insert(row + j);
+            for (slot, &class) in classes.iter().enumerate() {
+                let class = usize::from(class);
+                if class >= source.phases.len() {
+                    continue;
+                }
+                let start = (block * c_w + slot) * self.block.area;
+                let (n_rows, n_columns) = source.n_positions(class);
+                for i in 0..n_rows {
+                    let row = start + (i + self.block.lead.0) * self.block.columns;
+                    for j in 0..n_columns {
+                        data.insert(row + self.block.lead.1 + j);
                     }
                 }
             }

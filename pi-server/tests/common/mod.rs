@@ -29,6 +29,7 @@ pub fn options(dir: &Path) -> ServeOptions {
         models: vec![dir.to_owned()],
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         max_batch: 4,
+        packing_bandwidth: 100_000_000,
         limits: Limits {
             max_sessions: 4,
             idle_timeout: Duration::from_secs(20),

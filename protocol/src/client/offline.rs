@@ -76,7 +76,7 @@ impl<C: Channel> ClientSession<C> {
 
     fn send_sources(&mut self, batch: u32) -> Result<Vec<he::ClientSource>> {
         let plan = self.plan.clone();
-        let mut states = Vec::with_capacity(plan.sources().len());
+        let mut states: Vec<he::ClientSource> = Vec::with_capacity(plan.sources().len());
         for (index, source) in plan.sources().iter().enumerate() {
             let public = prg::public_seed(
                 "he c1",
@@ -87,8 +87,10 @@ impl<C: Channel> ClientSession<C> {
             let mut rng = self.seed.stream("he noise", &[batch.into(), index as u64]);
             let key = &self.keys[index];
             let params = sizes::rlwe(source.ring)?;
+            let guests: Vec<&[u64]> = source.guests.iter().map(|&g| states[g].mask()).collect();
+            let packing = &source.packing;
             let (state, messages) = self.wire.ledger.time(Phase::Offline, "encrypt", || {
-                he::ClientSource::new(key, &params, &source.packing, &public, &mut rng)
+                he::ClientSource::with_guests(key, &params, packing, &public, &guests, &mut rng)
             })?;
             let layer = sizes::layer_of_source(&plan, index);
             self.wire.ledger.work(
@@ -133,9 +135,9 @@ impl<C: Channel> ClientSession<C> {
             .iter()
             .map(|l| Zeroizing::new(vec![0; plan.batch() * l.shape.n_values()]))
             .collect();
-        for (source, layer, conv) in sizes::responses(&plan) {
-            let conv_plan = plan.convs(layer)[conv];
-            let packing = plan.response(conv_plan);
+        for response in plan.responses() {
+            let (source, layer) = (response.source, response.layer);
+            let packing = plan.packing(response);
             let params = sizes::rlwe(plan.sources()[source].ring)?;
             let message = self.wire.recv(
                 batch_tag(Step::HeResponse, layer, batch),
@@ -151,7 +153,7 @@ impl<C: Channel> ClientSession<C> {
             let opened = self.wire.ledger.time(Phase::Offline, "decrypt", || {
                 he::decrypt(&self.keys[source], &params, packing, layer, &message)
             })?;
-            let shift = graph.layers[layer].convs[conv].shift;
+            let shift = plan.shift(response);
             for (sum, value) in sums[layer].iter_mut().zip(opened.iter()) {
                 *sum = sum.wrapping_add(value << shift);
             }

@@ -2,14 +2,14 @@
 //!
 //! For each input polynomial the client draws e and computes z = -c1 z_k + e. It sends bits lambda .. h of z. With c0 those
 //! bits shifted back, its mask is r = round((c0 + c1 z_k) / 2^h), which depends on the high bits of z, and these stay here.
-//! Where a position must encrypt zero, it sends r, and the server subtracts it.
+//! Where a position must encrypt a given value, zero or a guest's mask, it sends r minus that, and the server subtracts it.
 
 use super::ntt::{Ntt, Poly};
 use super::params::{DEGREE, MODULUS_BITS, MODULUS_MASK, RlweParams};
 use super::sample::{self, Streams};
 use crate::{Error, Result};
 use pi_model::bits;
-use pi_model::packing::{ResponsePacking, SourcePacking};
+use pi_model::packing::{GuestSpec, ResponsePacking, SourcePacking};
 use rand::CryptoRng;
 use rayon::prelude::*;
 use zeroize::Zeroizing;
@@ -48,7 +48,7 @@ impl SecretKey {
 pub struct SourceMessages {
     /// Bits lambda .. h of each coefficient of each z.
     pub noise: Vec<u8>,
-    /// Masks of the positions that must encrypt zero, polynomial by polynomial, k bits each.
+    /// Masks of the corrected positions minus what they must encrypt, polynomial by polynomial, k bits each.
     pub corrections: Vec<u8>,
 }
 
@@ -58,7 +58,8 @@ pub struct ClientSource {
 }
 
 impl ClientSource {
-    /// Draws the mask of a source. `public_seed` gives the c1 of its polynomials; a pair of key and seed serves once.
+    /// Draws the mask of a source without guests. `public_seed` gives the c1 of its polynomials; a pair of key and seed
+    /// serves once.
     ///
     /// # Errors
     /// If the packing is for another degree.
@@ -69,9 +70,32 @@ impl ClientSource {
         public_seed: &[u8; 32],
         rng: &mut impl CryptoRng,
     ) -> Result<(Self, SourceMessages)> {
+        Self::with_guests(key, params, packing, public_seed, &[], rng)
+    }
+
+    /// Draws the mask of a source, and encrypts beside it the masks of its guests: each in (B, C, H, W) order, from the same
+    /// ring, and implied by a key that is not this one.
+    ///
+    /// # Errors
+    /// If the packing is for another degree or other guests.
+    pub fn with_guests(
+        key: &SecretKey,
+        params: &RlweParams,
+        packing: &SourcePacking,
+        public_seed: &[u8; 32],
+        guests: &[&[u64]],
+        rng: &mut impl CryptoRng,
+    ) -> Result<(Self, SourceMessages)> {
         check_degree(packing.degree())?;
+        let fits = |(spec, mask): (&GuestSpec, &&[u64])| {
+            mask.len() == packing.spec().batch * spec.channels * spec.height * spec.width
+        };
+        let specs = &packing.spec().guests;
+        if guests.len() != specs.len() || !specs.iter().zip(guests).all(fits) {
+            return Err(Error::Misuse("the masks of other guests".into()));
+        }
         let streams = Streams::fresh(rng);
-        let drawn: Vec<(Vec<u8>, Zeroizing<Vec<u64>>)> = (0..packing.n_polys())
+        let mut drawn: Vec<(Vec<u8>, Zeroizing<Vec<u64>>)> = (0..packing.n_polys())
             .into_par_iter()
             .map(|index| {
                 let c1z = key.times(&sample::uniform(public_seed, index).to_ntt());
@@ -93,6 +117,13 @@ impl ClientSource {
         drawn
             .iter()
             .for_each(|(bytes, _)| noise.extend_from_slice(bytes));
+        // Guests lie where no data does, so this leaves the mask alone and changes corrections only.
+        for (index, guest) in guests.iter().enumerate() {
+            for (poly, position, value) in packing.guest_positions(index) {
+                let r = &mut drawn[poly].1[position];
+                *r = r.wrapping_sub(guest[value]) & params.share_mask();
+            }
+        }
         let corrections = packing.corrections();
         let mut zeros = Zeroizing::new(Vec::new());
         for ((_, mask), positions) in drawn.iter().zip(&corrections) {

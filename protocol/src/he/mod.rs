@@ -11,8 +11,13 @@
 //! |---|---|---|
 //! | public key b, once for each source | client | 9 N = 36,864 |
 //! | noise bits | client | polynomials * N * (h - lambda) / 8 |
-//! | corrections | client | positions * k / 8 |
+//! | corrections, guests' values included | client | positions * k / 8 |
 //! | response, for each convolution | server | polynomials * N * (72 - drop) / 8 |
+//!
+//! A source may carry *guests*: masks of other sources, encrypted once more under its key so that one response sums the
+//! convolutions of both. The client sends a guest's mask as a correction, r' - r with r' implied by this key. No key ever
+//! meets a message that depends on itself as long as guests come from sources before this one: r' is used for nothing else and
+//! hides r, and whatever r hides depends on keys of earlier sources only (SECURITY.md, section 4.3).
 //!
 //! Semi-honest security. A (key, c1) pair, a u and an e serve once: seeds of c1 must be fresh for each batch and come from
 //! nonces of both parties.

@@ -94,7 +94,12 @@ impl RlweParams {
     /// The share that `value` modulo Q stands for: round(value / 2^h) mod 2^k.
     pub(super) fn round(&self, value: u128) -> u64 {
         let rounded = value.wrapping_add(1 << (self.h - 1)) >> self.h;
-        rounded as u64 & (u64::MAX >> (64 - self.k))
+        rounded as u64 & self.share_mask()
+    }
+
+    /// 2^k - 1.
+    pub(super) fn share_mask(&self) -> u64 {
+        u64::MAX >> (64 - self.k)
     }
 
     /// The low half c0 that both sides rebuild from its bits that travelled.

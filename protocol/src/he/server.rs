@@ -13,13 +13,10 @@ use super::sample::{self, Streams};
 use super::{check_length, check_products, public_key_bytes};
 use crate::{Error, Result};
 use pi_model::bits;
-use pi_model::packing::{ResponsePacking, SourcePacking};
+use pi_model::packing::{GROUPS_AT_ONCE, ResponsePacking, SourcePacking};
 use rand::CryptoRng;
 use rayon::prelude::*;
 use zeroize::Zeroizing;
-
-/// Groups of images that share one transform of the weights.
-const GROUPS_AT_ONCE: usize = 8;
 
 /// The public half (b, a) of a source's key.
 pub struct PublicKey {

@@ -2,7 +2,9 @@
 
 use super::*;
 use pi_model::kernel::{Shape, convolve};
-use pi_model::packing::{ConvGeometry, PackingChoice, SourcePacking, SourceSpec, choose};
+use pi_model::packing::{
+    ConvGeometry, GuestSpec, PackingChoice, SourcePacking, SourceSpec, choose,
+};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
@@ -94,6 +96,7 @@ fn random_spec(rng: &mut ChaCha20Rng) -> SourceSpec {
         }
     });
     SourceSpec {
+        guests: vec![],
         consumers: consumers.collect(),
         channels: rng.random_range(1..6),
         height: rng.random_range(5..14),
@@ -143,6 +146,7 @@ fn shares_add_up_for_random_geometries() {
 fn forced_packings_work_up_to_full_polynomials() {
     let mut rng = ChaCha20Rng::seed_from_u64(2);
     let spec = |size, stride, padding, kernel| SourceSpec {
+        guests: vec![],
         channels: 4,
         height: size,
         width: size,
@@ -181,6 +185,7 @@ fn forced_packings_work_up_to_full_polynomials() {
 
 fn layer(channels: usize, size: usize, batch: usize) -> SourcePacking {
     let spec = SourceSpec {
+        guests: vec![],
         channels,
         height: size,
         width: size,
@@ -271,4 +276,89 @@ fn wrong_messages_are_the_peers_fault() {
         server.respond(&public, response, &large, &mut rng).err(),
         Some(Error::Plan(_))
     ));
+}
+
+/// A residual block's last convolution with the shortcut of its input as guest.
+#[test]
+fn one_response_sums_a_convolution_and_its_shortcut() {
+    let mut rng = ChaCha20Rng::seed_from_u64(8);
+    let conv = |kernel, padding| ConvGeometry {
+        out_channels: 6,
+        kernel_h: kernel,
+        kernel_w: kernel,
+        padding,
+    };
+    for (batch, size) in [(1, 8), (3, 5), (4, 16)] {
+        let (height, width) = (2 * size, 2 * size - 1);
+        let spec = SourceSpec {
+            channels: 6,
+            height: size,
+            width: size,
+            batch,
+            stride: 1,
+            consumers: vec![conv(3, 1)],
+            guests: vec![GuestSpec {
+                channels: 3,
+                height,
+                width,
+                stride: 2,
+                conv: conv(1, 0),
+                consumer: 0,
+            }],
+        };
+        for params in [RlweParams::HIDDEN, RlweParams::OPENED] {
+            let (k, up, down) = (params.k_bits(), params.up_bits(), params.down_bits());
+            let choice = choose(&spec, DEGREE, k, up, down).unwrap();
+            let packing = SourcePacking::new(&spec, DEGREE, &choice).unwrap();
+            let (key, message) = SecretKey::generate(&[1; 32], &mut rng);
+            let public = PublicKey::from_message(&[1; 32], 0, &message).unwrap();
+            let n_guest = batch * 3 * height * width;
+            let guest: Vec<u64> = (0..n_guest)
+                .map(|_| rng.random::<u64>() >> (64 - k))
+                .collect();
+            let refused = ClientSource::new(&key, &params, &packing, &[7; 32], &mut rng).err();
+            assert!(matches!(refused, Some(Error::Misuse(_))));
+            let (client, sent) =
+                ClientSource::with_guests(&key, &params, &packing, &[7; 32], &[&guest], &mut rng)
+                    .unwrap();
+            let (noise, corrections) = (&sent.noise, &sent.corrections);
+            let server =
+                ServerSource::new(&params, &packing, &[7; 32], 0, noise, corrections).unwrap();
+            let response = &packing.responses()[0];
+            let weights: Vec<i32> = (0..response.n_weights())
+                .map(|_| rng.random_range(-127..128))
+                .collect();
+            assert_eq!(weights.len(), 6 * 6 * 9 + 6 * 3);
+            let answer = server
+                .respond(&public, response, &weights, &mut rng)
+                .unwrap();
+            let share = decrypt(&key, &params, response, 0, &answer.message).unwrap();
+            let shape = |in_channels, height, width, kernel, stride, padding| Shape {
+                in_channels,
+                height,
+                width,
+                out_channels: 6,
+                kernel_h: kernel,
+                kernel_w: kernel,
+                stride,
+                padding,
+            };
+            let own = shape(6, size, size, 3, 1, 1);
+            let shortcut = shape(3, height, width, 1, 2, 0);
+            let products = |shape: &Shape, x: &[u64], weights: &[i32]| -> Vec<u64> {
+                let images = x.chunks_exact(shape.n_inputs());
+                images.flat_map(|x| convolve(shape, x, weights)).collect()
+            };
+            let (first, second) = weights.split_at(6 * 6 * 9);
+            let own = products(&own, client.mask(), first);
+            let shortcut = products(&shortcut, &guest, second);
+            let most = ErrorBound::new(&params, response.norms(0, &weights).1).max_error(40.0);
+            let most = if k == 52 { most as i64 } else { 0 };
+            for (i, (a, b)) in share.iter().zip(answer.share.iter()).enumerate() {
+                let due = own[i].wrapping_add(shortcut[i]);
+                let error = signed(a.wrapping_add(*b).wrapping_sub(due), k);
+                assert!(error.abs() <= most, "output {i} is off by {error}");
+            }
+        }
+    }
 }

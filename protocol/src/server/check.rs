@@ -19,13 +19,14 @@ pub fn check_plan(plan: &Plan) -> Result<()> {
     let public = plan.public();
     Layout::new(public)?;
     let last = public.graph().layers.len() - 1;
-    for (source, layer, conv) in sizes::responses(public) {
-        let node = &public.graph().layers[layer].convs[conv];
-        let params = sizes::rlwe(public.sources()[source].ring)?;
-        let packing = public.response(public.convs(layer)[conv]);
-        let weights = &plan.model().weights(node).weight;
+    for response in public.responses() {
+        let layer = response.layer;
+        let node = &public.graph().layers[layer].convs[response.convs[0]];
+        let params = sizes::rlwe(public.sources()[response.source].ring)?;
+        let packing = public.packing(response);
+        let weights = plan.weights(response);
         for part in 0..packing.n_filter_polys() {
-            let (sum, squares) = packing.norms(part, weights);
+            let (sum, squares) = packing.norms(part, &weights);
             check_products(sum)
                 .map_err(|e| Error::Plan(format!("operation '{}': {e}", node.op)))?;
             let failure = ErrorBound::new(&params, squares).nonzero_log2();

@@ -119,13 +119,11 @@ impl<C: Channel> ServerSession<C> {
     ) -> Result<Vec<Vec<Share<Server>>>> {
         let plan = self.plan.public().clone();
         let graph = plan.graph();
-        let model = self.plan.model().clone();
         let mut sums: Vec<Zeroizing<Vec<u64>>> = graph
             .layers
             .iter()
             .map(|l| Zeroizing::new(vec![0; plan.batch() * l.shape.n_values()]))
             .collect();
-        let order = sizes::responses(&plan);
         for (index, (noise, corrections)) in sources.into_iter().enumerate() {
             let source = &plan.sources()[index];
             let public = prg::public_seed(
@@ -147,16 +145,17 @@ impl<C: Channel> ServerSession<C> {
                     &corrections,
                 )
             })?;
-            for &(_, layer, conv) in order.iter().filter(|(s, ..)| *s == index) {
-                let node = &graph.layers[layer].convs[conv];
-                let packing = plan.response(plan.convs(layer)[conv]);
+            for due in plan.responses().iter().filter(|r| r.source == index) {
+                let (layer, conv) = (due.layer, due.convs[0]);
+                let packing = plan.packing(due);
+                let weights = self.plan.weights(due);
                 let mut rng = self
                     .seed
                     .stream("he response", &[batch.into(), layer as u64, conv as u64]);
                 let key = &self.keys[index];
                 let ledger = &mut self.wire.ledger;
                 let response = ledger.time_of_layer(Phase::Offline, "respond", layer, || {
-                    state.respond(key, packing, &model.weights(node).weight, &mut rng)
+                    state.respond(key, packing, &weights, &mut rng)
                 })?;
                 self.wire.ledger.work(
                     layer,
@@ -167,10 +166,11 @@ impl<C: Channel> ServerSession<C> {
                 );
                 self.wire
                     .send(batch_tag(Step::HeResponse, layer, batch), &response.message)?;
+                let shift = plan.shift(due);
                 let ledger = &mut self.wire.ledger;
                 ledger.time_of_layer(Phase::Offline, "masks", layer, || {
                     for (sum, value) in sums[layer].iter_mut().zip(response.share.iter()) {
-                        *sum = sum.wrapping_add(value << node.shift);
+                        *sum = sum.wrapping_add(value << shift);
                     }
                 });
             }

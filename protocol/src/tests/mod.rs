@@ -29,7 +29,16 @@ pub(crate) struct Run {
 
 /// Prepares one batch, of as many inferences as there are inputs, and runs all of it.
 pub(crate) fn run(model: &Arc<Model>, inputs: &[Vec<i64>], seed: u8) -> Run {
-    let plan = Arc::new(Plan::new(model.clone(), inputs.len()).unwrap());
+    run_plan(
+        Plan::new(model.clone(), inputs.len()).unwrap(),
+        inputs,
+        seed,
+    )
+}
+
+/// As [`run`], by a plan for as many inferences as there are inputs.
+pub(crate) fn run_plan(plan: Plan, inputs: &[Vec<i64>], seed: u8) -> Run {
+    let plan = Arc::new(plan);
     let public = plan.public().clone();
     let (to_server, to_client) = pair();
     let server = std::thread::spawn(move || {
