@@ -8,10 +8,15 @@ mod argmax;
 mod circuit;
 mod evaluate;
 mod garble;
+mod group;
+mod labels;
 mod sign;
+#[cfg(test)]
+mod tests;
 
 pub use argmax::argmax_circuit;
 pub use circuit::{Builder, Circuit, Gate, Wire};
 pub use evaluate::{active_label_hash, evaluate};
 pub use garble::{Garbled, Instances, garble, label_hash};
+pub use labels::active_label_bytes;
 pub use sign::sign_circuit;
