@@ -1,0 +1,331 @@
+//! Silent correlated OTs: less than a bit for each, from a few thousand of the base extension's.
+//!
+//! The receiver's choices are `c = G e` for a public compressing code matrix `G` (module `lpn`) and a sparse `e`, which has one
+//! 1 in each of `t` blocks: pseudorandom under dual LPN with regular noise (Boyle, Couteau, Gilboa, Ishai, Kohl, Rindal, Scholl,
+//! CCS 2019, section 4; parameters and attacks: module `params`). For each block the parties run a single-point correlated OT
+//! (module `mpcot`): sender `v`, receiver `w = v ^ e Delta`. Then `q = G v` and `t = G w = q ^ c Delta`. One pass; nothing is
+//! bootstrapped, so a fresh `Delta` for each batch costs no more than with the base extension.
+//!
+//! Receiver -> sender: the base extension (SoftSpokenOT, checked) by `t log2 L` OTs, whose choices are the places of the errors, so
+//! no correction bits travel. The receiver knows `c` at once. Sender -> receiver: the trees, [`CotSender::reply`]; the receiver's
+//! blocks are there after [`CotReceiver::finish`]. Fewer than [`MIN_SILENT`] OTs come from the base extension itself.
+//!
+//! Cost: see [`message_bytes`] and [`reply_bytes`]; 0.6 to 1 bit for each OT from a million on, 2 bits at 350,000, of which four fifths
+//! are the reply. Both parties check each other: a receiver that deviates fails the base extension's check, a sender the
+//! trees'. What either can gain is the guess of some bits, with detection if wrong, as with the base extension. The sender's guess is on
+//! where errors lie: `g` bits known cost `2^g` aborted sessions, and take at most `g` bits from the noise.
+
+mod convolve;
+mod lpn;
+mod mpcot;
+mod params;
+
+use std::collections::VecDeque;
+
+use rayon::prelude::*;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::{CotReceiver, CotSender, Extended, packed_bit, softspoken};
+use crate::block::{Block, Delta};
+use crate::error::{Error, Result};
+use crate::prg::Seed;
+use lpn::Code;
+use mpcot::Hashes;
+use params::Shape;
+pub use params::{MIN_SILENT, message_bytes, reply_bytes};
+
+const STEP: &str = "silent OT";
+
+/// The party with `Delta`.
+pub struct Sender {
+    base: softspoken::Sender,
+    name: Name,
+    roots: Seed,
+    reply: Vec<u8>,
+}
+
+/// The party with choice bits.
+pub struct Receiver {
+    base: softspoken::Receiver,
+    name: Name,
+    pending: VecDeque<Pending>,
+    spent: bool,
+}
+
+/// What the receiver keeps until the reply.
+struct Pending {
+    n: usize,
+    first: Name,
+    choices: Zeroizing<Vec<u8>>,
+    blocks: Zeroizing<Vec<Block>>,
+}
+
+/// Names each chunk of a session.
+#[derive(Clone, Copy)]
+struct Name {
+    session: [u8; 32],
+    n_chunks: u64,
+}
+
+impl Name {
+    /// The public name of the `i`-th chunk from here.
+    fn chunk(&self, i: usize, shape: &Shape) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("pi-protocol v1 silent OT chunk");
+        hasher.update(&self.session);
+        for number in [
+            self.n_chunks + i as u64,
+            shape.n_of_chunk as u64,
+            shape.n_trees as u64,
+            shape.depth as u64,
+        ] {
+            hasher.update(&number.to_le_bytes());
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    /// Steps past `n` chunks, and returns where they begin.
+    fn advance(&mut self, n: usize) -> Result<Self> {
+        let here = *self;
+        let next = self.n_chunks.checked_add(n as u64);
+        self.n_chunks = next.ok_or_else(|| Error::Misuse("this OT session is exhausted".into()))?;
+        Ok(here)
+    }
+}
+
+impl Sender {
+    /// On top of a base extension, under a name that both parties know and that serves once.
+    /// The trees grow from `roots`, a seed for this alone.
+    pub fn new(base: softspoken::Sender, session: [u8; 32], roots: Seed) -> Self {
+        Self {
+            base,
+            name: Name {
+                session,
+                n_chunks: 0,
+            },
+            roots,
+            reply: vec![],
+        }
+    }
+
+    /// Ends the extension and keeps its correlation.
+    pub fn into_delta(self) -> Delta {
+        self.base.into_delta()
+    }
+}
+
+impl Receiver {
+    /// On top of a base extension, under the sender's name for it.
+    pub fn new(base: softspoken::Receiver, session: [u8; 32]) -> Self {
+        Self {
+            base,
+            name: Name {
+                session,
+                n_chunks: 0,
+            },
+            pending: VecDeque::new(),
+            spent: false,
+        }
+    }
+}
+
+impl CotSender for Sender {
+    fn delta(&self) -> &Delta {
+        self.base.delta()
+    }
+
+    fn message_bytes(&self, n: usize) -> usize {
+        message_bytes(n)
+    }
+
+    fn extend(&mut self, n: usize, message: &[u8]) -> Result<Zeroizing<Vec<Block>>> {
+        self.reply.clear();
+        let Some(shape) = Shape::of(n) else {
+            return self.base.extend(n, message);
+        };
+        let base = self
+            .base
+            .extend(shape.n_chunks * shape.n_base_of_chunk(), message)?;
+        let name = self.name.advance(shape.n_chunks)?;
+        let mut out = Zeroizing::new(vec![Block::ZERO; n]);
+        let mut reply = vec![0; reply_bytes(n)];
+        let delta = self.delta().block();
+        let roots = &self.roots;
+        out.par_chunks_mut(shape.n_of_chunk)
+            .zip(reply.par_chunks_mut(shape.chunk_bytes()))
+            .zip(base.par_chunks(shape.n_base_of_chunk()))
+            .enumerate()
+            .for_each(|(i, ((out, reply), base))| {
+                let chunk = name.chunk(i, &shape);
+                let mut rng = roots.stream("silent OT roots", &[name.n_chunks + i as u64]);
+                let roots: Zeroizing<Vec<Block>> = Zeroizing::new(
+                    (0..shape.n_trees)
+                        .map(|_| Block::random(&mut rng))
+                        .collect(),
+                );
+                let mut vector = Zeroizing::new(vec![Block::ZERO; shape.n_positions()]);
+                let (trees, check) = reply.split_at_mut(shape.n_trees * shape.tree_bytes());
+                let hashes: Vec<[u8; 32]> = vector
+                    .par_chunks_mut(shape.n_leaves())
+                    .zip(trees.par_chunks_mut(shape.tree_bytes()))
+                    .zip(base.par_chunks(shape.depth).zip(&*roots))
+                    .enumerate()
+                    .map(|(tree, ((leaves, reply), (q, root)))| {
+                        let hashes = Hashes::new(&chunk, tree);
+                        mpcot::plant(&hashes, delta, *root, q, leaves, reply)
+                    })
+                    .collect();
+                check.copy_from_slice(&mpcot::close(&chunk, &hashes));
+                Code::new(&chunk, shape.n_positions()).encode(&mut vector, out);
+            });
+        self.reply = reply;
+        Ok(out)
+    }
+
+    fn reply_bytes(&self, n: usize) -> usize {
+        reply_bytes(n)
+    }
+
+    fn reply(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.reply)
+    }
+}
+
+/// The places of a chunk's errors, one in each tree: the complements of the base OTs' choices, highest bit first.
+fn places(shape: &Shape, chunk: usize, choices: &[u8]) -> Zeroizing<Vec<usize>> {
+    let first = chunk * shape.n_base_of_chunk();
+    let place = |tree: usize| {
+        (0..shape.depth).fold(0, |place, level| {
+            let choice = packed_bit(choices, first + tree * shape.depth + level);
+            place << 1 | usize::from(1 - choice)
+        })
+    };
+    Zeroizing::new((0..shape.n_trees).map(place).collect())
+}
+
+/// The noise vector with these errors, 64 positions in a word; every word is written alike.
+fn noise(shape: &Shape, places: &[usize]) -> Zeroizing<Vec<u64>> {
+    let words = shape.n_leaves() / 64;
+    let mut vector = Zeroizing::new(vec![0; shape.n_positions() / 64]);
+    for (block, place) in vector.chunks_mut(words).zip(places) {
+        for (i, word) in block.iter_mut().enumerate() {
+            let differ = (i ^ (place / 64)) as u64;
+            let here = (differ.wrapping_sub(1) & !differ) >> 63;
+            *word = here << (place % 64);
+        }
+    }
+    vector
+}
+
+impl CotReceiver for Receiver {
+    fn message_bytes(&self, n: usize) -> usize {
+        message_bytes(n)
+    }
+
+    fn extend(&mut self, n: usize) -> Result<Extended> {
+        let Some(shape) = Shape::of(n) else {
+            return self.base.extend(n);
+        };
+        let base = self.base.extend(shape.n_chunks * shape.n_base_of_chunk())?;
+        let first = self.name.advance(shape.n_chunks)?;
+        let parts: Vec<Zeroizing<Vec<u8>>> = (0..shape.n_chunks)
+            .into_par_iter()
+            .map(|i| {
+                let mut vector = noise(&shape, &places(&shape, i, &base.choices));
+                let n = shape.n_of_chunk.min(n - i * shape.n_of_chunk);
+                let code = Code::new(&first.chunk(i, &shape), shape.n_positions());
+                code.encode_bits(&mut vector, n)
+            })
+            .collect();
+        let choices = join_bits(&parts, shape.n_of_chunk, n);
+        self.pending.push_back(Pending {
+            n,
+            first,
+            choices: base.choices,
+            blocks: base.blocks,
+        });
+        Ok(Extended {
+            message: base.message,
+            choices,
+            blocks: Zeroizing::new(vec![]),
+        })
+    }
+
+    fn reply_bytes(&self, n: usize) -> usize {
+        reply_bytes(n)
+    }
+
+    fn finish(&mut self, n: usize, extended: &mut Extended, reply: &[u8]) -> Result<()> {
+        if self.spent {
+            return Err(Error::Misuse(
+                "this OT session failed its check; set up another".into(),
+            ));
+        }
+        if reply.len() != reply_bytes(n) {
+            self.spent = true;
+            let expected = format!("{} bytes", reply_bytes(n));
+            return Err(Error::peer(STEP, 0, expected, reply.len()));
+        }
+        let Some(shape) = Shape::of(n) else {
+            return Ok(());
+        };
+        let pending = self.pending.pop_front().filter(|p| p.n == n);
+        let pending = pending.ok_or_else(|| {
+            Error::Misuse(format!(
+                "no extension by {n} OTs waits for its reply; finish in order"
+            ))
+        })?;
+        let mut out = Zeroizing::new(vec![Block::ZERO; n]);
+        let agree = out
+            .par_chunks_mut(shape.n_of_chunk)
+            .zip(reply.par_chunks(shape.chunk_bytes()))
+            .zip(pending.blocks.par_chunks(shape.n_base_of_chunk()))
+            .enumerate()
+            .map(|(i, ((out, reply), base))| {
+                let chunk = pending.first.chunk(i, &shape);
+                let places = places(&shape, i, &pending.choices);
+                let mut vector = Zeroizing::new(vec![Block::ZERO; shape.n_positions()]);
+                let (trees, check) = reply.split_at(shape.n_trees * shape.tree_bytes());
+                let hashes: Vec<[u8; 32]> = vector
+                    .par_chunks_mut(shape.n_leaves())
+                    .zip(trees.par_chunks(shape.tree_bytes()))
+                    .zip(base.par_chunks(shape.depth).zip(&*places))
+                    .enumerate()
+                    .map(|(tree, ((leaves, reply), (t, place)))| {
+                        let hashes = Hashes::new(&chunk, tree);
+                        mpcot::puncture(&hashes, *place, t, leaves, reply)
+                    })
+                    .collect();
+                let agree = mpcot::agrees(&mpcot::close(&chunk, &hashes), check);
+                if agree {
+                    Code::new(&chunk, shape.n_positions()).encode(&mut vector, out);
+                }
+                agree
+            })
+            .reduce(|| true, |a, b| a & b);
+        if !agree {
+            self.spent = true;
+            out.zeroize();
+            return Err(Error::peer(STEP, 0, "consistent trees", "a failed check"));
+        }
+        extended.blocks = out;
+        Ok(())
+    }
+}
+
+/// Packed bits of parts of `each` bits, the last one shorter, one after the other.
+fn join_bits(parts: &[Zeroizing<Vec<u8>>], each: usize, n: usize) -> Zeroizing<Vec<u8>> {
+    let mut out = Zeroizing::new(vec![0u8; n.div_ceil(8) + 1]);
+    for (i, part) in parts.iter().enumerate() {
+        let (at, shift) = (i * each / 8, i * each % 8);
+        for (j, byte) in part.iter().enumerate() {
+            let wide = u16::from(*byte) << shift;
+            out[at + j] |= wide as u8;
+            out[at + j + 1] |= (wide >> 8) as u8;
+        }
+    }
+    out.truncate(n.div_ceil(8));
+    out
+}
+
+#[cfg(test)]
+mod tests;
