@@ -1,13 +1,19 @@
 //! Outputs against the plaintext executor, and ledgers against the predicted cost.
 
+use std::sync::Arc;
+
+use pi_model::Model;
 use pi_model::executor;
 use pi_model::plan::Plan;
+use pi_model::random::residual_network;
 use pi_model::spec::OutputMode;
 
-use super::{inputs, run, small};
+use super::{Run, inputs, run, run_with_ot, small};
 use crate::client::Output;
 use crate::cost::Cost;
 use crate::ledger::{Direction, Phase};
+use crate::ot::mode::OtMode;
+use crate::wire::Step;
 
 #[test]
 fn logits_are_close_to_the_plaintext_executor() {
@@ -49,57 +55,90 @@ fn both_ledgers_measure_what_the_plan_predicts() {
         (OutputMode::Logits, 0, 3),
     ] {
         let model = small(relus, mode);
-        let plan = Plan::new(model.clone(), batch).unwrap();
-        let cost = Cost::of(plan.public()).unwrap();
-        let run = run(&model, &inputs([3, 8, 8], batch), 5);
-        for (name, ledger) in [("client", &run.client), ("server", &run.server)] {
-            for (step, layer, predicted) in cost.bytes_by_step() {
-                let n = if step.phase() == Phase::Online {
-                    batch as u64
-                } else {
-                    1
-                };
-                let measured = ledger
-                    .traffic()
-                    .find(|(s, l, _)| (*s, *l) == (step, layer))
-                    .map(|(.., t)| t.n_bytes);
-                assert_eq!(
-                    measured,
-                    Some(predicted * n),
-                    "{name}: bytes of {} in layer {layer}",
-                    step.name()
-                );
-            }
-            let steps = ledger
-                .traffic()
-                .filter(|(s, ..)| s.name() != "request")
-                .count();
-            assert_eq!(
-                steps,
-                cost.bytes_by_step().count(),
-                "{name} sent something that was not predicted"
-            );
-            assert_eq!(
-                ledger.work_by_layer().collect::<Vec<_>>(),
-                cost.work_by_layer().collect::<Vec<_>>(),
-                "{name}"
-            );
-            for phase in [Phase::Setup, Phase::Offline, Phase::Online] {
-                let n = if phase == Phase::Online {
-                    batch as u64
-                } else {
-                    1
-                };
-                assert_eq!(
-                    ledger.round_trips(phase),
-                    cost.round_trips(phase) * n,
-                    "{name} {phase:?}"
-                );
-            }
-        }
-        assert_eq!(
-            run.client.bytes(Phase::Online, Direction::Down),
-            run.server.bytes(Phase::Online, Direction::Down)
-        );
+        ledgers_match(&model, &inputs([3, 8, 8], batch), OtMode::SoftSpoken);
     }
+}
+
+/// Runs a session and compares what both sides measured with the prediction, to the byte.
+fn ledgers_match(model: &Arc<Model>, inputs: &[Vec<i64>], ot: OtMode) -> Run {
+    let batch = inputs.len();
+    let plan = Plan::new(model.clone(), batch).unwrap();
+    let cost = Cost::with_ot(plan.public(), ot).unwrap();
+    let run = run_with_ot(model, inputs, 5, ot);
+    for (name, ledger) in [("client", &run.client), ("server", &run.server)] {
+        for (step, layer, predicted) in cost.bytes_by_step() {
+            let n = if step.phase() == Phase::Online {
+                batch as u64
+            } else {
+                1
+            };
+            let measured = ledger
+                .traffic()
+                .find(|(s, l, _)| (*s, *l) == (step, layer))
+                .map(|(.., t)| t.n_bytes);
+            assert_eq!(
+                measured,
+                Some(predicted * n),
+                "{name}: bytes of {} in layer {layer}",
+                step.name()
+            );
+        }
+        let steps = ledger
+            .traffic()
+            .filter(|(s, ..)| s.name() != "request")
+            .count();
+        assert_eq!(
+            steps,
+            cost.bytes_by_step().count(),
+            "{name} sent something that was not predicted"
+        );
+        assert_eq!(
+            ledger.work_by_layer().collect::<Vec<_>>(),
+            cost.work_by_layer().collect::<Vec<_>>(),
+            "{name}"
+        );
+        for phase in [Phase::Setup, Phase::Offline, Phase::Online] {
+            let n = if phase == Phase::Online {
+                batch as u64
+            } else {
+                1
+            };
+            assert_eq!(
+                ledger.round_trips(phase),
+                cost.round_trips(phase) * n,
+                "{name} {phase:?}"
+            );
+        }
+    }
+    assert_eq!(
+        run.client.bytes(Phase::Online, Direction::Down),
+        run.server.bytes(Phase::Online, Direction::Down)
+    );
+    run
+}
+
+/// Enough ReLUs for both directions to be silent, in a batch; the outputs must be those of the other mode.
+#[test]
+fn silent_ots_give_the_same_outputs_and_the_predicted_bytes() {
+    let net = residual_network("wide", [3, 16, 16], &[8], 1, 5, 6_000, OutputMode::Logits);
+    let model = Arc::new(net.unwrap());
+    let inputs = inputs([3, 16, 16], 3);
+    let silent = ledgers_match(&model, &inputs, OtMode::Silent);
+    let names: Vec<&str> = silent.client.traffic().map(|(s, ..)| s.name()).collect();
+    for step in [Step::MuxReply, Step::LabelReply] {
+        assert!(names.contains(&step.name()), "{} was not sent", step.name());
+    }
+    let scale = f64::from(model.public().graph().layers.last().unwrap().fraction_bits);
+    for (output, input) in silent.outputs.iter().zip(&inputs) {
+        let expected = executor::run(&model, input).unwrap();
+        let Output::Logits(logits) = output else {
+            panic!("no logits")
+        };
+        for (got, want) in logits.iter().zip(&expected.logits) {
+            assert!(((got - want) as f64 / scale.exp2()).abs() < 0.1);
+        }
+    }
+    // A small session in silent mode falls back to the base extension, in all it sends.
+    let model = small(200, OutputMode::Argmax);
+    ledgers_match(&model, &super::inputs([3, 8, 8], 1), OtMode::Silent);
 }

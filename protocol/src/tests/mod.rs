@@ -15,6 +15,7 @@ use pi_model::spec::OutputMode;
 use crate::channel::pair;
 use crate::client::{self, ClientSession, Output};
 use crate::ledger::Ledger;
+use crate::ot::mode::OtMode;
 use crate::prg::Seed;
 use crate::server::{self, ServerSession};
 
@@ -29,6 +30,11 @@ pub(crate) struct Run {
 
 /// Prepares one batch, of as many inferences as there are inputs, and runs all of it.
 pub(crate) fn run(model: &Arc<Model>, inputs: &[Vec<i64>], seed: u8) -> Run {
+    run_with_ot(model, inputs, seed, OtMode::SoftSpoken)
+}
+
+/// As [`run`], with OTs made as `ot` says.
+pub(crate) fn run_with_ot(model: &Arc<Model>, inputs: &[Vec<i64>], seed: u8, ot: OtMode) -> Run {
     let plan = Arc::new(Plan::new(model.clone(), inputs.len()).unwrap());
     let public = plan.public().clone();
     let (to_server, to_client) = pair();
@@ -40,7 +46,8 @@ pub(crate) fn run(model: &Arc<Model>, inputs: &[Vec<i64>], seed: u8) -> Run {
         (session.ledger().clone(), session.trace.clone())
     });
     let mut client =
-        ClientSession::connect_with_seed(to_server, public, Seed::from([seed + 1; 32])).unwrap();
+        ClientSession::connect_with_seed(to_server, public, ot, Seed::from([seed + 1; 32]))
+            .unwrap();
     let prepared = client.prepare().unwrap();
     assert_eq!(prepared.len(), inputs.len());
     // In reverse, because the order of a batch is free.
