@@ -25,6 +25,9 @@ fn start(client: &Nonce, server: &Nonce) -> Block {
     Block::from_le_bytes(*seed.first_chunk().unwrap_or(&[0; 16]))
 }
 
+/// R_0 and R_1 of each OT.
+pub type Pads = [Zeroizing<Vec<u64>>; 2];
+
 /// The client's half, the OT sender.
 pub struct ClientMux {
     sender: Sender,
@@ -77,11 +80,7 @@ impl ClientMux {
     ///
     /// # Errors
     /// [`crate::Error::Peer`] where the message fails its check.
-    pub fn extend(
-        &mut self,
-        n: usize,
-        message: &[u8],
-    ) -> Result<([Zeroizing<Vec<u64>>; 2], Vec<u8>)> {
+    pub fn extend(&mut self, n: usize, message: &[u8]) -> Result<(Pads, Vec<u8>)> {
         let q = self.sender.extend(n, message)?;
         let first = self.n_used;
         self.n_used += n as u64;

@@ -16,7 +16,7 @@ pub enum OtMode {
     /// SoftSpokenOT: 31 bits for each OT.
     #[default]
     SoftSpoken,
-    /// Silent OT on top of it: under 2 bits for each OT from 350,000 on, under 1 from a million on.
+    /// Silent OT on top of it: 2 bits for each OT at 350,000 of them, 0.6 at a million, under 1 from two million on.
     Silent,
 }
 

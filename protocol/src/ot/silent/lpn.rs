@@ -4,7 +4,7 @@
 //! the state never dies: `y_i = x_i + sum_j c_{i,j} y_{i-j}`, here run twice, each time with other taps, as their implementation does.
 //! `B` adds up 7 positions for each output, one in each seventh of the vector, so that no output depends on its end alone.
 //! Taps and positions are public: AES-128 in counter mode under a key made of the session's name, so that nobody
-//! can search this code for light words ahead of time. All addresses are public; the vectors are not.
+//! can search this code for light words ahead of time (who names its nonce last may choose among codes that it tries). All addresses are public; the vectors are not.
 //!
 //! Cost for each output: 2 positions x 2 passes of 25 taps, and 7 loads from anywhere in the vector.
 
@@ -19,8 +19,10 @@ use crate::prg::Expander;
 pub(super) const WEIGHT: usize = 7;
 /// Convolutions in sequence.
 const N_PASSES: u64 = 2;
-/// Outputs that are made together.
+/// Outputs whose positions are drawn together.
 const BATCH: usize = 32;
+/// Outputs that stay in a core's own cache while the sevenths pass.
+const GROUP: usize = 1 << 14;
 
 /// One code, for vectors of `n_positions`.
 pub(super) struct Code {
@@ -52,17 +54,19 @@ impl Code {
             convolve::blocks(taps, vector);
         }
         let vector = &vector[..self.n_positions];
-        out.par_chunks_mut(BATCH)
+        out.par_chunks_mut(GROUP)
             .enumerate()
-            .with_min_len(64)
-            .for_each(|(batch, out)| {
-                let mut at = [0u32; BATCH * WEIGHT];
-                self.positions(batch, &mut at);
-                let rows: &[[u32; WEIGHT]] = at.as_chunks().0;
-                for (out, row) in out.iter_mut().zip(rows) {
-                    *out = row
-                        .iter()
-                        .fold(Block::ZERO, |sum, &at| sum ^ vector[at as usize]);
+            .for_each(|(group, out)| {
+                out.fill(Block::ZERO);
+                let mut at = [0; BATCH];
+                // One seventh of the vector at a time: fewer pages are in use at once.
+                for seventh in 0..WEIGHT {
+                    for (batch, out) in out.chunks_mut(BATCH).enumerate() {
+                        self.positions(group * GROUP / BATCH + batch, seventh, &mut at);
+                        for (out, &at) in out.iter_mut().zip(&at) {
+                            *out ^= vector[at as usize];
+                        }
+                    }
                 }
             });
     }
@@ -78,17 +82,15 @@ impl Code {
             .enumerate()
             .with_min_len(64)
             .for_each(|(batch, out)| {
-                let mut at = [0u32; BATCH * WEIGHT];
-                self.positions(batch, &mut at);
-                let rows: &[[u32; WEIGHT]] = at.as_chunks().0;
-                for (byte, rows) in out.iter_mut().zip(rows.chunks(8)) {
-                    for (i, row) in rows.iter().enumerate() {
-                        let sum = row.iter().fold(0, |sum, &at| {
-                            sum ^ (vector[at as usize / 64] >> (at % 64)) as u8
-                        });
-                        *byte |= (sum & 1) << i;
+                let mut at = [0; BATCH];
+                let mut sums = 0u32;
+                for seventh in 0..WEIGHT {
+                    self.positions(batch, seventh, &mut at);
+                    for (i, &at) in at.iter().enumerate() {
+                        sums ^= ((vector[at as usize / 64] >> (at % 64)) as u32 & 1) << i;
                     }
                 }
+                out.copy_from_slice(&sums.to_le_bytes()[..out.len()]);
             });
         if let (Some(last), 1..) = (out.last_mut(), n % 8) {
             *last &= (1 << (n % 8)) - 1;
@@ -96,21 +98,19 @@ impl Code {
         out
     }
 
-    /// The positions of the outputs of one batch, [`WEIGHT`] for each.
+    /// The positions in one seventh of the vector for the outputs of one batch.
     #[inline]
-    fn positions(&self, batch: usize, at: &mut [u32; BATCH * WEIGHT]) {
-        const BLOCKS: usize = BATCH * WEIGHT / 4;
-        let mut random = [Block::ZERO; BLOCKS];
-        self.rows.fill((batch * BLOCKS) as u64, &mut random);
+    fn positions(&self, batch: usize, seventh: usize, at: &mut [u32; BATCH]) {
+        let mut random = [Block::ZERO; BATCH / 4];
+        let first = (batch * WEIGHT + seventh) * random.len();
+        self.rows.fill(first as u64, &mut random);
+        let start = (seventh * self.n_positions / WEIGHT) as u32;
+        let length = ((seventh + 1) * self.n_positions / WEIGHT) as u64 - u64::from(start);
         for (at, random) in at.as_chunks_mut::<4>().0.iter_mut().zip(random) {
-            *at = std::array::from_fn(|i| (random.0 >> (32 * i)) as u32);
-        }
-        let n = self.n_positions as u64;
-        for row in at.as_chunks_mut::<WEIGHT>().0 {
-            for (k, at) in row.iter_mut().enumerate() {
-                // A uniform point of the k-th seventh, up to 2^-11 of a position.
-                *at = ((k as u64 * n + ((u64::from(*at) * n) >> 32)) / WEIGHT as u64) as u32;
-            }
+            *at = std::array::from_fn(|i| {
+                // Uniform up to 2^-13 of a position.
+                start + ((u64::from((random.0 >> (32 * i)) as u32) * length) >> 32) as u32
+            });
         }
     }
 }

@@ -10,7 +10,7 @@
 //! no correction bits travel. The receiver knows `c` at once. Sender -> receiver: the trees, [`CotSender::reply`]; the receiver's
 //! blocks are there after [`CotReceiver::finish`]. Fewer than [`MIN_SILENT`] OTs come from the base extension itself.
 //!
-//! Cost: see [`message_bytes`] and [`reply_bytes`]; 0.6 to 1 bit for each OT from a million on, 2 bits at 350,000, of which four fifths
+//! Cost: see [`message_bytes`] and [`reply_bytes`]; 2 bits for each OT at 350,000, 0.6 at 2^20, under 1 from two million on, of which four fifths
 //! are the reply. Both parties check each other: a receiver that deviates fails the base extension's check, a sender the
 //! trees'. What either can gain is the guess of some bits, with detection if wrong, as with the base extension. The sender's guess is on
 //! where errors lie: `g` bits known cost `2^g` aborted sessions, and take at most `g` bits from the noise.
@@ -31,8 +31,8 @@ use crate::error::{Error, Result};
 use crate::prg::Seed;
 use lpn::Code;
 use mpcot::Hashes;
-use params::Shape;
 pub use params::{MIN_SILENT, message_bytes, reply_bytes};
+use params::{Shape, n_base};
 
 const STEP: &str = "silent OT";
 
@@ -74,7 +74,6 @@ impl Name {
         hasher.update(&self.session);
         for number in [
             self.n_chunks + i as u64,
-            shape.n_of_chunk as u64,
             shape.n_trees as u64,
             shape.depth as u64,
         ] {
@@ -139,23 +138,32 @@ impl CotSender for Sender {
 
     fn extend(&mut self, n: usize, message: &[u8]) -> Result<Zeroizing<Vec<Block>>> {
         self.reply.clear();
-        let Some(shape) = Shape::of(n) else {
+        let shapes = Shape::chunks(n);
+        if shapes.is_empty() {
             return self.base.extend(n, message);
-        };
-        let base = self
-            .base
-            .extend(shape.n_chunks * shape.n_base_of_chunk(), message)?;
-        let name = self.name.advance(shape.n_chunks)?;
+        }
+        let base = self.base.extend(n_base(&shapes), message)?;
+        let name = self.name.advance(shapes.len())?;
         let mut out = Zeroizing::new(vec![Block::ZERO; n]);
         let mut reply = vec![0; reply_bytes(n)];
         let delta = self.delta().block();
         let roots = &self.roots;
-        out.par_chunks_mut(shape.n_of_chunk)
-            .zip(reply.par_chunks_mut(shape.chunk_bytes()))
-            .zip(base.par_chunks(shape.n_base_of_chunk()))
+        let (mut out_left, mut reply_left, mut base_left) =
+            (&mut out[..], &mut reply[..], &base[..]);
+        let parts = shapes.iter().map(|shape| {
+            (
+                shape,
+                split_mut(&mut out_left, shape.n),
+                split_mut(&mut reply_left, shape.chunk_bytes()),
+                split(&mut base_left, shape.n_base_of_chunk()),
+            )
+        });
+        let parts: Vec<_> = parts.collect();
+        parts
+            .into_par_iter()
             .enumerate()
-            .for_each(|(i, ((out, reply), base))| {
-                let chunk = name.chunk(i, &shape);
+            .for_each(|(i, (shape, out, reply, base))| {
+                let chunk = name.chunk(i, shape);
                 let mut rng = roots.stream("silent OT roots", &[name.n_chunks + i as u64]);
                 let roots: Zeroizing<Vec<Block>> = Zeroizing::new(
                     (0..shape.n_trees)
@@ -190,9 +198,23 @@ impl CotSender for Sender {
     }
 }
 
-/// The places of a chunk's errors, one in each tree: the complements of the base OTs' choices, highest bit first.
-fn places(shape: &Shape, chunk: usize, choices: &[u8]) -> Zeroizing<Vec<usize>> {
-    let first = chunk * shape.n_base_of_chunk();
+/// Takes the first `n` items off a slice.
+fn split<'a, T>(slice: &mut &'a [T], n: usize) -> &'a [T] {
+    let (first, rest) = slice.split_at(n);
+    *slice = rest;
+    first
+}
+
+/// As [`split`], to write to.
+fn split_mut<'a, T>(slice: &mut &'a mut [T], n: usize) -> &'a mut [T] {
+    let (first, rest) = std::mem::take(slice).split_at_mut(n);
+    *slice = rest;
+    first
+}
+
+/// The places of a chunk's errors, one in each tree: the complements of the base OTs' choices, highest bit first. The chunk's
+/// base OTs begin at number `first`.
+fn places(shape: &Shape, first: usize, choices: &[u8]) -> Zeroizing<Vec<usize>> {
     let place = |tree: usize| {
         (0..shape.depth).fold(0, |place, level| {
             let choice = packed_bit(choices, first + tree * shape.depth + level);
@@ -222,21 +244,27 @@ impl CotReceiver for Receiver {
     }
 
     fn extend(&mut self, n: usize) -> Result<Extended> {
-        let Some(shape) = Shape::of(n) else {
+        let shapes = Shape::chunks(n);
+        if shapes.is_empty() {
             return self.base.extend(n);
-        };
-        let base = self.base.extend(shape.n_chunks * shape.n_base_of_chunk())?;
-        let first = self.name.advance(shape.n_chunks)?;
-        let parts: Vec<Zeroizing<Vec<u8>>> = (0..shape.n_chunks)
-            .into_par_iter()
-            .map(|i| {
-                let mut vector = noise(&shape, &places(&shape, i, &base.choices));
-                let n = shape.n_of_chunk.min(n - i * shape.n_of_chunk);
-                let code = Code::new(&first.chunk(i, &shape), shape.n_positions());
-                code.encode_bits(&mut vector, n)
+        }
+        let base = self.base.extend(n_base(&shapes))?;
+        let first = self.name.advance(shapes.len())?;
+        let parts: Vec<Zeroizing<Vec<u8>>> = shapes
+            .par_iter()
+            .enumerate()
+            .map(|(i, shape)| {
+                let places = places(shape, n_base(&shapes[..i]), &base.choices);
+                let mut vector = noise(shape, &places);
+                let code = Code::new(&first.chunk(i, shape), shape.n_positions());
+                code.encode_bits(&mut vector, shape.n)
             })
             .collect();
-        let choices = join_bits(&parts, shape.n_of_chunk, n);
+        // All chunks but the last hold whole bytes.
+        let mut choices = Zeroizing::new(Vec::with_capacity(n.div_ceil(8)));
+        parts
+            .iter()
+            .for_each(|part| choices.extend_from_slice(part));
         self.pending.push_back(Pending {
             n,
             first,
@@ -265,9 +293,10 @@ impl CotReceiver for Receiver {
             let expected = format!("{} bytes", reply_bytes(n));
             return Err(Error::peer(STEP, 0, expected, reply.len()));
         }
-        let Some(shape) = Shape::of(n) else {
+        let shapes = Shape::chunks(n);
+        if shapes.is_empty() {
             return Ok(());
-        };
+        }
         let pending = self.pending.pop_front().filter(|p| p.n == n);
         let pending = pending.ok_or_else(|| {
             Error::Misuse(format!(
@@ -275,14 +304,23 @@ impl CotReceiver for Receiver {
             ))
         })?;
         let mut out = Zeroizing::new(vec![Block::ZERO; n]);
-        let agree = out
-            .par_chunks_mut(shape.n_of_chunk)
-            .zip(reply.par_chunks(shape.chunk_bytes()))
-            .zip(pending.blocks.par_chunks(shape.n_base_of_chunk()))
+        let (mut out_left, mut reply_left, mut base_left) =
+            (&mut out[..], reply, &pending.blocks[..]);
+        let parts = shapes.iter().map(|shape| {
+            (
+                shape,
+                split_mut(&mut out_left, shape.n),
+                split(&mut reply_left, shape.chunk_bytes()),
+                split(&mut base_left, shape.n_base_of_chunk()),
+            )
+        });
+        let parts: Vec<_> = parts.collect();
+        let agree = parts
+            .into_par_iter()
             .enumerate()
-            .map(|(i, ((out, reply), base))| {
-                let chunk = pending.first.chunk(i, &shape);
-                let places = places(&shape, i, &pending.choices);
+            .map(|(i, (shape, out, reply, base))| {
+                let chunk = pending.first.chunk(i, shape);
+                let places = places(shape, n_base(&shapes[..i]), &pending.choices);
                 let mut vector = Zeroizing::new(vec![Block::ZERO; shape.n_positions()]);
                 let (trees, check) = reply.split_at(shape.n_trees * shape.tree_bytes());
                 let hashes: Vec<[u8; 32]> = vector
@@ -310,21 +348,6 @@ impl CotReceiver for Receiver {
         extended.blocks = out;
         Ok(())
     }
-}
-
-/// Packed bits of parts of `each` bits, the last one shorter, one after the other.
-fn join_bits(parts: &[Zeroizing<Vec<u8>>], each: usize, n: usize) -> Zeroizing<Vec<u8>> {
-    let mut out = Zeroizing::new(vec![0u8; n.div_ceil(8) + 1]);
-    for (i, part) in parts.iter().enumerate() {
-        let (at, shift) = (i * each / 8, i * each % 8);
-        for (j, byte) in part.iter().enumerate() {
-            let wide = u16::from(*byte) << shift;
-            out[at + j] |= wide as u8;
-            out[at + j + 1] |= (wide >> 8) as u8;
-        }
-    }
-    out.truncate(n.div_ceil(8));
-    out
 }
 
 #[cfg(test)]

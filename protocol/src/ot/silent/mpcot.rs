@@ -5,7 +5,8 @@
 //! `(q, q ^ Delta)`, the receiver `t = q ^ b Delta` with `b` random; the path's bit at that level is `1 - b`. Sender -> receiver:
 //! `q ^ (sum of left nodes)`, from which the receiver gets the sum of the side that its path leaves. It ends with all leaves
 //! but number `a`, and puts the sum of the others there: `w_a = v_a ^ Delta`. `H(x) = pi(sigma(x)) ^ sigma(x)`, circular
-//! correlation robust for a random permutation (Guo, Katz, Wang, Yu, S&P 2020, section 7.3), AES-128 under a key for each tree.
+//! correlation robust for a random permutation (Guo, Katz, Wang, Yu, S&P 2020, section 7.3), AES-128 under a key for each tree, so
+//! that at most `depth + 1 <= 14` hashes that involve `Delta` share a key: about 123 of its 127 bits remain.
 //!
 //! Check (Boyle, Couteau, Gilboa, Ishai, Kohl, Rindal, Scholl, CCS 2019; Roy, CRYPTO 2022, section 6): each leaf yields 32
 //! bytes more, `pi'(s) ^ s` under two other keys; the sender sends their sum and a hash of them all. The receiver completes its
@@ -18,7 +19,7 @@
 use aes::Aes128Enc;
 use aes::cipher::{BlockEncrypt, KeyInit};
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::params::CHECK_BYTES;
 use crate::block::{Block, mask};
@@ -117,7 +118,9 @@ impl Check {
             }
             hasher.update(&bytes[..values.len() * CHECK_BYTES]);
         }
-        *hasher.finalize().as_bytes()
+        let hash = *hasher.finalize().as_bytes();
+        hasher.zeroize();
+        hash
     }
 }
 

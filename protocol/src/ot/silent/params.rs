@@ -31,43 +31,43 @@ const MIN_TREES: usize = 256;
 /// Bytes of the check of each tree and of each chunk.
 pub(super) const CHECK_BYTES: usize = 32;
 
-/// How `n` OTs are made: some chunks of one shape, the last of which may be used in part.
+/// How one chunk of OTs is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// Chunks.
-    pub n_chunks: usize,
-    /// OTs of each chunk.
-    pub n_of_chunk: usize,
-    /// Trees of each chunk: the weight of the noise.
+    /// OTs that are used.
+    pub n: usize,
+    /// Trees: the weight of the noise.
     pub n_trees: usize,
     /// Levels of a tree.
     pub depth: usize,
 }
 
 impl Shape {
-    /// The shape for `n` OTs; none where the base extension serves them.
-    pub fn of(n: usize) -> Option<Self> {
-        if n < MIN_SILENT {
-            return None;
-        }
-        let n_chunks = n.div_ceil(MAX_CHUNK);
-        let n_of_chunk = n.div_ceil(n_chunks);
-        let depth = (2 * n_of_chunk)
-            .div_ceil(MIN_TREES)
-            .next_power_of_two()
-            .ilog2() as usize;
+    /// The shape of a chunk of `n` OTs; fewer than [`MIN_SILENT`] are the first ones of a chunk of so many.
+    fn of(n: usize) -> Self {
+        let n_positions = 2 * n.max(MIN_SILENT);
         // The largest power of two that leaves enough trees.
-        let depth = if (2 * n_of_chunk).div_ceil(1 << depth) < MIN_TREES {
-            depth - 1
-        } else {
-            depth
-        };
-        Some(Self {
-            n_chunks,
-            n_of_chunk,
-            n_trees: (2 * n_of_chunk).div_ceil(1 << depth),
+        let mut depth = n_positions.div_ceil(MIN_TREES).ilog2() as usize;
+        while n_positions.div_ceil(2 << depth) >= MIN_TREES {
+            depth += 1;
+        }
+        Self {
+            n,
+            n_trees: n_positions.div_ceil(1 << depth),
             depth,
-        })
+        }
+    }
+
+    /// The chunks for `n` OTs: full ones, and one for the rest; none where the base extension serves them.
+    pub fn chunks(n: usize) -> Vec<Self> {
+        if n < MIN_SILENT {
+            return vec![];
+        }
+        let mut chunks = vec![Self::of(MAX_CHUNK); n / MAX_CHUNK];
+        if !n.is_multiple_of(MAX_CHUNK) {
+            chunks.push(Self::of(n % MAX_CHUNK));
+        }
+        chunks
     }
 
     /// Leaves of one tree.
@@ -96,12 +96,23 @@ impl Shape {
     }
 }
 
+/// Base OTs of some chunks.
+pub(super) fn n_base(chunks: &[Shape]) -> usize {
+    chunks.iter().map(Shape::n_base_of_chunk).sum()
+}
+
 /// Bytes from receiver to sender for `n` OTs.
 pub fn message_bytes(n: usize) -> usize {
-    softspoken::message_bytes(Shape::of(n).map_or(n, |s| s.n_chunks * s.n_base_of_chunk()))
+    let chunks = Shape::chunks(n);
+    let n_base = if chunks.is_empty() {
+        n
+    } else {
+        n_base(&chunks)
+    };
+    softspoken::message_bytes(n_base)
 }
 
 /// Bytes from sender to receiver for `n` OTs.
 pub fn reply_bytes(n: usize) -> usize {
-    Shape::of(n).map_or(0, |s| s.n_chunks * s.chunk_bytes())
+    Shape::chunks(n).iter().map(Shape::chunk_bytes).sum()
 }

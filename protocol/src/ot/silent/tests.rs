@@ -95,18 +95,21 @@ fn shapes_keep_their_bounds_and_bytes_fall_below_a_bit() {
         .step_by(10_007)
         .chain([MIN_SILENT, 1 << 20, 1 << 21])
     {
-        let shape = Shape::of(n).unwrap();
-        assert!((256..512).contains(&shape.n_trees), "{shape:?}");
-        assert!(shape.n_positions() >= 2 * shape.n_of_chunk, "{shape:?}");
-        assert!(shape.n_of_chunk <= 1 << 20 && shape.n_chunks * shape.n_of_chunk >= n);
-        assert!((shape.n_chunks - 1) * shape.n_of_chunk < n);
-        assert!(shape.n_leaves().is_multiple_of(64));
+        let shapes = Shape::chunks(n);
+        assert_eq!(shapes.iter().map(|s| s.n).sum::<usize>(), n);
+        for (i, shape) in shapes.iter().enumerate() {
+            assert!((256..512).contains(&shape.n_trees), "{shape:?}");
+            assert!(shape.n_positions() >= 2 * shape.n, "{shape:?}");
+            assert!(
+                shape.n <= 1 << 20 && shape.n_leaves().is_multiple_of(64),
+                "{shape:?}"
+            );
+            assert!(i + 1 == shapes.len() || shape.n == 1 << 20, "{shape:?}");
+        }
         let total = message_bytes(n) + reply_bytes(n);
         assert!(total < softspoken::message_bytes(n), "{n}: {total}");
-        assert!(
-            n < 1_100_000 || 8 * total <= n + n / 4,
-            "{n}: {total} bytes"
-        );
+        assert!(n < 1 << 20 || 8 * total <= n + n / 4, "{n}: {total} bytes");
+        assert!(n < 1 << 21 || 8 * total <= n, "{n}: {total} bytes");
     }
     for n in [350_000, 1 << 20, 2_100_000, 5_600_000] {
         let total = message_bytes(n) + reply_bytes(n);
@@ -145,7 +148,7 @@ fn two_extensions_may_wait_and_finish_in_order() {
 #[test]
 fn a_deviating_sender_is_caught() {
     let n = MIN_SILENT;
-    let shape = Shape::of(n).unwrap();
+    let shape = Shape::chunks(n)[0];
     let (mut sender, mut receiver) = setup(4);
     for at in (0..reply_bytes(n)).step_by(1531).chain([
         shape.depth * 16,
