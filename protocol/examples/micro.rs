@@ -3,11 +3,12 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use pi_protocol::Result;
 use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
 use pi_protocol::gc::{Instances, evaluate, garble, sign_circuit};
 use pi_protocol::hash::TweakBase;
 use pi_protocol::ot::softspoken::{ReceiverSetup, SenderSetup};
-use pi_protocol::ot::{CotReceiver, CotSender};
+use pi_protocol::ot::{CotReceiver, CotSender, silent};
 use pi_protocol::prg::os_seed;
 
 /// Best of twenty, in nanoseconds for each of `n` items.
@@ -20,7 +21,7 @@ fn best<T>(n: usize, mut work: impl FnMut() -> T) -> f64 {
     times.fold(f64::MAX, f64::min) * 1e9 / n as f64
 }
 
-fn main() -> pi_protocol::Result<()> {
+fn main() -> Result<()> {
     let seed = os_seed()?;
     let mut rng = seed.stream("micro", &[]);
     let delta = Delta::random(&mut rng);
@@ -65,18 +66,44 @@ fn main() -> pi_protocol::Result<()> {
         "OT set-up, both parties: {:.1} ms",
         start.elapsed().as_secs_f64() * 1e3
     );
-    let n = 1_000_000;
-    let mut receiver_ns = f64::MAX;
-    let mut sender_ns = f64::MAX;
-    for _ in 0..5 {
-        let start = Instant::now();
-        let got = receiver.extend(n)?;
-        let middle = Instant::now();
-        black_box(sender.extend(n, &got.message)?);
-        receiver_ns = receiver_ns.min((middle - start).as_secs_f64() * 1e9 / n as f64);
-        sender_ns = sender_ns.min(middle.elapsed().as_secs_f64() * 1e9 / n as f64);
+    println!("SoftSpokenOT:");
+    time_ots(&mut sender, &mut receiver)?;
+    let (base, first) = ReceiverSetup::new([1; 32], &mut rng);
+    let (setup, second) = SenderSetup::new([1; 32], Delta::random(&mut rng), &first, &mut rng)?;
+    let (base, third) = base.finish(&second)?;
+    let roots = seed.derive("silent roots", &[]);
+    println!("silent OT:");
+    time_ots(
+        &mut silent::Sender::new(setup.finish(&third)?, [1; 32], roots),
+        &mut silent::Receiver::new(base, [1; 32]),
+    )
+}
+
+/// Best of three for each number of OTs: what 25,000 ReLUs need alone, one full chunk, and 150,000 ReLUs alone.
+fn time_ots(sender: &mut impl CotSender, receiver: &mut impl CotReceiver) -> Result<()> {
+    for n in [25_000, 350_000, 1 << 20, 2_100_000, 5_600_000] {
+        let mut ns = [f64::MAX; 3];
+        for _ in 0..3 {
+            let start = Instant::now();
+            let mut got = receiver.extend(n)?;
+            let extended = Instant::now();
+            black_box(sender.extend(n, &got.message)?);
+            let sent = Instant::now();
+            receiver.finish(n, &mut got, &sender.reply())?;
+            let times = [extended - start, sent - extended, sent.elapsed()];
+            for (ns, time) in ns.iter_mut().zip(times) {
+                *ns = ns.min(time.as_secs_f64() * 1e9 / n as f64);
+            }
+        }
+        let bytes = receiver.message_bytes(n) + receiver.reply_bytes(n);
+        println!(
+            "{n:8} COTs: receiver {:5.1} + {:5.1} ns, sender {:5.1} ns each; both {:4.1} M OT/s; {:6.2} bits each",
+            ns[0],
+            ns[2],
+            ns[1],
+            1e3 / ns.iter().sum::<f64>(),
+            8.0 * bytes as f64 / n as f64,
+        );
     }
-    println!("COT receiver {receiver_ns:5.1} ns, sender {sender_ns:5.1} ns for each OT");
-    println!("both: {:.1} M OT/s", 1e3 / (receiver_ns + sender_ns));
     Ok(())
 }

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::he;
 use crate::layout::Layout;
 use crate::ledger::{Direction, Phase, Work};
+use crate::ot::mode::OtMode;
 use crate::ot::softspoken;
 use crate::session::{HELLO_BYTES, HELLO_REPLY_BYTES};
 use crate::sizes::{self, GATE_BYTES};
@@ -43,6 +44,14 @@ impl Cost {
     /// # Errors
     /// [`crate::Error::Plan`] when the plan cannot be laid out.
     pub fn of(plan: &PublicPlan) -> Result<Self> {
+        Self::with_ot(plan, OtMode::default())
+    }
+
+    /// The cost of `plan` in a session whose OTs are made as `ot` says.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn with_ot(plan: &PublicPlan, ot: OtMode) -> Result<Self> {
         let layout = Layout::new(plan)?;
         let infos = plan.graph().layers.iter().map(|l| LayerInfo {
             name: l.name.clone(),
@@ -60,7 +69,7 @@ impl Cost {
         };
         cost.setup(plan, &layout);
         cost.linear_layers(plan);
-        cost.transfers(plan.batch(), &layout);
+        cost.transfers(plan.batch(), &layout, ot);
         cost.relu_layers(plan.batch(), &layout);
         cost.online(plan, &layout);
         Ok(cost)
@@ -120,7 +129,7 @@ impl Cost {
         }
     }
 
-    fn transfers(&mut self, batch: usize, layout: &Layout) {
+    fn transfers(&mut self, batch: usize, layout: &Layout, ot: OtMode) {
         let n_labels = batch * layout.n_labels();
         self.round_trips.insert(Phase::Offline, 1);
         if n_labels == 0 {
@@ -129,12 +138,11 @@ impl Cost {
         self.add(Step::LabelBase, 0, softspoken::BASE_SENDER_BYTES);
         self.add(Step::LabelBaseReply, 0, softspoken::BASE_RECEIVER_BYTES);
         self.add(Step::LabelTrees, 0, softspoken::TREES_BYTES);
-        self.add(Step::LabelExtension, 0, softspoken::message_bytes(n_labels));
-        self.add(
-            Step::MuxExtension,
-            0,
-            softspoken::message_bytes(batch * layout.n_relus()),
-        );
+        self.add(Step::LabelExtension, 0, ot.message_bytes(n_labels));
+        self.add(Step::LabelReply, 0, ot.reply_bytes(n_labels));
+        let n_products = batch * layout.n_relus();
+        self.add(Step::MuxExtension, 0, ot.message_bytes(n_products));
+        self.add(Step::MuxReply, 0, ot.reply_bytes(n_products));
         self.add(Step::HashKey, 0, Block::BYTES);
         self.round_trips.insert(Phase::Offline, 2);
     }
@@ -379,6 +387,8 @@ const fn is_transfer(step: Step) -> bool {
             | Step::LabelTrees
             | Step::LabelExtension
             | Step::MuxExtension
+            | Step::LabelReply
+            | Step::MuxReply
             | Step::HashKey
     )
 }

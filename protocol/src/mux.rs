@@ -1,15 +1,17 @@
 //! The correlated OTs of k bits behind the multiplexer: the client is the sender, the server the receiver.
 //!
 //! Set up once for a session; each batch extends it. The server's choice bits are its output masks m, which the extension
-//! makes. Cost: 31 bits down for each surviving ReLU; the k-bit corrections travel with the layer's other messages.
+//! makes. Cost: 31 bits down for each surviving ReLU, or with silent OT a few thousand OTs' worth and a reply up; the k-bit
+//! corrections travel with the layer's other messages.
 
 use zeroize::Zeroizing;
 
 use crate::block::{Block, Delta};
 use crate::error::Result;
 use crate::ot::correlated::{receiver_pads, sender_pads};
-use crate::ot::softspoken::{Receiver, ReceiverSetup, Sender, SenderSetup};
-use crate::ot::{CotReceiver as _, CotSender as _, unpack_bits};
+use crate::ot::mode::{OtMode, Receiver, Sender};
+use crate::ot::softspoken::{ReceiverSetup, SenderSetup};
+use crate::ot::{CotReceiver as _, CotSender as _, Extended, unpack_bits};
 use crate::prg::{Seed, public_seed};
 use crate::session::Nonce;
 use crate::sizes;
@@ -22,6 +24,9 @@ fn start(client: &Nonce, server: &Nonce) -> Block {
     let seed = public_seed("multiplexer hash", client, server, &[]);
     Block::from_le_bytes(*seed.first_chunk().unwrap_or(&[0; 16]))
 }
+
+/// R_0 and R_1 of each OT.
+pub type Pads = [Zeroizing<Vec<u64>>; 2];
 
 /// The client's half, the OT sender.
 pub struct ClientMux {
@@ -51,7 +56,7 @@ impl ClientMux {
         )
     }
 
-    /// Takes the server's trees.
+    /// Takes the server's trees. `roots` is a seed for the extension in silent mode.
     ///
     /// # Errors
     /// [`crate::Error::Peer`] on a wrong length or a failed check.
@@ -60,23 +65,27 @@ impl ClientMux {
         client: &Nonce,
         server: &Nonce,
         trees: &[u8],
+        ot: OtMode,
+        roots: Seed,
     ) -> Result<Self> {
+        let session = sizes::ot_session("multiplexer", client, server, 0);
         Ok(Self {
-            sender: setup.finish(trees)?,
+            sender: ot.sender(setup.finish(trees)?, session, roots),
             start: start(client, server),
             n_used: 0,
         })
     }
 
-    /// R_0 and R_1 of the next `n` OTs.
+    /// R_0 and R_1 of the next `n` OTs, and the reply to the server, empty unless OTs are silent.
     ///
     /// # Errors
     /// [`crate::Error::Peer`] where the message fails its check.
-    pub fn extend(&mut self, n: usize, message: &[u8]) -> Result<[Zeroizing<Vec<u64>>; 2]> {
+    pub fn extend(&mut self, n: usize, message: &[u8]) -> Result<(Pads, Vec<u8>)> {
         let q = self.sender.extend(n, message)?;
         let first = self.n_used;
         self.n_used += n as u64;
-        sender_pads(self.start, first, &q, self.sender.delta(), PAD_BITS)
+        let pads = sender_pads(self.start, first, &q, self.sender.delta(), PAD_BITS)?;
+        Ok((pads, self.sender.reply()))
     }
 }
 
@@ -87,8 +96,8 @@ pub struct ServerMux {
     n_used: u64,
 }
 
-/// The server's extension message, its choice bits m, one byte each, and R_m.
-pub type Extension = (Vec<u8>, Zeroizing<Vec<u8>>, Zeroizing<Vec<u64>>);
+/// The server's choice bits m, one byte each, and R_m.
+pub type Choices = (Zeroizing<Vec<u8>>, Zeroizing<Vec<u64>>);
 
 impl ServerMux {
     /// The first message of the set-up, to the client.
@@ -106,11 +115,13 @@ impl ServerMux {
         client: &Nonce,
         server: &Nonce,
         answer: &[u8],
+        ot: OtMode,
     ) -> Result<(Self, Vec<u8>)> {
         let (receiver, trees) = setup.finish(answer)?;
+        let session = sizes::ot_session("multiplexer", client, server, 0);
         Ok((
             Self {
-                receiver,
+                receiver: ot.receiver(receiver, session),
                 start: start(client, server),
                 n_used: 0,
             },
@@ -118,19 +129,23 @@ impl ServerMux {
         ))
     }
 
-    /// The next `n` OTs.
+    /// Begins the next `n` OTs; [`Self::complete`] takes what the client answers.
     ///
     /// # Errors
     /// [`crate::Error::Misuse`] where the generator is exhausted.
-    pub fn extend(&mut self, n: usize) -> Result<Extension> {
-        let extended = self.receiver.extend(n)?;
+    pub fn extend(&mut self, n: usize) -> Result<Extended> {
+        self.receiver.extend(n)
+    }
+
+    /// The OTs that [`Self::extend`] began; the client's reply is empty unless OTs are silent.
+    ///
+    /// # Errors
+    /// [`crate::Error::Peer`] where the reply fails its check.
+    pub fn complete(&mut self, n: usize, mut extended: Extended, reply: &[u8]) -> Result<Choices> {
+        self.receiver.finish(n, &mut extended, reply)?;
         let first = self.n_used;
         self.n_used += n as u64;
         let pads = receiver_pads(self.start, first, &extended.blocks, PAD_BITS)?;
-        Ok((
-            extended.message,
-            Zeroizing::new(unpack_bits(&extended.choices, n)),
-            pads,
-        ))
+        Ok((Zeroizing::new(unpack_bits(&extended.choices, n)), pads))
     }
 }

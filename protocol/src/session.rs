@@ -1,12 +1,13 @@
 //! What both drivers share: requests, nonces, the setup messages, and the order of a session.
 //!
-//! Setup: client `Hello`; server `HelloReply`; client `PublicKeys`, `MuxBase`; server `MuxTrees`.
+//! Setup: client `Hello`, which also chooses how OTs are made; server `HelloReply`; client `PublicKeys`, `MuxBase`; server `MuxTrees`.
 //! Then any number of requests. *Prepare* (a batch): client noise bits, corrections and `LabelBase`; server responses,
 //! `LabelBaseReply` and `MuxExtension`; client the label extension, derandomisation bits, corrections and identity shares;
 //! server hash key, tables and decoding bits: two round trips for any depth and any batch.
 //! *Infer* (one prepared inference): the masked input up, then one round trip for each layer that keeps a ReLU.
 
 use crate::error::{Error, Result};
+use crate::ot::mode::OtMode;
 use crate::wire::{Frame, PROTOCOL_VERSION, Step, Tag};
 
 /// What a client asks for.
@@ -81,8 +82,8 @@ fn unexpected(frame: &Frame) -> Error {
 /// 32 bytes that are used once.
 pub type Nonce = [u8; 32];
 
-/// Bytes of [`Step::Hello`]: version, nonce, plan hash.
-pub const HELLO_BYTES: usize = 4 + 32 + 32;
+/// Bytes of [`Step::Hello`]: version, nonce, plan hash, mode of the OT extension.
+pub const HELLO_BYTES: usize = 4 + 32 + 32 + 1;
 /// Bytes of [`Step::HelloReply`]: version, nonce, first message of the multiplexer's base OTs.
 pub const HELLO_REPLY_BYTES: usize = 4 + 32 + 32;
 
@@ -122,6 +123,28 @@ pub fn decode_hello(step: Step, bytes: &[u8]) -> Result<(Nonce, [u8; 32])> {
         )),
         None => Err(fail("a short message".into())),
     }
+}
+
+/// The client's first message: [`encode_hello`] and how OTs are to be made.
+#[must_use]
+pub fn encode_client_hello(nonce: &Nonce, plan_hash: &[u8; 32], ot: OtMode) -> Vec<u8> {
+    let mut message = encode_hello(nonce, plan_hash);
+    message.push(ot.code());
+    message
+}
+
+/// Reads what [`encode_client_hello`] made.
+///
+/// # Errors
+/// [`Error::Peer`] for another version of the protocol or an unknown mode.
+pub fn decode_client_hello(bytes: &[u8]) -> Result<(Nonce, [u8; 32], OtMode)> {
+    let fail = |got: String| Error::peer(Step::Hello.name(), 0, "a known OT mode", got);
+    let (code, hello) = bytes
+        .split_last()
+        .ok_or_else(|| fail("an empty message".into()))?;
+    let (nonce, plan_hash) = decode_hello(Step::Hello, hello)?;
+    let ot = OtMode::from_code(*code).ok_or_else(|| fail(format!("mode {code}")))?;
+    Ok((nonce, plan_hash, ot))
 }
 
 /// The peer's message at `step` does not hold what it should.
@@ -204,5 +227,14 @@ mod tests {
             ([1; 32], [2; 32])
         );
         assert!(decode_hello(Step::Hello, &hello[1..]).is_err());
+        for ot in [OtMode::SoftSpoken, OtMode::Silent] {
+            let mut hello = encode_client_hello(&[1; 32], &[2; 32], ot);
+            assert_eq!(hello.len(), HELLO_BYTES);
+            let decoded = decode_client_hello(&hello).unwrap();
+            assert_eq!(decoded, ([1; 32], [2; 32], ot));
+            hello[HELLO_BYTES - 1] = 2;
+            assert!(decode_client_hello(&hello).is_err());
+        }
+        assert!(decode_client_hello(&[]).is_err());
     }
 }

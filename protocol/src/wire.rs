@@ -92,6 +92,10 @@ steps! {
     HashKey = 31, Offline, Down, "garbling hash key";
     /// Server: garbled tables of one layer.
     Tables = 32, Offline, Down, "garbled tables";
+    /// Client: with silent OT, the trees of the multiplexer's extension.
+    MuxReply = 33, Offline, Up, "multiplexer silent OT";
+    /// Server: with silent OT, the trees of the labels' extension.
+    LabelReply = 34, Offline, Down, "label silent OT";
     /// Client: the masked input.
     Input = 40, Online, Up, "masked input";
     /// Server: active labels of its own shares, of one layer.

@@ -20,6 +20,7 @@ use crate::he;
 use crate::layout::Layout;
 use crate::ledger::Ledger;
 use crate::mux;
+use crate::ot::mode::OtMode;
 use crate::prg::Seed;
 use crate::ring::Ring;
 use crate::session::{Nonce, Request};
@@ -39,6 +40,8 @@ pub struct ClientSession<C: Channel> {
     keys: Vec<he::SecretKey>,
     /// The extension in which the client is the sender; none if nothing is multiplexed.
     mux: Option<mux::ClientMux>,
+    /// How OTs are made.
+    ot: OtMode,
     /// Batches prepared so far.
     n_batches: u32,
     /// Set by the first error of the peer or the channel.

@@ -3,7 +3,8 @@
 //! Flight 1 up: noise bits and corrections of every source, first message of the labels' base OTs. Flight 2 down: responses,
 //! base-OT answer, multiplexer extension. Flight 3 up: label extension, derandomisation bits, multiplexer corrections,
 //! identity shares. Flight 4 down: hash key and tables. Cost in bytes for each ReLU of l bits:
-//! 32 (l - 1) down, (l + k') / 8 up, and the OT extension's 31 bits for each of l + 1 transfers.
+//! 32 (l - 1) down, (l + k') / 8 up, and the OT extension's 31 bits for each of l + 1 transfers (silent OT: see its module; its
+//! replies go up in flight 3 and down in flight 4).
 
 use pi_model::bits::pack;
 use pi_model::relu_set::gather;
@@ -16,8 +17,9 @@ use crate::error::{Error, Result};
 use crate::he;
 use crate::layout::{ReluLayer, instances};
 use crate::ledger::{Phase, Work};
+use crate::ot::mode::Receiver;
 use crate::ot::softspoken::{self, ReceiverSetup};
-use crate::ot::{CotReceiver as _, unpack_bits};
+use crate::ot::{CotReceiver as _, Extended, unpack_bits};
 use crate::prg;
 use crate::relu::client_products;
 use crate::ring::Ring;
@@ -37,7 +39,8 @@ struct Draft {
 #[derive(Default)]
 struct Transfers {
     choices: Zeroizing<Vec<u8>>,
-    labels: Zeroizing<Vec<Block>>,
+    /// The extension behind the labels, which are complete after its reply.
+    labels: Option<(Receiver, Extended)>,
     /// R_0 and R_1 of each k-bit OT, before reduction to a layer's ring.
     products: [Zeroizing<Vec<u64>>; 2],
 }
@@ -71,7 +74,7 @@ impl<C: Channel> ClientSession<C> {
         drop(sources);
         let transfers = self.transfer(batch, base)?;
         let kept = self.send_shares(batch, &drafts, &transfers)?;
-        self.receive_tables(batch, drafts, kept, &transfers)
+        self.receive_tables(batch, drafts, kept, transfers.labels)
     }
 
     fn send_sources(&mut self, batch: u32) -> Result<Vec<he::ClientSource>> {
@@ -214,28 +217,36 @@ impl<C: Channel> ClientSession<C> {
         if let Some(mux) = &mut self.mux {
             let message = self.wire.recv(
                 batch_tag(Step::MuxExtension, 0, batch),
-                softspoken::message_bytes(n_products),
+                self.ot.message_bytes(n_products),
             )?;
-            transfers.products = self
+            let (products, reply) = self
                 .wire
                 .ledger
                 .time(Phase::Offline, "OT", || mux.extend(n_products, &message))?;
+            self.wire
+                .send(batch_tag(Step::MuxReply, 0, batch), &reply)?;
+            transfers.products = products;
         }
         if let Some((base, reply)) = reply {
             let n_labels = n * self.layout.n_labels();
-            let (trees, extended) =
+            let session =
+                sizes::ot_session("labels", &self.client_nonce, &self.server_nonce, batch);
+            let ot = self.ot;
+            let (trees, receiver, extended) =
                 self.wire
                     .ledger
                     .time(Phase::Offline, "OT", || -> Result<_> {
-                        let (mut receiver, trees) = base.finish(&reply)?;
-                        Ok((trees, receiver.extend(n_labels)?))
+                        let (base, trees) = base.finish(&reply)?;
+                        let mut receiver = ot.receiver(base, session);
+                        let extended = receiver.extend(n_labels)?;
+                        Ok((trees, receiver, extended))
                     })?;
             self.wire
                 .send(batch_tag(Step::LabelTrees, 0, batch), &trees)?;
             self.wire
                 .send(batch_tag(Step::LabelExtension, 0, batch), &extended.message)?;
             transfers.choices = Zeroizing::new(unpack_bits(&extended.choices, n_labels));
-            transfers.labels = extended.blocks;
+            transfers.labels = Some((receiver, extended));
         }
         Ok(transfers)
     }
@@ -370,12 +381,32 @@ impl<C: Channel> ClientSession<C> {
         Ok((Share::new(kept), Share::new(products)))
     }
 
+    /// Completes the labels' OTs.
+    fn receive_labels(
+        &mut self,
+        batch: u32,
+        labels: Option<(Receiver, Extended)>,
+    ) -> Result<Zeroizing<Vec<Block>>> {
+        let Some((mut receiver, mut extended)) = labels else {
+            return Ok(Zeroizing::default());
+        };
+        let n = self.plan.batch() * self.layout.n_labels();
+        let reply = self.wire.recv(
+            batch_tag(Step::LabelReply, 0, batch),
+            receiver.reply_bytes(n),
+        )?;
+        self.wire.ledger.time(Phase::Offline, "OT", || {
+            receiver.finish(n, &mut extended, &reply)
+        })?;
+        Ok(extended.blocks)
+    }
+
     fn receive_tables(
         &mut self,
         batch: u32,
         drafts: Vec<Draft>,
         kept: Vec<Vec<KeptShares>>,
-        transfers: &Transfers,
+        labels: Option<(Receiver, Extended)>,
     ) -> Result<Vec<Prepared>> {
         let layout = self.layout.clone();
         let start_key = if layout.n_labels() > 0 {
@@ -386,7 +417,8 @@ impl<C: Channel> ClientSession<C> {
         } else {
             Block::ZERO
         };
-        let mut labels = transfers.labels.iter().map(|&t| ActiveLabel::from_cot(t));
+        let labels = self.receive_labels(batch, labels)?;
+        let mut labels = labels.iter().map(|&t| ActiveLabel::from_cot(t));
         let mut take = |n: usize| Zeroizing::new(labels.by_ref().take(n).collect::<Vec<_>>());
         let mut prepared = Vec::with_capacity(drafts.len());
         for (index, (mut draft, kept)) in drafts.into_iter().zip(kept).enumerate() {

@@ -11,10 +11,11 @@ use crate::he;
 use crate::layout::Layout;
 use crate::ledger::Phase;
 use crate::mux::ClientMux;
+use crate::ot::mode::OtMode;
 use crate::ot::softspoken;
 use crate::prg::{self, Seed};
 use crate::ring::Ring;
-use crate::session::{HELLO_REPLY_BYTES, decode_hello, encode_hello, setup_tag};
+use crate::session::{HELLO_REPLY_BYTES, decode_hello, encode_client_hello, setup_tag};
 use crate::wire::{Step, Wire};
 
 impl<C: Channel> ClientSession<C> {
@@ -23,17 +24,30 @@ impl<C: Channel> ClientSession<C> {
     /// # Errors
     /// [`crate::Error::Peer`] when the server follows another plan or version, [`crate::Error::Channel`] when it is gone.
     pub fn connect(channel: C, plan: Arc<PublicPlan>) -> Result<Self> {
-        Self::connect_with_seed(channel, plan, prg::os_seed()?)
+        Self::connect_with_ot(channel, plan, OtMode::default())
     }
 
-    /// As [`Self::connect`], with all randomness from `seed`.
-    pub(crate) fn connect_with_seed(channel: C, plan: Arc<PublicPlan>, seed: Seed) -> Result<Self> {
+    /// As [`Self::connect`], with OTs made as `ot` says.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn connect_with_ot(channel: C, plan: Arc<PublicPlan>, ot: OtMode) -> Result<Self> {
+        Self::connect_with_seed(channel, plan, ot, prg::os_seed()?)
+    }
+
+    /// As [`Self::connect_with_ot`], with all randomness from `seed`.
+    pub(crate) fn connect_with_seed(
+        channel: C,
+        plan: Arc<PublicPlan>,
+        ot: OtMode,
+        seed: Seed,
+    ) -> Result<Self> {
         let layout = Arc::new(Layout::new(&plan)?);
         let mut wire = Wire::new(channel);
         let client_nonce = *seed.derive("client nonce", &[]).as_bytes();
         wire.send(
             setup_tag(Step::Hello),
-            &encode_hello(&client_nonce, &plan.hash()),
+            &encode_client_hello(&client_nonce, &plan.hash(), ot),
         )?;
         let reply = wire.recv(setup_tag(Step::HelloReply), HELLO_REPLY_BYTES)?;
         let (server_nonce, point) = decode_hello(Step::HelloReply, &reply)?;
@@ -62,6 +76,8 @@ impl<C: Channel> ClientSession<C> {
                 &client_nonce,
                 &server_nonce,
                 &trees,
+                ot,
+                seed.derive("multiplexer silent OT", &[]),
             )?)
         };
         let input_ring = Ring::new(plan.tensor_bits(0));
@@ -76,6 +92,7 @@ impl<C: Channel> ClientSession<C> {
             server_nonce,
             keys,
             mux,
+            ot,
             n_batches: 0,
             over: false,
             #[cfg(test)]

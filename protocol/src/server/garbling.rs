@@ -34,6 +34,8 @@ pub(super) struct Garbling {
 pub(super) struct Transfers {
     pub(super) delta: Arc<Delta>,
     pub(super) labels: Zeroizing<Vec<Block>>,
+    /// What the client still needs for its labels; empty unless OTs are silent.
+    pub(super) reply: Vec<u8>,
     pub(super) choices: Zeroizing<Vec<u8>>,
     pub(super) products: Zeroizing<Vec<u64>>,
 }

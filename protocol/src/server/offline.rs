@@ -65,6 +65,8 @@ impl<C: Channel> ServerSession<C> {
         let start_key = Block::random(&mut self.seed.stream("hash key", &[batch.into()]));
         self.wire
             .send(batch_tag(Step::HashKey, 0, batch), &start_key.to_le_bytes())?;
+        self.wire
+            .send(batch_tag(Step::LabelReply, 0, batch), &transfers.reply)?;
         let labels = self.seed.derive("input labels", &[batch.into()]);
         for (index, (masks, received)) in masks.drain(..).zip(received).enumerate() {
             let layout = self.layout.clone();
@@ -213,16 +215,23 @@ impl<C: Channel> ServerSession<C> {
         let n_products = n * self.layout.n_relus();
         let (mut choices, mut products) = (Zeroizing::default(), Zeroizing::default());
         if let Some(mux) = &mut self.mux {
-            let (message, c, p) = self
+            let extended = self
                 .wire
                 .ledger
                 .time(Phase::Offline, "OT", || mux.extend(n_products))?;
             self.wire
-                .send(batch_tag(Step::MuxExtension, 0, batch), &message)?;
-            (choices, products) = (c, p);
+                .send(batch_tag(Step::MuxExtension, 0, batch), &extended.message)?;
+            let reply = self.wire.recv(
+                batch_tag(Step::MuxReply, 0, batch),
+                self.ot.reply_bytes(n_products),
+            )?;
+            (choices, products) = self.wire.ledger.time(Phase::Offline, "OT", || {
+                mux.complete(n_products, extended, &reply)
+            })?;
         }
         let n_labels = n * self.layout.n_labels();
-        let mut labels = Zeroizing::default();
+        let (mut labels, mut reply) = (Zeroizing::default(), vec![]);
+        let roots = self.seed.derive("label silent OT", &[batch.into()]);
         if let Some(setup) = setup {
             let trees = self.wire.recv(
                 batch_tag(Step::LabelTrees, 0, batch),
@@ -230,20 +239,25 @@ impl<C: Channel> ServerSession<C> {
             )?;
             let extension = self.wire.recv(
                 batch_tag(Step::LabelExtension, 0, batch),
-                softspoken::message_bytes(n_labels),
+                self.ot.message_bytes(n_labels),
             )?;
-            (delta, labels) = self
-                .wire
-                .ledger
-                .time(Phase::Offline, "OT", || -> Result<_> {
-                    let mut sender = setup.finish(&trees)?;
-                    let labels = sender.extend(n_labels, &extension)?;
-                    Ok((sender.into_delta(), labels))
-                })?;
+            let session =
+                sizes::ot_session("labels", &self.client_nonce, &self.server_nonce, batch);
+            let ot = self.ot;
+            (delta, labels, reply) =
+                self.wire
+                    .ledger
+                    .time(Phase::Offline, "OT", || -> Result<_> {
+                        let mut sender = ot.sender(setup.finish(&trees)?, session, roots);
+                        let labels = sender.extend(n_labels, &extension)?;
+                        let reply = sender.reply();
+                        Ok((sender.into_delta(), labels, reply))
+                    })?;
         }
         Ok(Transfers {
             delta: Arc::new(delta),
             labels,
+            reply,
             choices,
             products,
         })

@@ -15,7 +15,7 @@ use crate::ledger::Phase;
 use crate::mux::ServerMux;
 use crate::ot::softspoken;
 use crate::prg::{self, Seed};
-use crate::session::{HELLO_BYTES, decode_hello, encode_hello, setup_tag};
+use crate::session::{HELLO_BYTES, decode_client_hello, encode_hello, setup_tag};
 use crate::wire::{Step, Wire};
 
 impl<C: Channel> ServerSession<C> {
@@ -33,7 +33,7 @@ impl<C: Channel> ServerSession<C> {
         let layout = Arc::new(Layout::new(&public)?);
         let mut wire = Wire::new(channel);
         let hello = wire.recv(setup_tag(Step::Hello), HELLO_BYTES)?;
-        let (client_nonce, hash) = decode_hello(Step::Hello, &hello)?;
+        let (client_nonce, hash, ot) = decode_client_hello(&hello)?;
         if !bool::from(hash.ct_eq(&public.hash())) {
             return Err(Error::peer(
                 Step::Hello.name(),
@@ -66,7 +66,7 @@ impl<C: Channel> ServerSession<C> {
         } else {
             let answer = wire.recv(setup_tag(Step::MuxBase), softspoken::BASE_RECEIVER_BYTES)?;
             let (mux, trees) = wire.ledger.time(Phase::Setup, "OT", || {
-                ServerMux::finish(setup, &client_nonce, &server_nonce, &answer)
+                ServerMux::finish(setup, &client_nonce, &server_nonce, &answer, ot)
             })?;
             wire.send(setup_tag(Step::MuxTrees), &trees)?;
             Some(mux)
@@ -82,6 +82,7 @@ impl<C: Channel> ServerSession<C> {
             server_nonce,
             keys,
             mux,
+            ot,
             n_batches: 0,
             over: false,
             prepared: HashMap::new(),

@@ -1,14 +1,19 @@
 //! Outputs against the plaintext executor, and ledgers against the predicted cost.
 
+use std::sync::Arc;
+
+use pi_model::Model;
 use pi_model::executor;
 use pi_model::packing::PackingGoal;
 use pi_model::plan::{Plan, PublicPlan};
+use pi_model::random::residual_network;
 use pi_model::spec::OutputMode;
 
 use super::{Run, inputs, run, run_plan, small};
 use crate::client::Output;
 use crate::cost::Cost;
 use crate::ledger::{Direction, Phase};
+use crate::ot::mode::OtMode;
 use crate::wire::Step;
 
 #[test]
@@ -52,10 +57,7 @@ fn both_ledgers_measure_what_the_plan_predicts() {
     ] {
         let model = small(relus, mode);
         let plan = Plan::new(model.clone(), batch).unwrap();
-        let cost = Cost::of(plan.public()).unwrap();
-        let run = run(&model, &inputs([3, 8, 8], batch), 5);
-        assert_measured(&run, &cost, batch);
-        assert_linear_bytes(&run, plan.public());
+        ledgers_match(plan, &inputs([3, 8, 8], batch), OtMode::SoftSpoken);
     }
 }
 
@@ -75,10 +77,8 @@ fn every_goal_costs_what_it_predicts() {
     let mut outputs = vec![];
     for goal in GOALS {
         let plan = Plan::with_goal(model.clone(), batch, goal).unwrap();
-        let cost = Cost::of(plan.public()).unwrap();
         let public = plan.public().clone();
-        let run = run_plan(plan, &inputs, 5);
-        assert_measured(&run, &cost, batch);
+        let run = ledgers_match(plan, &inputs, OtMode::SoftSpoken);
         linear.push(assert_linear_bytes(&run, &public));
         outputs.push(run.outputs.iter().map(Output::class).collect::<Vec<_>>());
     }
@@ -119,7 +119,7 @@ fn shortcuts_join_the_response_of_their_block() {
     assert_eq!(served, n_convs);
     let inputs = inputs([3, 8, 8], 2);
     let scale = f64::from(model.public().graph().layers.last().unwrap().fraction_bits);
-    for (output, input) in run_plan(plan, &inputs, 9).outputs.iter().zip(&inputs) {
+    for (output, input) in run_plan(plan, &inputs, 9, OtMode::SoftSpoken).outputs.iter().zip(&inputs) {
         let expected = executor::run(&model, input).unwrap();
         let Output::Logits(logits) = output else {
             panic!("no logits")
@@ -140,7 +140,13 @@ fn assert_linear_bytes(run: &Run, plan: &PublicPlan) -> usize {
     explained.bytes
 }
 
-fn assert_measured(run: &Run, cost: &Cost, batch: usize) {
+/// Runs a session and compares what both sides measured with the prediction, to the byte.
+fn ledgers_match(plan: Plan, inputs: &[Vec<i64>], ot: OtMode) -> Run {
+    let batch = inputs.len();
+    let public = plan.public().clone();
+    let cost = Cost::with_ot(&public, ot).unwrap();
+    let run = run_plan(plan, inputs, 5, ot);
+    assert_linear_bytes(&run, &public);
     for (name, ledger) in [("client", &run.client), ("server", &run.server)] {
         for (step, layer, predicted) in cost.bytes_by_step() {
             let n = if step.phase() == Phase::Online {
@@ -190,4 +196,31 @@ fn assert_measured(run: &Run, cost: &Cost, batch: usize) {
         run.client.bytes(Phase::Online, Direction::Down),
         run.server.bytes(Phase::Online, Direction::Down)
     );
+    run
+}
+
+/// Enough ReLUs for both directions to be silent, in a batch; the outputs must be those of the other mode.
+#[test]
+fn silent_ots_give_the_same_outputs_and_the_predicted_bytes() {
+    let net = residual_network("wide", [3, 16, 16], &[8], 1, 5, 6_000, OutputMode::Logits);
+    let model = Arc::new(net.unwrap());
+    let inputs = inputs([3, 16, 16], 3);
+    let silent = ledgers_match(Plan::new(model.clone(), 3).unwrap(), &inputs, OtMode::Silent);
+    let names: Vec<&str> = silent.client.traffic().map(|(s, ..)| s.name()).collect();
+    for step in [Step::MuxReply, Step::LabelReply] {
+        assert!(names.contains(&step.name()), "{} was not sent", step.name());
+    }
+    let scale = f64::from(model.public().graph().layers.last().unwrap().fraction_bits);
+    for (output, input) in silent.outputs.iter().zip(&inputs) {
+        let expected = executor::run(&model, input).unwrap();
+        let Output::Logits(logits) = output else {
+            panic!("no logits")
+        };
+        for (got, want) in logits.iter().zip(&expected.logits) {
+            assert!(((got - want) as f64 / scale.exp2()).abs() < 0.1);
+        }
+    }
+    // A small session in silent mode falls back to the base extension, in all it sends.
+    let model = small(200, OutputMode::Argmax);
+    ledgers_match(Plan::new(model, 1).unwrap(), &super::inputs([3, 8, 8], 1), OtMode::Silent);
 }

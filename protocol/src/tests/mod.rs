@@ -15,6 +15,7 @@ use pi_model::spec::OutputMode;
 use crate::channel::pair;
 use crate::client::{self, ClientSession, Output};
 use crate::ledger::Ledger;
+use crate::ot::mode::OtMode;
 use crate::prg::Seed;
 use crate::server::{self, ServerSession};
 
@@ -29,15 +30,12 @@ pub(crate) struct Run {
 
 /// Prepares one batch, of as many inferences as there are inputs, and runs all of it.
 pub(crate) fn run(model: &Arc<Model>, inputs: &[Vec<i64>], seed: u8) -> Run {
-    run_plan(
-        Plan::new(model.clone(), inputs.len()).unwrap(),
-        inputs,
-        seed,
-    )
+    let plan = Plan::new(model.clone(), inputs.len()).unwrap();
+    run_plan(plan, inputs, seed, OtMode::SoftSpoken)
 }
 
-/// As [`run`], by a plan for as many inferences as there are inputs.
-pub(crate) fn run_plan(plan: Plan, inputs: &[Vec<i64>], seed: u8) -> Run {
+/// As [`run`], by a plan for as many inferences as there are inputs, with OTs made as `ot` says.
+pub(crate) fn run_plan(plan: Plan, inputs: &[Vec<i64>], seed: u8, ot: OtMode) -> Run {
     let plan = Arc::new(plan);
     let public = plan.public().clone();
     let (to_server, to_client) = pair();
@@ -49,7 +47,8 @@ pub(crate) fn run_plan(plan: Plan, inputs: &[Vec<i64>], seed: u8) -> Run {
         (session.ledger().clone(), session.trace.clone())
     });
     let mut client =
-        ClientSession::connect_with_seed(to_server, public, Seed::from([seed + 1; 32])).unwrap();
+        ClientSession::connect_with_seed(to_server, public, ot, Seed::from([seed + 1; 32]))
+            .unwrap();
     let prepared = client.prepare().unwrap();
     assert_eq!(prepared.len(), inputs.len());
     // In reverse, because the order of a batch is free.
