@@ -50,7 +50,11 @@ pub struct ModelArgs {
     /// Image set
     #[arg(long, value_enum, default_value = "cifar10")]
     pub dataset: DatasetKind,
-    /// Architecture: resnet8, resnet20, resnet32 (widths 16, 32, 64) or resnet18 (64 to 512)
+    /// Side of the images read from folders [default: 64 tiny-imagenet, 224 folder]
+    #[arg(long, value_name = "PIXELS")]
+    pub image_size: Option<usize>,
+    /// Architecture: resnet8, resnet20, resnet32 (widths 16, 32, 64), resnet18, resnet34 (64 to 512),
+    /// resnet18-imagenet, resnet34-imagenet (7x7 stem and pool), wrn22-8 or vgg16
     #[arg(long, default_value = "resnet20")]
     pub arch: String,
     /// Processor threads; with other work on the machine, one thread is often the fastest

@@ -29,7 +29,7 @@ impl Setting {
     /// Reads the images.
     pub fn new(args: &ModelArgs, holdout: usize) -> Result<Setting> {
         tch::set_num_threads(args.threads);
-        let Dataset { train, test } = data::load(args.dataset, &args.data)?;
+        let Dataset { train, test } = data::load(args.dataset, &args.data, args.image_size)?;
         let normaliser = Normaliser::measure(&train);
         let arch = Arch::parse(&args.arch, train.shape, train.n_classes)?;
         let cut = train.len().saturating_sub(holdout);

@@ -31,7 +31,7 @@ fn images(n: usize) -> Images {
         shape: [3, 8, 8],
         n_classes: 3,
         pixels: (0..n * 192).map(pixel).collect(),
-        labels: (0..n).map(|i| (i % 3) as u8).collect(),
+        labels: (0..n).map(|i| (i % 3) as u16).collect(),
         checksum: "synthetic".into(),
     }
 }

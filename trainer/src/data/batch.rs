@@ -187,7 +187,7 @@ mod tests {
             shape: [3, 4, 4],
             n_classes: 10,
             pixels,
-            labels: (0..n as u8).collect(),
+            labels: (0..n as u16).collect(),
             checksum: String::new(),
         }
     }
