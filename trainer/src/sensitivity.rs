@@ -229,8 +229,9 @@ mod tests {
             ..Mode::EVAL
         };
         for _ in 0..3 {
-            stage.loss(&net, &x, &labels, mode).0.backward();
-            sgd.step(&net, 0.1);
+            let loss = stage.loss(&net, &x, &labels, mode).0;
+            let by_params = crate::optim::gradients(&loss, &net, &[]).unwrap().0;
+            sgd.step(&net, &by_params, 0.1);
             stage.after_step(&net);
             stage.end_epoch(&net, &sgd).unwrap();
         }

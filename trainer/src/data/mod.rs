@@ -4,8 +4,10 @@ mod batch;
 mod cifar;
 mod folder;
 mod idx;
+mod mix;
 
 pub use batch::{Augment, Batches, Normaliser};
+pub use mix::Mix;
 
 use crate::error::{Error, Result, io_error};
 use clap::ValueEnum;
@@ -42,6 +44,23 @@ impl DatasetKind {
             Self::FashionMnist => "fashion-mnist",
             Self::TinyImagenet => "tiny-imagenet",
             Self::Folder => "folder",
+        }
+    }
+
+    /// Channels, height, width without reading anything; `image_size` as [`load`] takes it.
+    pub fn shape(self, image_size: Option<usize>) -> [usize; 3] {
+        let square = |default: usize| {
+            [
+                3,
+                image_size.unwrap_or(default),
+                image_size.unwrap_or(default),
+            ]
+        };
+        match self {
+            Self::Cifar10 | Self::Cifar100 => [3, 32, 32],
+            Self::FashionMnist => [1, 28, 28],
+            Self::TinyImagenet => square(64),
+            Self::Folder => square(224),
         }
     }
 

@@ -191,6 +191,32 @@ impl Net {
             .collect()
     }
 
+    /// As [`Net::load_state`], from a network without the narrower forms: their BatchNorms start from
+    /// the first channels of the full form's.
+    pub fn load_shared(&self, state: &[(String, Tensor)]) -> Result<()> {
+        let mut all: Vec<(String, Tensor)> = Vec::new();
+        for p in &self.params {
+            let full = p
+                .name
+                .split('.')
+                .map(|part| match part.strip_prefix("width") {
+                    Some(_) => "bn",
+                    None => part,
+                });
+            let full = full.collect::<Vec<_>>().join(".");
+            let fits = |t: &Tensor| full == p.name || t.size() >= p.tensor.size();
+            if let Some((_, t)) = state.iter().find(|(n, t)| *n == full && fits(t)) {
+                let t = if full == p.name {
+                    t.shallow_clone()
+                } else {
+                    t.narrow(0, 0, p.tensor.size()[0])
+                };
+                all.push((p.name.clone(), t));
+            }
+        }
+        self.load_state(&all)
+    }
+
     /// Copies the tensors of `state` into the network; every parameter must be there.
     pub fn load_state(&self, state: &[(String, Tensor)]) -> Result<()> {
         for p in &self.params {
@@ -201,8 +227,14 @@ impl Net {
                 )));
             };
             if t.size() != p.tensor.size() {
+                let why = match p.name.starts_with("fc.")
+                    && t.size().get(1..) == p.tensor.size().get(1..)
+                {
+                    true => "it was trained for another number of classes",
+                    false => "it was saved for another architecture",
+                };
                 return Err(Error::Usage(format!(
-                    "{} has shape {:?} in the network file, {:?} in {}",
+                    "{} has shape {:?} in the network file, {:?} in {}: {why}",
                     p.name,
                     t.size(),
                     p.tensor.size(),
@@ -256,6 +288,14 @@ mod tests {
                 .iter()
                 .any(|a| a.min().double_value(&[]) < 0.0)
         );
+    }
+
+    #[test]
+    fn a_state_for_other_classes_is_refused() {
+        let ten = Net::new(&Arch::custom(&[4], 1, [3, 8, 8], 10), 1);
+        let five = Net::new(&Arch::custom(&[4], 1, [3, 8, 8], 5), 1);
+        let e = five.load_state(&ten.state()).unwrap_err().to_string();
+        assert!(e.contains("number of classes"), "{e}");
     }
 
     #[test]
