@@ -3,10 +3,10 @@
 
 use std::fmt::Write;
 
-const WIDTH: f64 = 760.0;
+const WIDTH: f64 = 840.0;
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 60.0;
-const RIGHT: f64 = 190.0;
+const RIGHT: f64 = 270.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 52.0;
 const COLOURS: [&str; 8] = [
