@@ -81,10 +81,11 @@ impl Sgd {
                     continue;
                 }
                 let mut tensor = p.tensor.shallow_clone();
-                let mut grad = gradient.shallow_clone();
-                if p.decay {
-                    grad = grad + &tensor * self.weight_decay;
-                }
+                // Never in place: another value may share the gradient.
+                let grad = match p.decay {
+                    true => gradient + &tensor * self.weight_decay,
+                    false => gradient.shallow_clone(),
+                };
                 *buffer *= self.momentum;
                 *buffer += &grad;
                 let update = grad + &*buffer * self.momentum;

@@ -202,11 +202,11 @@ impl Run<'_> {
         progress.holdout_accuracy = self.holdout.map(|images| {
             stage.accuracy(self.net, &Batches::plain(images, &progress.normaliser, 250))
         });
-        if let (Some(best), Some(accuracy)) = (&mut changing.best, progress.holdout_accuracy) {
-            if progress.best.is_none_or(|(_, b)| accuracy > b) {
-                progress.best = Some((progress.epoch + 1, accuracy));
-                best.take(self.net);
-            }
+        if let (Some(best), Some(accuracy)) = (&mut changing.best, progress.holdout_accuracy)
+            && progress.best.is_none_or(|(_, b)| accuracy > b)
+        {
+            progress.best = Some((progress.epoch + 1, accuracy));
+            best.take(self.net);
         }
         // The result stays in the network; before the end, training goes on with the weights it had.
         match (&mut changing.best, &mut changing.average) {
