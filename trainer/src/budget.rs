@@ -12,12 +12,37 @@ const RESNET18: [f64; 17] = [
     0.081, 0.033, 0.025, 0.024,
 ];
 
+/// The same for VGG-16.
+const VGG16: [f64; 13] = [
+    0.943, 0.81, 0.735, 0.621, 0.478, 0.336, 0.336, 0.17, 0.076, 0.052, 0.052, 0.028, 0.028,
+];
+
+/// The same for WRN-22-8.
+const WRN22: [f64; 19] = [
+    0.966, 0.863, 0.685, 0.616, 0.575, 0.527, 0.486, 0.452, 0.314, 0.246, 0.177, 0.16, 0.129,
+    0.122, 0.054, 0.028, 0.03, 0.023, 0.023,
+];
+
+fn published(arch: &str) -> Option<&'static [f64]> {
+    match arch {
+        "resnet18" | "resnet18-imagenet" => Some(&RESNET18),
+        "vgg16" => Some(&VGG16),
+        "wrn22-8" => Some(&WRN22),
+        _ => None,
+    }
+}
+
+/// True where the known densities are the paper's.
+pub fn is_published(arch: &str) -> bool {
+    published(arch).is_some()
+}
+
 /// Known proxy densities of an architecture with `n_layers` ReLU layers, so that a run can skip the
-/// proxy. ResNet-18's are published; for the others they are ours: ResNet-18's, interpolated
-/// linearly over the relative depth.
+/// proxy. Those of ResNet-18, VGG-16 and WRN-22-8 are published; for the others they are ours:
+/// ResNet-18's, interpolated linearly over the relative depth.
 pub fn known_densities(arch: &str, n_layers: usize) -> Vec<f64> {
-    if arch == "resnet18" && n_layers == RESNET18.len() {
-        return RESNET18.to_vec();
+    if let Some(list) = published(arch).filter(|l| l.len() == n_layers) {
+        return list.to_vec();
     }
     let last = RESNET18.len() - 1;
     let at = |i: usize| {
@@ -138,6 +163,24 @@ mod tests {
                 "layer {l}: {got}, published {want}"
             );
         }
+    }
+
+    #[test]
+    fn published_densities_have_one_entry_for_each_relu_layer() {
+        for arch in Arch::NAMES {
+            let n = Arch::parse(arch, [3, 64, 64], 10)
+                .unwrap()
+                .relu_counts()
+                .len();
+            assert_eq!(known_densities(arch, n).len(), n);
+            assert!(published(arch).is_none_or(|l| l.len() == n), "{arch}");
+        }
+        assert_eq!(known_densities("wrn22-8", 19)[1], 0.863);
+        // A late layer of VGG-16 is small and nearly as sensitive as can be: it fills up first.
+        let sizes = Arch::parse("vgg16", [3, 32, 32], 10).unwrap().relu_counts();
+        let kept = allocate(&sizes, &known_densities("vgg16", 13), 100_000).unwrap();
+        assert_eq!(kept[12], sizes[12]);
+        assert!(kept[0] < kept[4] && kept.iter().sum::<usize>() == 100_000);
     }
 
     #[test]

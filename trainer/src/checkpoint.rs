@@ -8,9 +8,10 @@ use crate::net::{Arch, Mask};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 const META: &str = "meta";
+const PARTS: &str = "parts";
 
 /// Named tensors.
 pub type State = Vec<(String, Tensor)>;
@@ -31,39 +32,161 @@ fn temporary_name(path: &Path) -> Result<PathBuf> {
     Ok(name.into())
 }
 
-/// Saves tensors and a record.
-pub fn save(path: &Path, meta: &impl Serialize, tensors: &State) -> Result<()> {
-    let json = serde_json::to_vec(meta)?;
-    let record = (META.to_owned(), Tensor::from_slice(&json));
-    let contiguous: Vec<(&str, Tensor)> = tensors
-        .iter()
-        .chain([&record])
-        .map(|(n, t)| (n.as_str(), t.contiguous()))
-        .collect();
+/// How checkpoints are written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Size {
+    /// Weights in 16-bit floats and everything that belongs to a weight alike in bfloat16. A run that
+    /// resumes from such a checkpoint goes on from the rounded numbers.
+    pub half: bool,
+    /// Files of at most about this many bytes.
+    pub part_bytes: Option<usize>,
+}
+
+impl Size {
+    /// As a file holds the tensor. Statistics, biases, masks and scores stay as they are.
+    fn narrow(self, name: &str, t: &Tensor) -> Tensor {
+        let weights = t.kind() == Kind::Float && t.dim() >= 2 && !name.starts_with("score.");
+        match (self.half && weights, name.starts_with("momentum.")) {
+            (false, _) => t.contiguous(),
+            (true, false) => t.to_kind(Kind::Half).contiguous(),
+            // Momenta can be smaller than the smallest 16-bit float.
+            (true, true) => t.to_kind(Kind::BFloat16).contiguous(),
+        }
+    }
+}
+
+fn write(path: &Path, tensors: &[(&str, Tensor)]) -> Result<()> {
     let temporary = temporary_name(path)?;
-    Tensor::write_safetensors(&contiguous, &temporary)?;
+    let written = Tensor::write_safetensors(tensors, &temporary);
+    let synced = written.map_err(|e| e.to_string()).and_then(|()| {
+        let file = std::fs::File::open(&temporary);
+        file.and_then(|f| f.sync_all()).map_err(|e| e.to_string())
+    });
+    if let Err(why) = synced {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(Error::Checkpoint {
+            path: path.to_owned(),
+            what: format!(
+                "could not be written ({why}); the one written before is intact. Make room and run the same command with --resume"
+            ),
+        });
+    }
     std::fs::rename(&temporary, path).map_err(io_error(path))
 }
 
-/// Loads tensors and their record.
-pub fn load<M: DeserializeOwned>(path: &Path) -> Result<(M, State)> {
-    if !path.is_file() {
-        let what = "no such file; run the stage that writes it first".to_owned();
-        return Err(Error::Checkpoint {
-            path: path.to_owned(),
-            what,
-        });
+/// Saves tensors and a record. Where they are split, `path` holds the record, the first tensors and the
+/// names of the other files, which lie beside it. Those are written first under names not yet in use, so
+/// that the old or the new set is whole at any moment.
+pub fn save(path: &Path, meta: &impl Serialize, tensors: &State, size: Size) -> Result<()> {
+    let mut parts: Vec<Vec<(&str, Tensor)>> = vec![vec![]];
+    let mut n_bytes = 0;
+    for (name, t) in tensors {
+        let t = size.narrow(name, t);
+        let bytes = t.numel() * t.kind().elt_size_in_bytes();
+        if size
+            .part_bytes
+            .is_some_and(|max| n_bytes > 0 && n_bytes + bytes > max)
+        {
+            parts.push(vec![]);
+            n_bytes = 0;
+        }
+        n_bytes += bytes;
+        if let Some(part) = parts.last_mut() {
+            part.push((name, t));
+        }
     }
-    let mut tensors = Tensor::read_safetensors(path)?;
+    let old = part_names(path);
+    let generation = if old.iter().any(|n| n.contains(".a.")) {
+        'b'
+    } else {
+        'a'
+    };
+    let mut names = Vec::new();
+    for (i, part) in parts.iter().enumerate().skip(1) {
+        let name = part_name(path, generation, i + 1);
+        write(&path.with_file_name(&name), part)?;
+        names.push(name);
+    }
+    let json = serde_json::to_vec(meta)?;
+    let list = serde_json::to_vec(&names)?;
+    let mut first = vec![(META, Tensor::from_slice(&json))];
+    if !names.is_empty() {
+        first.push((PARTS, Tensor::from_slice(&list)));
+    }
+    first.extend(parts.into_iter().next().unwrap_or_default());
+    write(path, &first)?;
+    for name in old.iter().filter(|n| !names.contains(n)) {
+        // A file that stays behind costs room and nothing else.
+        let _ = std::fs::remove_file(path.with_file_name(name));
+    }
+    Ok(())
+}
+
+fn part_name(path: &Path, generation: char, number: usize) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    format!("{stem}.{generation}.{number}.safetensors")
+}
+
+/// Names of the further files of a checkpoint on disk; none where there is none that can be read.
+fn part_names(path: &Path) -> Vec<String> {
+    let any = ['a', 'b']
+        .iter()
+        .any(|&g| path.with_file_name(part_name(path, g, 2)).is_file());
+    let tensors = if any && path.is_file() {
+        Tensor::read_safetensors(path).unwrap_or_default()
+    } else {
+        vec![]
+    };
+    let list = tensors.into_iter().find(|(n, _)| n == PARTS);
+    let bytes = list.and_then(|(_, t)| Vec::<u8>::try_from(t).ok());
+    bytes
+        .and_then(|b| serde_json::from_slice(&b).ok())
+        .unwrap_or_default()
+}
+
+/// Loads tensors and their record; 16-bit floats become 32-bit ones.
+pub fn load<M: DeserializeOwned>(path: &Path) -> Result<(M, State)> {
+    let fail = |what: String| Error::Checkpoint {
+        path: path.to_owned(),
+        what,
+    };
+    if !path.is_file() {
+        return Err(fail(
+            "no such file; run the stage that writes it first".into(),
+        ));
+    }
+    let read = |p: &Path| {
+        Tensor::read_safetensors(p).map_err(|e| Error::Checkpoint {
+            path: p.to_owned(),
+            what: format!("cannot be read as safetensors ({e}); it is cut or no checkpoint"),
+        })
+    };
+    let mut tensors = read(path)?;
     let Some(at) = tensors.iter().position(|(n, _)| n == META) else {
-        let what = "holds no record; it was not written by pi-trainer".to_owned();
-        return Err(Error::Checkpoint {
-            path: path.to_owned(),
-            what,
-        });
+        return Err(fail(
+            "holds no record; it was not written by pi-trainer (import it first)".into(),
+        ));
     };
     let json = Vec::<u8>::try_from(tensors.swap_remove(at).1)?;
-    Ok((serde_json::from_slice(&json)?, tensors))
+    if let Some(at) = tensors.iter().position(|(n, _)| n == PARTS) {
+        let list = Vec::<u8>::try_from(tensors.swap_remove(at).1)?;
+        for name in serde_json::from_slice::<Vec<String>>(&list)? {
+            if name.contains(['/', '\\']) {
+                return Err(fail(format!(
+                    "names the part {name}, which is no plain file name"
+                )));
+            }
+            tensors.extend(read(&path.with_file_name(name))?);
+        }
+    }
+    for (_, t) in &mut tensors {
+        if matches!(t.kind(), Kind::Half | Kind::BFloat16) {
+            *t = t.to_kind(Kind::Float);
+        }
+    }
+    let meta = serde_json::from_slice(&json)
+        .map_err(|e| fail(format!("its record is of another version or broken ({e})")))?;
+    Ok((meta, tensors))
 }
 
 /// Masks as tensors.
@@ -73,6 +196,26 @@ pub fn mask_state(masks: &[Mask]) -> State {
         .enumerate()
         .map(|(i, m)| (format!("mask.{i}"), m.to_tensor()))
         .collect()
+}
+
+/// The masks that a state holds, whatever the network.
+pub fn stored_masks(state: &State, path: &Path) -> Result<Vec<Mask>> {
+    let mut masks = Vec::new();
+    while let Some((name, t)) = state
+        .iter()
+        .find(|(n, _)| *n == format!("mask.{}", masks.len()))
+    {
+        let Ok(shape) = <[i64; 3]>::try_from(t.size()) else {
+            return Err(Error::Checkpoint {
+                path: path.to_owned(),
+                what: format!("{name} has the shape {:?}", t.size()),
+            });
+        };
+        let bytes = Vec::<u8>::try_from(t.flatten(0, -1))?;
+        let keep = bytes.iter().map(|&b| b != 0).collect();
+        masks.push(Mask { shape, keep });
+    }
+    Ok(masks)
 }
 
 /// Masks of every ReLU layer of `arch`; all-ReLU masks if the state holds none.
@@ -120,7 +263,7 @@ mod tests {
             .iter()
             .map(|s| Mask::random(*s, 17, 1))
             .collect();
-        save(&path, &vec![1u32, 2], &mask_state(&masks)).unwrap();
+        save(&path, &vec![1u32, 2], &mask_state(&masks), Size::default()).unwrap();
         let (meta, state) = load::<Vec<u32>>(&path).unwrap();
         assert_eq!(meta, [1, 2]);
         assert_eq!(load_masks(&arch, &state, &path).unwrap(), masks);
@@ -134,5 +277,68 @@ mod tests {
                 .to_string()
                 .contains("no such")
         );
+    }
+
+    fn weights(n: usize, value: f64) -> State {
+        let one = |i| {
+            let t = Tensor::full([40, 25], value, (Kind::Float, tch::Device::Cpu));
+            (format!("w{i}"), t)
+        };
+        (0..n).map(one).collect()
+    }
+
+    #[test]
+    fn split_checkpoints_travel_in_small_files_and_leave_no_old_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let size = Size {
+            half: true,
+            part_bytes: Some(4_500),
+        };
+        for (n, n_files) in [(5, 3), (7, 4), (2, 1), (3, 2)] {
+            save(&path, &n, &weights(n, 0.1), size).unwrap();
+            let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+            assert_eq!(files.len(), n_files, "{files:?}");
+            let longest = files
+                .iter()
+                .map(|f| f.as_ref().unwrap().metadata().unwrap().len());
+            assert!(longest.max().unwrap() < 5_000);
+            let (meta, state) = load::<usize>(&path).unwrap();
+            assert_eq!((meta, state.len()), (n, n));
+            assert_eq!(state[0].1.kind(), Kind::Float);
+            assert!((state[0].1.double_value(&[0, 0]) - 0.1).abs() < 1e-4);
+        }
+        std::fs::remove_file(dir.path().join(&part_names(&path)[0])).unwrap();
+        let e = load::<usize>(&path).unwrap_err().to_string();
+        assert!(
+            e.contains("x.a.2.safetensors") || e.contains("x.b.2.safetensors"),
+            "{e}"
+        );
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_disk_leaves_the_last_checkpoint_intact() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        save(&path, &1, &weights(2, 1.0), Size::default()).unwrap();
+        std::os::unix::fs::symlink("/dev/full", dir.path().join("x.safetensors.tmp")).unwrap();
+        let e = save(&path, &2, &weights(2, 2.0), Size::default())
+            .unwrap_err()
+            .to_string();
+        assert!(e.contains("intact"), "{e}");
+        assert_eq!(load::<i32>(&path).unwrap().0, 1);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_cut_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        save(&path, &1, &weights(2, 1.0), Size::default()).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let e = load::<i32>(&path).unwrap_err().to_string();
+        assert!(e.contains("x.safetensors") && e.contains("cut"), "{e}");
     }
 }

@@ -1,9 +1,13 @@
 //! Command line.
 
+use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand};
 use pi_trainer::data::DatasetKind;
+use pi_trainer::loss::Pram;
 use pi_trainer::net::Compute;
-use pi_trainer::search::Score;
+use pi_trainer::optim::Shape;
+use pi_trainer::preset::Preset;
+use pi_trainer::selection::Selection;
 use std::path::PathBuf;
 
 /// Trains networks that keep few ReLUs (SENet, ICLR 2023) and exports them for private inference.
@@ -23,8 +27,8 @@ pub struct Cli {
 pub enum Command {
     /// Train the network with every ReLU (writes teacher.safetensors)
     Teacher(TrainArgs),
-    /// Train a sparse proxy and print each layer's density, for --densities (stage 1, optional)
-    Sensitivity(TrainArgs),
+    /// How sensitive each layer is and how many ReLUs it keeps (stage 1): table, JSON, plot
+    Sensitivity(SensitivityArgs),
     /// Find where --relus ReLUs matter most (stage 2; writes search.safetensors)
     Search(StudentArgs),
     /// Train on with the masks frozen (stage 3; writes student.safetensors)
@@ -37,6 +41,10 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Write the first test image of each class as PNG, named by index and label
     Samples(SamplesArgs),
+    /// Take a teacher trained with PyTorch (writes teacher.safetensors)
+    Import(ImportArgs),
+    /// Write report.json and report.html over finished runs
+    Report(ReportArgs),
     /// Measure training and inference speed for each number type and thread count
     Bench(BenchArgs),
 }
@@ -46,11 +54,15 @@ pub enum Command {
 pub struct ModelArgs {
     /// Folder with the image set's own files
     #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
+    pub data: Option<PathBuf>,
     /// Image set
     #[arg(long, value_enum, default_value = "cifar10")]
     pub dataset: DatasetKind,
-    /// Architecture: resnet8, resnet20, resnet32 (widths 16, 32, 64) or resnet18 (64 to 512)
+    /// Side of the images read from folders [default: 64 tiny-imagenet, 224 folder]
+    #[arg(long, value_name = "PIXELS")]
+    pub image_size: Option<usize>,
+    /// Architecture: resnet8, resnet20, resnet32 (widths 16, 32, 64), resnet18, resnet34 (64 to 512),
+    /// resnet18-imagenet, resnet34-imagenet (7x7 stem and pool), wrn22-8 or vgg16
     #[arg(long, default_value = "resnet20")]
     pub arch: String,
     /// Processor threads; with other work on the machine, one thread is often the fastest
@@ -65,41 +77,86 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Folder for checkpoints and results
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", default_value = "senet")]
     pub out: PathBuf,
     /// Go on with the checkpoint in --out, if there is one
     #[arg(long)]
     pub resume: bool,
-    /// Passes over the training images [default: 16 teacher, 3 search, 10 finetune]
+    /// Epochs, batch, learning rates and schedule; each can be given on its own as well
+    #[arg(long, value_enum, default_value = "short")]
+    pub preset: Preset,
+    /// Passes over the training images [default: the preset's]
     #[arg(long)]
     pub epochs: Option<usize>,
-    /// Peak learning rate [default: 0.15 teacher, 0.05 search and finetune]
+    /// Peak learning rate [default: the preset's]
     #[arg(long)]
     pub lr: Option<f64>,
-    /// Share of the steps in which the learning rate rises
+    /// How the learning rate moves [default: the preset's]
+    #[arg(long, value_enum)]
+    pub schedule: Option<Shape>,
+    /// Share of the steps in which the learning rate rises (one-cycle and cosine)
     #[arg(long, default_value_t = 0.2)]
     pub warmup: f64,
-    /// Images a minibatch
-    #[arg(long, default_value_t = 64)]
-    pub batch: usize,
+    /// Images a minibatch [default: the preset's]
+    #[arg(long)]
+    pub batch: Option<usize>,
     /// Weight decay
     #[arg(long, default_value_t = 5e-4)]
     pub weight_decay: f64,
-    /// Label smoothing of the teacher
-    #[arg(long, default_value_t = 0.1)]
-    pub label_smoothing: f64,
+    /// Label smoothing of the teacher [default: the preset's]
+    #[arg(long)]
+    pub label_smoothing: Option<f64>,
     /// Zeros around an image before the random crop
     #[arg(long, default_value_t = 4)]
     pub crop_pad: usize,
+    /// Blend two images: parameter of mixup's Beta distribution, 0 for none
+    #[arg(long, default_value_t = 0.0)]
+    pub mixup: f64,
+    /// Paste a box of another image: parameter of CutMix's Beta distribution, 0 for none
+    #[arg(long, default_value_t = 0.0)]
+    pub cutmix: f64,
+    /// Decay of a running average of the weights, which becomes the result (such as 0.999)
+    #[arg(long)]
+    pub ema: Option<f64>,
     /// Number type of the convolutions while training
     #[arg(long, value_enum, default_value = "bf16")]
     pub compute: Compute,
-    /// Hold out this many images from the end of the training set, to watch or to select on
+    /// Hold out this many images (such as 5000) from the end of the training set; teacher and
+    /// fine-tuning then keep the epoch that does best on them
     #[arg(long, default_value_t = 0)]
-    pub holdout: usize,
+    pub hold_out: usize,
+    /// Bits of a weight in checkpoints; runs resumed from 16 bits go on from the rounded numbers
+    #[arg(long, default_value_t = 32, value_parser = clap::builder::PossibleValuesParser::new(["16", "32"]).map(|s| if s == "16" { 16u32 } else { 32 }))]
+    pub checkpoint_bits: u32,
+    /// Split checkpoints into files of at most this many megabytes
+    #[arg(long, value_name = "MB")]
+    pub checkpoint_part: Option<usize>,
     /// Seed of everything random
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+}
+
+/// Settings of the sensitivity table.
+#[derive(Args)]
+pub struct SensitivityArgs {
+    /// Settings of the proxy's training.
+    #[command(flatten)]
+    pub train: TrainArgs,
+    /// ReLUs to spread over the layers [default: a fifth of them]
+    #[arg(long, value_name = "N")]
+    pub budget: Option<usize>,
+    /// Take the known densities of the architecture (the default)
+    #[arg(long, conflicts_with = "train_proxy")]
+    pub fixture: bool,
+    /// Train the sparse proxy for its densities; needs --data
+    #[arg(long = "train")]
+    pub train_proxy: bool,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Draw the layers into this SVG file
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
 }
 
 /// Settings of the speed measurement.
@@ -111,6 +168,9 @@ pub struct BenchArgs {
     /// Images a minibatch
     #[arg(long, default_value_t = 64)]
     pub batch: i64,
+    /// Processor threads to measure with
+    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    pub threads: Vec<i32>,
     /// Seconds for each measurement
     #[arg(long, default_value_t = 4.0)]
     pub seconds: f64,
@@ -131,9 +191,21 @@ pub struct StudentArgs {
     /// Proxy densities for each layer, as `sensitivity` prints them, in place of the known ones
     #[arg(long, value_delimiter = ',', value_name = "D,D,...")]
     pub densities: Option<Vec<f64>>,
-    /// What the search scores a position by
+    /// How the search chooses positions
     #[arg(long, value_enum, default_value = "removal")]
-    pub score: Score,
+    pub selection: Selection,
+    /// Budgets of the layers follow the scores in each epoch; the rule gives only the first ones
+    #[arg(long)]
+    pub budgets_from_scores: bool,
+    /// Empty this many layers half way through the search, those whose scores are lowest
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub empty_layers: usize,
+    /// How fine-tuning compares activations
+    #[arg(long, value_enum, default_value = "collapsed")]
+    pub pram: Pram,
+    /// Width factors below 1 that search and fine-tuning train along (SENet++), such as 0.5
+    #[arg(long, value_delimiter = ',', value_name = "F,F,...")]
+    pub widths: Vec<f64>,
     /// Keep whole channels instead of pixels
     #[arg(long)]
     pub per_channel: bool,
@@ -164,6 +236,9 @@ pub struct ExportArgs {
     /// Teacher checkpoint, for the card
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
+    /// Which of the widths that were trained together; 0 is the full one
+    #[arg(long, default_value_t = 0)]
+    pub width: usize,
     /// Settings of the numbers.
     #[command(flatten)]
     pub numbers: NumberArgs,
@@ -198,15 +273,16 @@ pub struct AllArgs {
     /// Settings of the export.
     #[command(flatten)]
     pub numbers: NumberArgs,
-    /// Epochs of the mask search
-    #[arg(long, default_value_t = 3)]
-    pub search_epochs: usize,
-    /// Epochs of the fine-tuning
-    #[arg(long, default_value_t = 10)]
-    pub finetune_epochs: usize,
-    /// Peak learning rate of search and fine-tuning; --lr and --epochs are the teacher's
-    #[arg(long, default_value_t = 0.05)]
-    pub student_lr: f64,
+    /// Epochs of the mask search [default: the preset's]
+    #[arg(long)]
+    pub search_epochs: Option<usize>,
+    /// Epochs of the fine-tuning [default: the preset's]
+    #[arg(long)]
+    pub finetune_epochs: Option<usize>,
+    /// Peak learning rate of search and fine-tuning [default: the preset's]; --lr and --epochs are the
+    /// teacher's
+    #[arg(long)]
+    pub student_lr: Option<f64>,
 }
 
 /// What to evaluate.
@@ -221,6 +297,40 @@ pub struct EvaluateArgs {
     /// Folder of an exported model, evaluated in fixed point
     #[arg(long, value_name = "DIR")]
     pub exported: Option<PathBuf>,
+}
+
+/// What to import.
+#[derive(Args)]
+pub struct ImportArgs {
+    /// Images, network and the folder that gets the teacher.
+    #[command(flatten)]
+    pub train: TrainArgs,
+    /// State dict as safetensors, with torchvision's or the usual CIFAR names
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: PathBuf,
+    /// Mean of each channel that it was trained with, of pixels scaled to 0..1 [default: measured]
+    #[arg(long, value_delimiter = ',', requires = "std")]
+    pub mean: Option<Vec<f64>>,
+    /// Standard deviation of each channel
+    #[arg(long, value_delimiter = ',', requires = "mean")]
+    pub std: Option<Vec<f64>>,
+    /// Leave parameters that the file lacks at their fresh values
+    #[arg(long)]
+    pub allow_missing: bool,
+}
+
+/// What to report on.
+#[derive(Args)]
+pub struct ReportArgs {
+    /// Folders of runs
+    #[arg(required = true, value_name = "DIR")]
+    pub runs: Vec<PathBuf>,
+    /// Folder for report.json and report.html
+    #[arg(long, value_name = "DIR", default_value = "report")]
+    pub to: PathBuf,
+    /// Images, to measure what was not measured yet.
+    #[command(flatten)]
+    pub model: ModelArgs,
 }
 
 /// Where the sample images go.

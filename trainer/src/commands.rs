@@ -1,17 +1,20 @@
-//! The subcommands: read the arguments, build what a stage needs, run it, say the result.
+//! The training subcommands: read the arguments, build what a stage needs, run it, say the result.
 
 use crate::cli::{BenchArgs, ModelArgs, StudentArgs, TrainArgs};
-use anyhow::{Result, bail};
-use pi_trainer::data::{self, Augment, Batches, Dataset, Images, Normaliser};
+use anyhow::{Context, Result, bail};
+use pi_trainer::checkpoint::{self, Size};
+use pi_trainer::data::{self, Augment, Batches, Dataset, Images, Mix, Normaliser};
 use pi_trainer::finetune::Finetune;
-use pi_trainer::net::{Arch, Compute, MaskSet, Net};
-use pi_trainer::optim::OneCycle;
-use pi_trainer::run::{Progress, Recipe, Run};
-use pi_trainer::search::Search;
-use pi_trainer::sensitivity::Sensitivity;
+use pi_trainer::loss::Pram;
+use pi_trainer::net::{Arch, Compute, MaskSet, Net, prefix_masks};
+use pi_trainer::optim::Schedule;
+use pi_trainer::recipe::{Progress, Recipe};
+use pi_trainer::report::Outcome;
+use pi_trainer::run::Run;
+use pi_trainer::search::{Options, Search};
 use pi_trainer::teacher::Teacher;
-use pi_trainer::{bench, budget, checkpoint, evaluate};
-use std::path::PathBuf;
+use pi_trainer::{bench, budget, evaluate};
+use std::path::{Path, PathBuf};
 
 /// Images, split, and the network's shape.
 pub struct Setting {
@@ -29,10 +32,17 @@ impl Setting {
     /// Reads the images.
     pub fn new(args: &ModelArgs, holdout: usize) -> Result<Setting> {
         tch::set_num_threads(args.threads);
-        let Dataset { train, test } = data::load(args.dataset, &args.data)?;
+        let dir = args.data_dir()?;
+        let Dataset { train, test } = data::load(args.dataset, dir, args.image_size)?;
         let normaliser = Normaliser::measure(&train);
         let arch = Arch::parse(&args.arch, train.shape, train.n_classes)?;
-        let cut = train.len().saturating_sub(holdout);
+        if holdout >= train.len() {
+            bail!(
+                "--hold-out {holdout}: there are {} training images",
+                train.len()
+            );
+        }
+        let cut = train.len() - holdout;
         let (train, holdout) = if holdout == 0 {
             (train, None)
         } else {
@@ -47,53 +57,81 @@ impl Setting {
         })
     }
 
-    fn run<'a>(&'a self, net: &'a Net, args: &TrainArgs, path: PathBuf) -> Run<'a> {
-        let holdout = self.holdout.as_ref();
+    /// A run of a stage.
+    pub fn run<'a>(&'a self, net: &'a Net, args: &TrainArgs, path: PathBuf) -> Run<'a> {
         Run {
             net,
             train: &self.train,
-            holdout,
+            holdout: self.holdout.as_ref(),
             path,
             resume: args.resume,
             max_steps: None,
+            size: Size {
+                half: args.checkpoint_bits == 16,
+                part_bytes: args.checkpoint_part.map(|mb| mb.max(1) * 1_000_000),
+            },
         }
     }
 
-    fn progress(&self, recipe: Recipe, history: &[Recipe], commands: &[String]) -> Progress {
-        let mut commands = commands.to_vec();
+    /// Where a run of `recipe` starts, after the stages that `earlier` ends.
+    pub fn progress(&self, recipe: Recipe, earlier: Option<Progress>) -> Progress {
+        let (normaliser, checksum) = (self.normaliser.clone(), self.train.checksum.clone());
+        let mut progress = Progress::new(recipe, normaliser, checksum);
+        if let Some(p) = earlier {
+            // The teacher's, should it come from elsewhere.
+            progress.normaliser = p.normaliser;
+            progress.history = [p.history, vec![p.recipe]].concat();
+            progress.commands = p.commands;
+            progress.earlier_seconds = p.earlier_seconds + p.seconds;
+            progress.curve = p.curve;
+        }
         // `all` is one command for every stage.
-        if commands.last() != Some(&command_line()) {
-            commands.push(command_line());
+        if progress.commands.last() != Some(&command_line()) {
+            progress.commands.push(command_line());
         }
-        Progress {
-            recipe,
-            epoch: 0,
-            step: 0,
-            seconds: 0.0,
-            earlier_seconds: 0.0,
-            normaliser: self.normaliser.clone(),
-            data_checksum: self.train.checksum.clone(),
-            history: history.to_vec(),
-            commands,
-            holdout_accuracy: None,
-            sums: [0.0; 2],
-        }
+        progress
     }
 
     /// Float accuracy on the test set, percent.
-    pub fn test_accuracy(&self, net: &Net, masks: &MaskSet) -> f64 {
-        let batches = Batches::plain(&self.test, &self.normaliser, 250);
+    pub fn test_accuracy(&self, net: &Net, masks: &MaskSet, normaliser: &Normaliser) -> f64 {
+        let batches = Batches::plain(&self.test, normaliser, 250);
         100.0 * evaluate::accuracy(net, masks, &batches)
     }
 
-    fn report(&self, net: &Net, masks: &MaskSet, path: &std::path::Path) {
-        let accuracy = self.test_accuracy(net, masks);
-        let n = self.test.len();
-        println!(
-            "{}: {accuracy:.2} % of {n} test images, {} ReLUs",
-            path.display(),
-            masks.n_kept()
-        );
+    /// Measures every width on the test set, says it, and leaves it beside the checkpoint.
+    pub fn report(
+        &self,
+        net: &Net,
+        masks: &MaskSet,
+        path: &Path,
+        progress: &Progress,
+    ) -> Result<()> {
+        for i in 0..net.n_widths() {
+            let form = net.at_width(i);
+            let own = MaskSet::new(prefix_masks(masks.masks(), &form.arch));
+            let accuracy = self.test_accuracy(&form, &own, &progress.normaliser);
+            let outcome =
+                Outcome::new(&form.arch, own.masks(), progress, accuracy, self.test.len());
+            println!(
+                "{}: {accuracy:.2} % of {} test images, {} ReLUs of {} ({})",
+                path.display(),
+                outcome.n_test,
+                outcome.relus_kept,
+                outcome.relus_total,
+                outcome.selection
+            );
+            outcome.save(path, i)?;
+        }
+        Ok(())
+    }
+}
+
+impl ModelArgs {
+    /// The folder of the images.
+    pub fn data_dir(&self) -> Result<&Path> {
+        self.data
+            .as_deref()
+            .context("--data DIR is needed: the folder with the image set's own files")
     }
 }
 
@@ -103,31 +141,38 @@ fn command_line() -> String {
     format!("pi-trainer {}", args.join(" "))
 }
 
-fn recipe(stage: &str, args: &TrainArgs, epochs: usize, peak: f64) -> Recipe {
+/// The preset's settings with those that were given.
+pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
+    let preset = args.preset.of(stage);
+    let smoothing = args.label_smoothing.unwrap_or(preset.label_smoothing);
     Recipe {
         stage: stage.into(),
         dataset: args.model.dataset.name().into(),
         arch: args.model.arch.clone(),
-        epochs: args.epochs.unwrap_or(epochs),
-        batch: args.batch,
-        lr: OneCycle {
-            peak: args.lr.unwrap_or(peak),
+        epochs: args.epochs.unwrap_or(preset.epochs),
+        batch: args.batch.unwrap_or(preset.batch),
+        lr: Schedule {
+            shape: args.schedule.unwrap_or(preset.schedule),
+            peak: args.lr.unwrap_or(preset.lr),
             warmup: args.warmup,
         },
         momentum: 0.9,
         weight_decay: args.weight_decay,
-        label_smoothing: if stage == "teacher" {
-            args.label_smoothing
-        } else {
-            0.0
-        },
+        label_smoothing: if stage == "teacher" { smoothing } else { 0.0 },
         augment: Augment {
             crop_pad: args.crop_pad,
             flip: args.model.dataset != data::DatasetKind::FashionMnist,
         },
+        mix: Mix {
+            mixup: args.mixup,
+            cutmix: args.cutmix,
+        },
+        ema: args.ema,
         compute: args.compute,
         seed: args.seed,
-        holdout: args.holdout,
+        holdout: args.hold_out,
+        select_best: args.hold_out > 0 && stage != "search",
+        widths: vec![],
         relu_budget: None,
         choices: vec![],
     }
@@ -135,34 +180,18 @@ fn recipe(stage: &str, args: &TrainArgs, epochs: usize, peak: f64) -> Recipe {
 
 /// Trains the all-ReLU network.
 pub fn teacher(args: &TrainArgs) -> Result<()> {
-    let setting = Setting::new(&args.model, args.holdout)?;
+    let setting = Setting::new(&args.model, args.hold_out)?;
     let net = Net::new(&setting.arch, args.seed);
     let path = args.out.join("teacher.safetensors");
+    let recipe = recipe("teacher", args);
     let mut stage = Teacher {
         masks: MaskSet::all_relu(&setting.arch),
-        label_smoothing: args.label_smoothing,
+        label_smoothing: recipe.label_smoothing,
     };
-    let progress = setting.progress(recipe("teacher", args, 16, 0.15), &[], &[]);
-    setting
-        .run(&net, args, path.clone())
-        .train(&mut stage, progress)?;
-    setting.report(&net, &stage.masks, &path);
-    Ok(())
-}
-
-/// Stage 1: trains the sparse proxy and prints the densities.
-pub fn sensitivity(args: &TrainArgs) -> Result<()> {
-    let setting = Setting::new(&args.model, args.holdout)?;
-    let net = Net::new(&setting.arch, args.seed);
-    let recipe = recipe("sensitivity", args, 16, 0.15);
-    let mut stage = Sensitivity::new(&net, recipe.epochs, args.seed);
-    let progress = setting.progress(recipe, &[], &[]);
-    let path = args.out.join("sensitivity.safetensors");
-    setting.run(&net, args, path).train(&mut stage, progress)?;
-    let densities = stage.densities(&net);
-    let list: Vec<String> = densities.iter().map(|d| format!("{d:.3}")).collect();
-    println!("--densities {}", list.join(","));
-    Ok(())
+    let progress = setting.progress(recipe, None);
+    let run = setting.run(&net, args, path.clone());
+    let done = run.train(&mut stage, progress)?;
+    setting.report(&net, &stage.masks, &path, &done)
 }
 
 /// The finished teacher and how it came about.
@@ -184,54 +213,74 @@ fn load_teacher(setting: &Setting, args: &StudentArgs) -> Result<(Net, Progress)
 /// ReLUs to keep in each layer.
 fn relu_budget(arch: &Arch, args: &StudentArgs) -> Result<Vec<usize>> {
     let sizes = arch.relu_counts();
-    if let Some(list) = &args.relu_list {
-        return Ok(budget::explicit(&sizes, list)?);
+    let kept = match (&args.relu_list, &args.densities) {
+        (Some(list), _) => budget::explicit(&sizes, list)?,
+        (None, Some(densities)) => budget::allocate(&sizes, densities, args.relus)?,
+        (None, None) => {
+            let known = budget::known_densities(&arch.name, sizes.len());
+            budget::allocate(&sizes, &known, args.relus)?
+        }
+    };
+    let planes = arch
+        .relu_shapes()
+        .into_iter()
+        .map(|s| (s[1] * s[2]) as usize);
+    let whole_channel = || planes.zip(&kept).any(|(plane, &n)| n >= plane);
+    if kept.iter().sum::<usize>() == 0 {
+        bail!("a budget of no ReLUs: keep at least one, for the network would be linear");
     }
-    let known = || budget::known_densities(&arch.name, sizes.len());
-    let densities = args.densities.clone().unwrap_or_else(known);
-    Ok(budget::allocate(&sizes, &densities, args.relus)?)
+    if args.per_channel && !whole_channel() {
+        bail!(
+            "the budget is less than one channel in every layer; raise --relus or leave out --per-channel"
+        );
+    }
+    Ok(kept)
 }
 
 /// Stage 2: finds the positions.
 pub fn search(args: &StudentArgs) -> Result<()> {
-    let setting = Setting::new(&args.train.model, args.train.holdout)?;
+    let setting = Setting::new(&args.train.model, args.train.hold_out)?;
     let (teacher, trained) = load_teacher(&setting, args)?;
     let kept = relu_budget(&setting.arch, args)?;
     println!(
         "ReLUs by layer: {kept:?}, {} in all",
         kept.iter().sum::<usize>()
     );
-    let net = Net::new(&setting.arch, args.train.seed);
+    let net = Net::new(&setting.arch, args.train.seed).with_widths(&args.widths)?;
     if !args.fresh {
-        net.load_state(&teacher.state())?;
+        net.load_shared(&teacher.state())?;
     }
-    let mut stage = Search::new(teacher, &kept, args.train.seed);
-    stage.score = args.score;
-    stage.per_channel = args.per_channel;
-    stage.stop_distance = args.stop_distance;
-    let mut recipe = recipe("search", &args.train, 3, 0.05);
+    let options = Options {
+        selection: args.selection,
+        per_channel: args.per_channel,
+        stop_distance: args.stop_distance,
+        budgets_from_scores: args.budgets_from_scores,
+        empty_layers: args.empty_layers,
+    };
+    let mut recipe = recipe("search", &args.train);
     recipe.relu_budget = Some(kept.iter().sum());
+    recipe.widths = args.widths.clone();
     recipe.choices = vec![
-        format!("score={:?}", args.score).to_lowercase(),
+        format!("selection={}", args.selection.name()),
         format!("per_channel={}", args.per_channel),
         format!("stop_distance={:?}", args.stop_distance),
+        format!("budgets_from_scores={}", args.budgets_from_scores),
+        format!("empty_layers={}", args.empty_layers),
         format!("fresh={}", args.fresh),
         format!("relus_by_layer={kept:?}"),
     ];
-    let history = [trained.history, vec![trained.recipe]].concat();
-    let mut progress = setting.progress(recipe, &history, &trained.commands);
-    progress.earlier_seconds = trained.seconds;
+    let (seed, n_widths) = (args.train.seed, net.n_widths());
+    let mut stage = Search::new(teacher, &kept, seed, recipe.epochs, n_widths, options);
+    let progress = setting.progress(recipe, Some(trained));
     let path = args.train.out.join("search.safetensors");
-    setting
-        .run(&net, &args.train, path.clone())
-        .train(&mut stage, progress)?;
-    setting.report(&net, &stage.masks, &path);
-    Ok(())
+    let run = setting.run(&net, &args.train, path.clone());
+    let done = run.train(&mut stage, progress)?;
+    setting.report(&net, &stage.masks, &path, &done)
 }
 
 /// Stage 3: trains on under the frozen masks.
 pub fn finetune(args: &StudentArgs) -> Result<()> {
-    let setting = Setting::new(&args.train.model, args.train.holdout)?;
+    let setting = Setting::new(&args.train.model, args.train.hold_out)?;
     let (teacher, _) = load_teacher(&setting, args)?;
     let default = || args.train.out.join("search.safetensors");
     let found = args.from.clone().unwrap_or_else(default);
@@ -242,38 +291,40 @@ pub fn finetune(args: &StudentArgs) -> Result<()> {
             found.display()
         );
     }
-    let net = Net::new(&setting.arch, args.train.seed);
+    let widths = searched.recipe.widths.clone();
+    if !widths.is_empty() && args.pram == Pram::Full {
+        bail!("--pram full compares maps of equal width; with --widths take collapsed");
+    }
+    let net = Net::new(&setting.arch, args.train.seed).with_widths(&widths)?;
     net.load_state(&state)?;
     let load_masks = || checkpoint::load_masks(&setting.arch, &state, &found);
     let masks = MaskSet::new(load_masks()?);
-    let mut recipe = recipe("finetune", &args.train, 10, 0.05);
+    let mut recipe = recipe("finetune", &args.train);
     recipe.relu_budget = Some(masks.n_kept());
-    let history = [searched.history, vec![searched.recipe]].concat();
-    let mut progress = setting.progress(recipe, &history, &searched.commands);
-    progress.earlier_seconds = searched.earlier_seconds + searched.seconds;
+    recipe.widths = widths;
+    recipe.choices = vec![format!("pram={:?}", args.pram).to_lowercase()];
+    let progress = setting.progress(recipe, Some(searched));
     let path = args.train.out.join("student.safetensors");
-    let mut stage = Finetune::new(teacher, masks);
-    setting
-        .run(&net, &args.train, path.clone())
-        .train(&mut stage, progress)?;
-    setting.report(&net, &MaskSet::new(load_masks()?), &path);
-    Ok(())
+    let mut stage = Finetune::new(teacher, masks, &net);
+    stage.pram = args.pram;
+    let run = setting.run(&net, &args.train, path.clone());
+    let done = run.train(&mut stage, progress)?;
+    setting.report(&net, &MaskSet::new(load_masks()?), &path, &done)
 }
 
-/// Prints images a second.
+/// Prints images a second of each stage.
 pub fn bench(args: &BenchArgs) -> Result<()> {
     let arch = Arch::parse(&args.arch, [3, 32, 32], 10)?;
     println!("{}, batch {}: images/s", arch.name, args.batch);
     for compute in [Compute::F32, Compute::Bf16] {
-        for masked in [false, true] {
-            for threads in [1, 2] {
-                tch::set_num_threads(threads);
-                let rate = bench::measure(&arch, args.batch, compute, masked, args.seconds);
+        for &threads in &args.threads {
+            tch::set_num_threads(threads);
+            let rates = bench::measure(&arch, args.batch, compute, args.seconds)?;
+            let teacher = rates.first().map_or(1.0, |r| r.1);
+            for (stage, rate) in rates {
                 println!(
-                    "{compute:?}, {}, {threads} threads: train {:.0}, infer {:.0}",
-                    if masked { "masked" } else { "all ReLU" },
-                    rate.train,
-                    rate.infer
+                    "{compute:?}, {threads} threads, {stage}: {rate:.0} ({:.2} of the teacher's time)",
+                    teacher / rate
                 );
             }
         }

@@ -34,6 +34,21 @@ pub enum Error {
         /// What does not fit, and the way out.
         what: String,
     },
+    /// An interrupt; the checkpoint holds everything.
+    #[error("interrupted; saved to {0}: run the same command with --resume to go on")]
+    Interrupted(PathBuf),
+    /// The loss is no number.
+    #[error(
+        "the loss became {value} in epoch {epoch}: stopped before it reached the weights. Lower --lr (or use --compute f32); the last checkpoint, if one was written, is intact in {path}"
+    )]
+    Diverged {
+        /// The loss.
+        value: f64,
+        /// Epoch, counted from 1.
+        epoch: usize,
+        /// The checkpoint.
+        path: PathBuf,
+    },
     /// A ReLU budget that cannot be met.
     #[error("ReLU budget: {0}")]
     Budget(String),

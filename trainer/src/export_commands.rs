@@ -2,21 +2,33 @@
 
 use crate::cli::{AllArgs, EvaluateArgs, ExportArgs, SamplesArgs};
 use crate::commands::{self, Setting};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use pi_model::spec::Card;
 use pi_model::{Model, PublicPlan};
 use pi_trainer::checkpoint;
 use pi_trainer::export::{self, Frame, Precision};
-use pi_trainer::net::{MaskSet, Net};
+use pi_trainer::net::{MaskSet, Net, prefix_masks};
 use pi_trainer::run::Progress;
 use std::path::Path;
 
-/// A network with its masks, and how it came about.
-fn load(setting: &Setting, path: &Path) -> Result<(Net, MaskSet, Progress)> {
+/// A network of one of its widths with its masks, and how it came about.
+fn load(setting: &Setting, path: &Path, width: usize) -> Result<(Net, MaskSet, Progress)> {
     let (progress, state): (Progress, _) = checkpoint::load(path)?;
-    let net = Net::new(&setting.arch, 0);
+    let net = Net::new(&setting.arch, 0).with_widths(&progress.recipe.widths)?;
     net.load_state(&state)?;
     let masks = checkpoint::load_masks(&setting.arch, &state, path)?;
+    if width >= net.n_widths() {
+        bail!(
+            "--width {width}: {} holds {} widths, counted from 0",
+            path.display(),
+            net.n_widths()
+        );
+    }
+    if width == 0 {
+        return Ok((net, MaskSet::new(masks), progress));
+    }
+    let net = net.detached_width(width);
+    let masks = prefix_masks(&masks, &net.arch);
     Ok((net, MaskSet::new(masks), progress))
 }
 
@@ -24,26 +36,22 @@ fn load(setting: &Setting, path: &Path) -> Result<(Net, MaskSet, Progress)> {
 pub fn export(args: &ExportArgs) -> Result<()> {
     limit_threads(args.model.threads);
     let setting = Setting::new(&args.model, 0)?;
-    let (net, masks, progress) = load(&setting, &args.checkpoint)?;
+    let (net, masks, progress) = load(&setting, &args.checkpoint, args.width)?;
     if !progress.finished() {
         println!("note: {} is not finished", args.checkpoint.display());
     }
-    let total: usize = setting.arch.relu_counts().iter().sum();
+    let total: usize = net.arch.relu_counts().iter().sum();
     let kept = masks.n_kept();
     let suffix = if kept == total {
         "all".to_owned()
     } else {
         format!("relu{kept}")
     };
-    let name = format!(
-        "{}-{}-{suffix}",
-        setting.arch.name,
-        args.model.dataset.name()
-    );
+    let name = format!("{}-{}-{suffix}", net.arch.name, args.model.dataset.name());
     let frame = Frame {
         name: name.clone(),
         normaliser: progress.normaliser.clone(),
-        labels: args.model.dataset.labels(&args.model.data)?,
+        labels: args.model.dataset.labels(args.model.data_dir()?)?,
     };
     let numbers = &args.numbers;
     let precision = Precision {
@@ -56,11 +64,11 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     // A model that cannot be served must fail here, not at the server.
     let wraps = PublicPlan::new(done.parts.model()?.public(), 1)?.expected_failures();
     let tested = export::survey(&done.parts.model()?, &setting.test)?;
-    let float = setting.test_accuracy(&net, &masks);
+    let float = setting.test_accuracy(&net, &masks, &progress.normaliser);
     let teacher = match &args.teacher {
         Some(path) => {
-            let (net, masks, _) = load(&setting, path)?;
-            Some(setting.test_accuracy(&net, &masks))
+            let (net, masks, taught) = load(&setting, path, 0)?;
+            Some(setting.test_accuracy(&net, &masks, &taught.normaliser))
         }
         None => None,
     };
@@ -97,8 +105,9 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         range_violations: Some(violations),
         notes: format!(
             "ReLUs kept by layer, stem first: {by_layer:?}. The stem's ReLUs count; the classifier has none. \
-             Weights after the last epoch, none selected on test images. Ranges calibrated on the first {} \
+             {}; nothing was selected on test images. Ranges calibrated on the first {} \
              training images; truncations expected to wrap in one inference: at most {wraps:.1e}. The classifier's weights give up {} fraction bits. Settings: {}",
+            progress.selection(),
             calibration.len(),
             done.precision.classifier_drop,
             settings.join(" ")
@@ -144,13 +153,13 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
     limit_threads(args.model.threads);
     let setting = Setting::new(&args.model, 0)?;
     if let Some(path) = &args.checkpoint {
-        let (net, masks, progress) = load(&setting, path)?;
+        let (net, masks, progress) = load(&setting, path, 0)?;
         println!(
             "{}: {} epochs done, {} ReLUs, float {:.2} %",
             path.display(),
             progress.epoch,
             masks.n_kept(),
-            setting.test_accuracy(&net, &masks)
+            setting.test_accuracy(&net, &masks, &progress.normaliser)
         );
     }
     if let Some(dir) = &args.exported {
@@ -172,20 +181,26 @@ pub fn all(args: &AllArgs) -> Result<()> {
     let mut student = args.student.clone();
     student.train.resume = true;
     commands::teacher(&student.train)?;
-    student.train.lr = Some(args.student_lr);
-    student.train.epochs = Some(args.search_epochs);
+    student.train.lr = args.student_lr;
+    student.train.epochs = args.search_epochs;
     commands::search(&student)?;
-    student.train.epochs = Some(args.finetune_epochs);
+    student.train.epochs = args.finetune_epochs;
     commands::finetune(&student)?;
     let out = &student.train.out;
     let teacher = student
         .teacher
         .clone()
         .unwrap_or_else(|| out.join("teacher.safetensors"));
-    for checkpoint in [out.join("student.safetensors"), teacher.clone()] {
+    let student_path = out.join("student.safetensors");
+    let mut exports: Vec<_> = (0..=student.widths.len())
+        .map(|w| (student_path.clone(), w))
+        .collect();
+    exports.push((teacher.clone(), 0));
+    for (checkpoint, width) in exports {
         export(&ExportArgs {
             model: student.train.model.clone(),
             checkpoint,
+            width,
             teacher: Some(teacher.clone()),
             numbers: args.numbers.clone(),
         })?;
@@ -196,7 +211,7 @@ pub fn all(args: &AllArgs) -> Result<()> {
 /// Writes sample images.
 pub fn samples(args: &SamplesArgs) -> Result<()> {
     let setting = Setting::new(&args.model, 0)?;
-    let labels = args.model.dataset.labels(&args.model.data)?;
+    let labels = args.model.dataset.labels(args.model.data_dir()?)?;
     let [c, h, w] = setting.test.shape;
     let colour = if c == 1 {
         image::ColorType::L8

@@ -5,6 +5,7 @@
 //! spreads the ReLUs over the layers (stage 1); [`search`] finds their positions (stage 2);
 //! [`finetune`] trains the rest of the way (stage 3).
 
+pub mod average;
 pub mod bench;
 pub mod budget;
 pub mod checkpoint;
@@ -13,12 +14,19 @@ mod error;
 pub mod evaluate;
 pub mod export;
 pub mod finetune;
+pub mod import;
+pub mod interrupt;
 pub mod loss;
 pub mod net;
 pub mod optim;
+pub mod preset;
+pub mod recipe;
+pub mod report;
 pub mod run;
 pub mod search;
+pub mod selection;
 pub mod sensitivity;
+pub mod svg;
 pub mod teacher;
 
 pub use error::{Error, Result};

@@ -3,14 +3,18 @@
 //! Hinton, Vinyals, Dean 2015 for distillation; Zagoruyko, Komodakis, ICLR 2017 for attention maps;
 //! their sum is the fine-tuning loss of Kundu et al., ICLR 2023, section 3.
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
 
 /// Distillation temperature.
 pub const TEMPERATURE: f64 = 4.0;
+/// Weight of the activation mismatch.
+const PRAM_WEIGHT: f64 = 1000.0;
 
-/// Mean cross-entropy with label smoothing.
-pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Tensor {
-    logits.cross_entropy_loss(labels, None::<&Tensor>, Reduction::Mean, -100, smoothing)
+/// Mean cross-entropy with label smoothing; `target` holds class indices or probabilities.
+pub fn cross_entropy(logits: &Tensor, target: &Tensor, smoothing: f64) -> Tensor {
+    logits.cross_entropy_loss(target, None::<&Tensor>, Reduction::Mean, -100, smoothing)
 }
 
 /// T^2 KL(teacher || student) of the softened class scores, mean over the batch.
@@ -34,11 +38,42 @@ fn attention(map: &Tensor) -> Tensor {
     &flat / norm.clamp_min(1e-6)
 }
 
-/// Mean squared difference of the attention maps of each stage, summed over the stages.
-pub fn pram(student: &[Tensor], teacher: &[Tensor]) -> Tensor {
+/// How the activations of two networks are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pram {
+    /// Attention maps: channels collapsed, mean squared difference, weight 1000.
+    Collapsed,
+    /// Whole maps, as the paper writes it: length of the difference of the normalised maps, mean over
+    /// the images, weight 1000 / 2.
+    Full,
+}
+
+/// The whole map, flattened and scaled to unit length for each sample.
+fn unit(map: &Tensor) -> Tensor {
+    let flat = map.to_kind(Kind::Float).flatten(1, -1);
+    let norm = length(&flat);
+    flat / norm.clamp_min(1e-6)
+}
+
+/// Length of each row; the small term keeps the gradient finite at zero.
+fn length(rows: &Tensor) -> Tensor {
+    let squares = rows
+        .square()
+        .sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
+    (squares + 1e-12).sqrt()
+}
+
+/// Weighted mismatch of the maps of each stage, summed over the stages.
+pub fn pram(student: &[Tensor], teacher: &[Tensor], form: Pram) -> Tensor {
     let zero = Tensor::zeros([], (Kind::Float, tch::Device::Cpu));
     student.iter().zip(teacher).fold(zero, |sum, (s, t)| {
-        sum + (attention(s) - attention(t)).square().mean(Kind::Float)
+        sum + match form {
+            Pram::Collapsed => {
+                (attention(s) - attention(t)).square().mean(Kind::Float) * PRAM_WEIGHT
+            }
+            Pram::Full => length(&(unit(s) - unit(t))).mean(Kind::Float) * (PRAM_WEIGHT / 2.0),
+        }
     })
 }
 
@@ -55,14 +90,16 @@ mod tests {
         );
         assert!(distillation(&logits, &logits).abs().double_value(&[]) < 1e-5);
         let other = Tensor::randn([4, 3, 5, 5], options);
-        assert_eq!(
-            pram(&[map.shallow_clone()], &[map.shallow_clone()]).double_value(&[]),
-            0.0
-        );
-        assert!(pram(&[map.shallow_clone()], &[other]).double_value(&[]) > 0.0);
-        assert!(
-            pram(&[&map * 7.0], &[map]).double_value(&[]) < 1e-9,
-            "scale does not matter"
-        );
+        for form in [Pram::Collapsed, Pram::Full] {
+            let mismatch = |a: &Tensor, b: &Tensor| {
+                pram(&[a.shallow_clone()], &[b.shallow_clone()], form).double_value(&[])
+            };
+            assert!(mismatch(&map, &map) < 1e-2, "{form:?}");
+            assert!(mismatch(&map, &other) > 1.0, "{form:?}");
+            assert!(
+                mismatch(&(&map * 7.0), &map) < 1e-2,
+                "scale does not matter"
+            );
+        }
     }
 }

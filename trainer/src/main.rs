@@ -3,20 +3,25 @@
 mod cli;
 mod commands;
 mod export_commands;
+mod report_commands;
+mod sensitivity_command;
 
 use clap::Parser;
 
 fn main() -> anyhow::Result<()> {
     let cli = cli::Cli::parse();
+    pi_trainer::interrupt::watch()?;
     match cli.command {
         cli::Command::Teacher(args) => commands::teacher(&args),
-        cli::Command::Sensitivity(args) => commands::sensitivity(&args),
+        cli::Command::Sensitivity(args) => sensitivity_command::run(&args),
         cli::Command::Search(args) => commands::search(&args),
         cli::Command::Finetune(args) => commands::finetune(&args),
         cli::Command::All(args) => export_commands::all(&args),
         cli::Command::Export(args) => export_commands::export(&args),
         cli::Command::Evaluate(args) => export_commands::evaluate(&args),
         cli::Command::Samples(args) => export_commands::samples(&args),
+        cli::Command::Import(args) => report_commands::import(&args),
+        cli::Command::Report(args) => report_commands::report(&args),
         cli::Command::Bench(args) => commands::bench(&args),
     }
 }

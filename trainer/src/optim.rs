@@ -1,26 +1,54 @@
-//! Stochastic gradient descent with Nesterov momentum, and a one-cycle learning rate.
+//! Stochastic gradient descent with Nesterov momentum, and learning rates over time.
 
 use crate::net::Net;
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-/// Learning rate: linear warm-up to `peak`, then linear to zero.
+/// How the learning rate moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shape {
+    /// Linear warm-up, then linear to zero.
+    #[default]
+    OneCycle,
+    /// Linear warm-up, then half a cosine to zero.
+    Cosine,
+    /// Times 0.1 after 5/8, 6/8 and 7/8 of the steps (150, 180 and 210 of 240 epochs, as published).
+    Steps,
+    /// The same throughout.
+    Constant,
+}
+
+/// Learning rate over a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct OneCycle {
+pub struct Schedule {
+    /// How it moves.
+    #[serde(default)]
+    pub shape: Shape,
     /// Highest learning rate.
     pub peak: f64,
-    /// Share of all steps spent warming up.
+    /// Share of all steps spent warming up (one-cycle and cosine).
     pub warmup: f64,
 }
 
-impl OneCycle {
+impl Schedule {
     /// Learning rate of `step` out of `n_steps`.
     pub fn at(&self, step: usize, n_steps: usize) -> f64 {
         let t = (step as f64 + 0.5) / n_steps.max(1) as f64;
-        if t < self.warmup {
-            self.peak * t / self.warmup
-        } else {
-            self.peak * (1.0 - t) / (1.0 - self.warmup)
+        let rises = matches!(self.shape, Shape::OneCycle | Shape::Cosine);
+        if rises && t < self.warmup {
+            return self.peak * t / self.warmup;
+        }
+        let rest = (1.0 - t) / (1.0 - self.warmup);
+        match self.shape {
+            Shape::OneCycle => self.peak * rest,
+            Shape::Cosine => self.peak * 0.5 * (1.0 - (std::f64::consts::PI * rest).cos()),
+            Shape::Steps => {
+                let passed = [0.625, 0.75, 0.875].iter().filter(|&&m| t >= m).count();
+                self.peak * 0.1f64.powi(passed as i32)
+            }
+            Shape::Constant => self.peak,
         }
     }
 }
@@ -35,38 +63,33 @@ pub struct Sgd {
 impl Sgd {
     /// Momentum buffers for the trainable parameters of `net`, all zero.
     pub fn new(net: &Net, momentum: f64, weight_decay: f64) -> Sgd {
-        let buffers = net
-            .params
-            .iter()
-            .map(|p| p.tensor.zeros_like().detach())
-            .collect();
+        let zeros = |p: &crate::net::Param| p.tensor.zeros_like().detach();
         Sgd {
             momentum,
             weight_decay,
-            buffers,
+            buffers: net.params.iter().map(zeros).collect(),
         }
     }
 
-    /// One update from the gradients, which are then cleared.
-    pub fn step(&mut self, net: &Net, lr: f64) {
+    /// One update from `gradients`, one for each trainable parameter in order.
+    pub fn step(&mut self, net: &Net, gradients: &[Tensor], lr: f64) {
         tch::no_grad(|| {
-            for (p, buffer) in net.params.iter().zip(&mut self.buffers) {
-                if !p.trainable {
-                    continue;
-                }
-                let mut grad = p.tensor.grad();
-                if !grad.defined() {
+            let trained = net.params.iter().zip(&mut self.buffers);
+            let trained = trained.filter(|(p, _)| p.trainable);
+            for ((p, buffer), gradient) in trained.zip(gradients) {
+                if !gradient.defined() {
                     continue;
                 }
                 let mut tensor = p.tensor.shallow_clone();
-                if p.decay {
-                    grad += &tensor * self.weight_decay;
-                }
+                // Never in place: another value may share the gradient.
+                let grad = match p.decay {
+                    true => gradient + &tensor * self.weight_decay,
+                    false => gradient.shallow_clone(),
+                };
                 *buffer *= self.momentum;
                 *buffer += &grad;
                 let update = grad + &*buffer * self.momentum;
                 tensor -= update * lr;
-                p.tensor.shallow_clone().zero_grad();
             }
         });
     }
@@ -78,11 +101,8 @@ impl Sgd {
 
     /// Names and momentum buffers for a checkpoint.
     pub fn state(&self, net: &Net) -> Vec<(String, Tensor)> {
-        let named = net
-            .params
-            .iter()
-            .zip(&self.buffers)
-            .filter(|(p, _)| p.trainable);
+        let named = net.params.iter().zip(&self.buffers);
+        let named = named.filter(|(p, _)| p.trainable);
         named
             .map(|(p, b)| (format!("momentum.{}", p.name), b.shallow_clone()))
             .collect()
@@ -99,18 +119,45 @@ impl Sgd {
     }
 }
 
+/// Gradients of `loss` by the trainable parameters of `net`, and by `probes` (values within the network).
+pub fn gradients(
+    loss: &Tensor,
+    net: &Net,
+    probes: &[Tensor],
+) -> crate::error::Result<(Vec<Tensor>, Vec<Tensor>)> {
+    let trained = net.params.iter().filter(|p| p.trainable);
+    let mut inputs: Vec<Tensor> = trained.map(|p| p.tensor.shallow_clone()).collect();
+    let n = inputs.len();
+    inputs.extend(probes.iter().map(Tensor::shallow_clone));
+    let mut all = Tensor::f_run_backward(&[loss], &inputs, false, false)?;
+    let by_probes = all.split_off(n);
+    Ok((all, by_probes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn one_cycle_rises_peaks_and_falls_to_zero() {
-        let s = OneCycle {
-            peak: 0.4,
-            warmup: 0.25,
+    fn schedules_rise_peak_and_fall() {
+        for shape in [Shape::OneCycle, Shape::Cosine] {
+            let s = Schedule {
+                shape,
+                peak: 0.4,
+                warmup: 0.25,
+            };
+            let rates: Vec<f64> = (0..100).map(|i| s.at(i, 100)).collect();
+            assert!(rates[..25].is_sorted() && rates[25..].is_sorted_by(|a, b| a >= b));
+            assert!(rates.iter().all(|&r| r > 0.0 && r <= 0.4) && rates[99] < 0.005);
+        }
+        let steps = Schedule {
+            shape: Shape::Steps,
+            peak: 1.0,
+            warmup: 0.2,
         };
-        let rates: Vec<f64> = (0..100).map(|i| s.at(i, 100)).collect();
-        assert!(rates[..25].is_sorted() && rates[25..].is_sorted_by(|a, b| a >= b));
-        assert!(rates.iter().all(|&r| r > 0.0 && r <= 0.4) && rates[99] < 0.005);
+        let rates = [0, 149, 150, 180, 210].map(|e| steps.at(e, 240));
+        for (rate, want) in rates.iter().zip([1.0, 1.0, 0.1, 0.01, 0.001]) {
+            assert!((rate - want).abs() < 1e-12, "{rates:?}");
+        }
     }
 }

@@ -1,94 +1,32 @@
 //! The loop that every training stage shares: minibatches, steps, progress, checkpoints, resume.
 //!
-//! A checkpoint is written every minute and after every epoch, and holds all that the next step
-//! depends on; a resumed run repeats exactly what the stopped one would have done.
+//! A checkpoint is written every minute, after every epoch and on an interrupt, and holds all that the
+//! next step depends on; a resumed run repeats exactly what the stopped one would have done.
 
-use crate::checkpoint::{self, State};
-use crate::data::{Augment, Batches, Images, Normaliser};
+use crate::average::Copies;
+use crate::checkpoint::{self, Size, State};
+use crate::data::{Batches, Images};
 use crate::error::{Error, Result};
-use crate::net::{Compute, Mode, Net};
-use crate::optim::{OneCycle, Sgd};
+use crate::interrupt;
+use crate::net::{Mode, Net};
+use crate::optim::{Sgd, gradients};
+pub use crate::recipe::{Epoch, Progress, Recipe};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tch::{Kind, Tensor};
 
-/// What a stage is trained with.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Recipe {
-    /// Stage name: `teacher`, `search` or `finetune`.
-    pub stage: String,
-    /// Image set.
-    pub dataset: String,
-    /// Architecture.
-    pub arch: String,
-    /// Passes over the training images.
-    pub epochs: usize,
-    /// Images a minibatch.
-    pub batch: usize,
-    /// Learning rate over time.
-    pub lr: OneCycle,
-    /// Momentum.
-    pub momentum: f64,
-    /// Weight decay.
-    pub weight_decay: f64,
-    /// Label smoothing of the cross-entropy.
-    pub label_smoothing: f64,
-    /// Random crop and flip.
-    pub augment: Augment,
-    /// Number type of the convolutions.
-    pub compute: Compute,
-    /// Seed of initial weights, order, crops and flips.
-    pub seed: u64,
-    /// Training images held out from the end of the set.
-    pub holdout: usize,
-    /// ReLUs to keep; none for the all-ReLU teacher.
-    pub relu_budget: Option<usize>,
-    /// Choices of the stage beyond these, as `name=value`.
-    #[serde(default)]
-    pub choices: Vec<String>,
-}
-
-/// Where a run stands; the record of a checkpoint.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Progress {
-    /// What it is trained with.
-    pub recipe: Recipe,
-    /// Next epoch.
-    pub epoch: usize,
-    /// Next minibatch of that epoch.
-    pub step: usize,
-    /// Seconds of training so far.
-    pub seconds: f64,
-    /// Seconds of the stages before.
-    #[serde(default)]
-    pub earlier_seconds: f64,
-    /// Pixel normalisation.
-    pub normaliser: Normaliser,
-    /// SHA-256 of the training files.
-    pub data_checksum: String,
-    /// Settings of the earlier stages, oldest first.
-    pub history: Vec<Recipe>,
-    /// Commands that led here, oldest first.
-    pub commands: Vec<String>,
-    /// Accuracy on the held-out training images after the last epoch, if any were held out.
-    pub holdout_accuracy: Option<f64>,
-    /// Sums since the epoch began: loss and correct training predictions.
-    pub sums: [f64; 2],
-}
-
-impl Progress {
-    /// True when every epoch is done.
-    pub fn finished(&self) -> bool {
-        self.epoch >= self.recipe.epochs
-    }
-}
-
 /// What differs between stages.
 pub trait Stage {
-    /// Loss and class scores for one minibatch.
-    fn loss(&mut self, net: &Net, x: &Tensor, labels: &Tensor, mode: Mode) -> (Tensor, Tensor);
+    /// Loss and class scores for one minibatch; `target` holds class indices, or probabilities where
+    /// images are blended.
+    fn loss(&mut self, net: &Net, x: &Tensor, target: &Tensor, mode: Mode) -> (Tensor, Tensor);
+    /// Values within the network by which the last loss shall be differentiated too.
+    fn probes(&self) -> Vec<Tensor> {
+        Vec::new()
+    }
+    /// Takes the gradients by the probes.
+    fn take_gradients(&mut self, _gradients: &[Tensor]) {}
     /// Called after every update of the weights.
     fn after_step(&mut self, _net: &Net) {}
     /// Called after every epoch; returns a note for the log and whether to stop early.
@@ -121,6 +59,15 @@ pub struct Run<'a> {
     pub resume: bool,
     /// Stop after this many steps in this process (tests).
     pub max_steps: Option<usize>,
+    /// How checkpoints are written.
+    pub size: Size,
+}
+
+/// What changes from step to step besides the network and the stage.
+struct Changing {
+    sgd: Sgd,
+    average: Option<Copies>,
+    best: Option<Copies>,
 }
 
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
@@ -129,7 +76,11 @@ impl Run<'_> {
     /// Trains until the recipe's epochs are done; the result is the checkpoint file.
     pub fn train(&self, stage: &mut dyn Stage, mut progress: Progress) -> Result<Progress> {
         let recipe = progress.recipe.clone();
-        let mut sgd = Sgd::new(self.net, recipe.momentum, recipe.weight_decay);
+        let mut changing = Changing {
+            sgd: Sgd::new(self.net, recipe.momentum, recipe.weight_decay),
+            average: recipe.ema.map(|_| Copies::of(self.net, "average")),
+            best: recipe.select_best.then(|| Copies::of(self.net, "best")),
+        };
         if self.path.is_file() {
             if !self.resume {
                 return Err(Error::Checkpoint {
@@ -137,7 +88,7 @@ impl Run<'_> {
                     what: "exists; add --resume to go on with it, or choose another --out".into(),
                 });
             }
-            progress = self.load(stage, &mut sgd, &progress)?;
+            progress = self.load(stage, &mut changing, &progress)?;
         }
         let batches = Batches::training(
             self.train,
@@ -154,118 +105,163 @@ impl Run<'_> {
                 recipe.batch
             )));
         }
-        let mode = Mode {
-            train: true,
-            collect: false,
-            compute: recipe.compute,
-        };
         let mut n_done = 0;
         let mut saved = Instant::now();
         while !progress.finished() {
             let order = batches.order(progress.epoch);
             let bar = bar(n_batches, progress.step, &recipe, progress.epoch);
-            let mut epoch_clock = Instant::now();
+            let mut clock = Instant::now();
             let (first, mut epoch_seconds) = (progress.step, 0.0);
             while progress.step < n_batches {
                 if self.max_steps.is_some_and(|m| n_done >= m) {
-                    self.save(stage, &sgd, &progress)?;
+                    self.save(stage, &changing, &progress)?;
                     return Ok(progress);
                 }
-                let (x, labels) = batches.get(&order, progress.epoch, progress.step);
-                let (loss, logits) = stage.loss(self.net, &x, &labels, mode);
-                loss.backward();
-                let lr = recipe.lr.at(
-                    progress.epoch * n_batches + progress.step,
-                    recipe.epochs * n_batches,
-                );
-                sgd.step(self.net, lr);
-                stage.after_step(self.net);
-                let value = loss.double_value(&[]);
-                if !value.is_finite() {
-                    return Err(Error::Usage(format!(
-                        "the loss became {value} in epoch {}; lower --lr",
-                        progress.epoch + 1
-                    )));
+                if interrupt::requested() {
+                    self.save(stage, &changing, &progress)?;
+                    return Err(Error::Interrupted(self.path.clone()));
                 }
-                let hits = logits
-                    .argmax(1, false)
-                    .eq_tensor(&labels)
-                    .sum(Kind::Int64)
-                    .int64_value(&[]);
-                progress.sums[0] += value;
-                progress.sums[1] += hits as f64;
-                progress.step += 1;
+                let batch = batches.get(&order, progress.epoch, progress.step);
+                self.step(stage, &mut changing, &mut progress, batch, n_batches)?;
                 n_done += 1;
-                let seconds = epoch_clock.elapsed().as_secs_f64();
-                epoch_clock = Instant::now();
+                let seconds = clock.elapsed().as_secs_f64();
+                clock = Instant::now();
                 progress.seconds += seconds;
                 epoch_seconds += seconds;
                 bar.inc(1);
-                bar.set_message(format!(
-                    "loss {:.3}",
-                    progress.sums[0] / progress.step as f64
-                ));
+                let loss = progress.sums[0] / progress.step as f64;
+                bar.set_message(format!("loss {loss:.3}"));
                 if saved.elapsed() > CHECKPOINT_EVERY && progress.step < n_batches {
-                    self.save(stage, &sgd, &progress)?;
+                    self.save(stage, &changing, &progress)?;
                     saved = Instant::now();
                 }
             }
             bar.finish_and_clear();
             let rate = ((n_batches - first) * recipe.batch) as f64 / epoch_seconds.max(1e-9);
-            let stop = self.finish_epoch(stage, &sgd, &mut progress, n_batches, rate)?;
-            self.save(stage, &sgd, &progress)?;
+            self.finish_epoch(stage, &mut changing, &mut progress, n_batches, rate)?;
+            self.save(stage, &changing, &progress)?;
             saved = Instant::now();
-            if stop {
-                break;
-            }
         }
         Ok(progress)
+    }
+
+    fn step(
+        &self,
+        stage: &mut dyn Stage,
+        changing: &mut Changing,
+        progress: &mut Progress,
+        (x, labels): (Tensor, Tensor),
+        n_batches: usize,
+    ) -> Result<()> {
+        let recipe = &progress.recipe;
+        let mode = Mode {
+            train: true,
+            collect: false,
+            compute: recipe.compute,
+        };
+        let at = (recipe.seed, progress.epoch, progress.step);
+        let (x, target) = recipe.mix.apply(x, &labels, self.train.n_classes, at);
+        let (loss, logits) = stage.loss(self.net, &x, &target, mode);
+        let value = loss.double_value(&[]);
+        if !value.is_finite() {
+            return Err(Error::Diverged {
+                value,
+                epoch: progress.epoch + 1,
+                path: self.path.clone(),
+            });
+        }
+        let (by_params, by_probes) = gradients(&loss, self.net, &stage.probes())?;
+        stage.take_gradients(&by_probes);
+        let step = progress.epoch * n_batches + progress.step;
+        let lr = recipe.lr.at(step, recipe.epochs * n_batches);
+        changing.sgd.step(self.net, &by_params, lr);
+        stage.after_step(self.net);
+        if let (Some(average), Some(decay)) = (&mut changing.average, recipe.ema) {
+            average.average(self.net, decay, step);
+        }
+        let hits = logits.argmax(1, false).eq_tensor(&labels);
+        progress.sums[0] += value;
+        progress.sums[1] += hits.sum(Kind::Int64).int64_value(&[]) as f64;
+        progress.step += 1;
+        Ok(())
     }
 
     fn finish_epoch(
         &self,
         stage: &mut dyn Stage,
-        sgd: &Sgd,
+        changing: &mut Changing,
         progress: &mut Progress,
         n_batches: usize,
         rate: f64,
-    ) -> Result<bool> {
-        let recipe = &progress.recipe;
-        let (note, stop) = stage.end_epoch(self.net, sgd)?;
+    ) -> Result<()> {
+        let (note, stop) = stage.end_epoch(self.net, &changing.sgd)?;
+        let last = stop || progress.epoch + 1 == progress.recipe.epochs;
+        if let Some(average) = &mut changing.average {
+            average.swap(self.net);
+        }
         progress.holdout_accuracy = self.holdout.map(|images| {
             stage.accuracy(self.net, &Batches::plain(images, &progress.normaliser, 250))
         });
-        let held = progress
-            .holdout_accuracy
-            .map(|a| format!(", held-out {:.2} %", 100.0 * a));
+        if let (Some(best), Some(accuracy)) = (&mut changing.best, progress.holdout_accuracy)
+            && progress.best.is_none_or(|(_, b)| accuracy > b)
+        {
+            progress.best = Some((progress.epoch + 1, accuracy));
+            best.take(self.net);
+        }
+        // The result stays in the network; before the end, training goes on with the weights it had.
+        match (&mut changing.best, &mut changing.average) {
+            (Some(best), _) if last => best.swap(self.net),
+            (_, Some(average)) if !last => average.swap(self.net),
+            _ => {}
+        }
+        let recipe = &progress.recipe;
+        let epoch = Epoch {
+            stage: recipe.stage.clone(),
+            loss: progress.sums[0] / n_batches as f64,
+            train: 100.0 * progress.sums[1] / (n_batches * recipe.batch) as f64,
+            holdout: progress.holdout_accuracy.map(|a| 100.0 * a),
+            rate,
+            note,
+        };
+        let held = epoch.holdout.map(|a| format!(", held-out {a:.2} %"));
         println!(
-            "{} epoch {}/{}: loss {:.4}, train {:.2} %{}, {rate:.0} images/s{note}",
+            "{} epoch {}/{}: loss {:.4}, train {:.2} %{}, {rate:.0} images/s{}",
             recipe.stage,
             progress.epoch + 1,
             recipe.epochs,
-            progress.sums[0] / n_batches as f64,
-            100.0 * progress.sums[1] / (n_batches * recipe.batch) as f64,
+            epoch.loss,
+            epoch.train,
             held.unwrap_or_default(),
+            epoch.note
         );
+        progress.curve.push(epoch);
         progress.sums = [0.0; 2];
         progress.step = 0;
         progress.epoch += 1;
         if stop {
             progress.epoch = progress.recipe.epochs;
         }
-        Ok(stop)
+        Ok(())
     }
 
-    fn save(&self, stage: &dyn Stage, sgd: &Sgd, progress: &Progress) -> Result<()> {
+    fn save(&self, stage: &dyn Stage, changing: &Changing, progress: &Progress) -> Result<()> {
         let mut state = self.net.state();
         state.extend(stage.state());
         if !progress.finished() {
-            state.extend(sgd.state(self.net));
+            state.extend(changing.sgd.state(self.net));
+            for copies in [&changing.average, &changing.best].into_iter().flatten() {
+                state.extend(copies.state(self.net));
+            }
         }
-        checkpoint::save(&self.path, progress, &state)
+        checkpoint::save(&self.path, progress, &state, self.size)
     }
 
-    fn load(&self, stage: &mut dyn Stage, sgd: &mut Sgd, fresh: &Progress) -> Result<Progress> {
+    fn load(
+        &self,
+        stage: &mut dyn Stage,
+        changing: &mut Changing,
+        fresh: &Progress,
+    ) -> Result<Progress> {
         let (old, state): (Progress, State) = checkpoint::load(&self.path)?;
         if old.recipe != fresh.recipe || old.data_checksum != fresh.data_checksum {
             return Err(Error::Checkpoint {
@@ -277,7 +273,13 @@ impl Run<'_> {
             });
         }
         self.net.load_state(&state)?;
-        sgd.load_state(self.net, &state);
+        if !old.finished() {
+            changing.sgd.load_state(self.net, &state);
+            let copies = [&mut changing.average, &mut changing.best];
+            for copies in copies.into_iter().flatten() {
+                copies.load_state(self.net, &state, &self.path)?;
+            }
+        }
         stage.load_state(&state, &self.path)?;
         Ok(old)
     }

@@ -1,38 +1,57 @@
 //! Stage 2: where the ReLUs go (Kundu et al., ICLR 2023, section 3.2).
 //!
-//! The partial-ReLU network trains by distillation while the mismatch of its activations with the
-//! teacher's is summed at every position; after each epoch a layer keeps exactly its r(l) highest scores.
-//!
-//! The paper's mismatch is that of the student's output, which is small wherever the student has its
-//! ReLU at the moment: the next mask is then drawn from the other positions, and successive masks of
-//! a short search avoid each other (measured: no overlap in most layers). By default the student's
-//! pre-activation is compared instead: the same number where the ReLU is missing, and the mismatch
-//! that its removal would cause where it is kept.
+//! The partial-ReLU network trains by distillation while a score is summed at every position; after
+//! each epoch a layer keeps exactly its r(l) highest scores. [`Selection`] says which score, and whether
+//! r(l) comes down from all positions. Options beyond the paper: budgets that follow the scores across
+//! layers, and layers emptied altogether, each of which saves the private inference a round trip.
 
 use crate::checkpoint::{self, State};
 use crate::data::Batches;
 use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::loss;
-use crate::net::{Arch, Mask, MaskSet, Mode, Net};
+use crate::net::{Arch, Mask, MaskSet, Mode, Net, prefix_masks};
 use crate::optim::Sgd;
 use crate::run::Stage;
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use crate::selection::{self, Selection};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 /// Share of each of the two loss terms.
 const SHARE: f64 = 0.5;
 
-/// What the mismatch with the teacher's post-activation is measured from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Score {
-    /// The student's pre-activation: what is lost without the ReLU.
-    Removal,
-    /// The student's post-activation, as in the paper.
-    Output,
+/// How the search goes about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// What positions are scored by.
+    pub selection: Selection,
+    /// Keep whole channels instead of pixels.
+    pub per_channel: bool,
+    /// Stop when no layer's mask changes by more than this.
+    pub stop_distance: Option<f64>,
+    /// Budgets of the layers follow the scores after each epoch; only their sum is given.
+    pub budgets_from_scores: bool,
+    /// Empty this many layers, chosen by their scores half way through.
+    pub empty_layers: usize,
+}
+
+impl Options {
+    /// The rule alone.
+    pub fn new(selection: Selection) -> Options {
+        Options {
+            selection,
+            per_channel: false,
+            stop_distance: None,
+            budgets_from_scores: false,
+            empty_layers: 0,
+        }
+    }
+}
+
+/// A layer's activation and the factor of its score that waits for the gradient.
+struct Pending {
+    activation: Tensor,
+    mismatch: Tensor,
 }
 
 /// State of the mask search.
@@ -42,103 +61,173 @@ pub struct Search {
     all_relu: MaskSet,
     /// The student's masks.
     pub masks: MaskSet,
+    narrow: Vec<MaskSet>,
+    n_widths: usize,
+    shapes: Vec<[i64; 3]>,
     budget: Vec<usize>,
+    closed: Vec<bool>,
     scores: Vec<Tensor>,
-    /// What positions are scored by.
-    pub score: Score,
-    /// Keep whole channels instead of pixels.
-    pub per_channel: bool,
-    /// Stop when no layer's mask changes by more than this.
-    pub stop_distance: Option<f64>,
+    pending: Vec<Pending>,
+    epoch: usize,
+    epochs: usize,
+    options: Options,
 }
 
 impl Search {
-    /// Starts from random masks with `budget[l]` ReLUs in layer l.
-    pub fn new(teacher: Net, budget: &[usize], seed: u64) -> Search {
+    /// Starts from random masks with `budget[l]` ReLUs in layer l, or from all ReLUs if annealed.
+    /// `n_widths` forms of the student train together.
+    pub fn new(
+        teacher: Net,
+        budget: &[usize],
+        seed: u64,
+        epochs: usize,
+        n_widths: usize,
+        options: Options,
+    ) -> Search {
         let arch = teacher.arch.clone();
         let shapes = arch.relu_shapes();
         let masks = shapes.iter().zip(budget).enumerate();
-        let masks = masks.map(|(i, (s, &n))| Mask::random(*s, n, seed.wrapping_add(i as u64)));
-        let masks = MaskSet::new(masks.collect());
-        let scores = shapes
-            .iter()
-            .map(|s| Tensor::zeros(s, (Kind::Float, Device::Cpu)))
-            .collect();
-        let all_relu = MaskSet::all_relu(&arch);
-        let budget = budget.to_vec();
+        let first = |(i, (s, &n)): (usize, (&[i64; 3], &usize))| {
+            if options.selection.anneals() {
+                Mask::ones(*s)
+            } else {
+                Mask::random(*s, n, seed.wrapping_add(i as u64))
+            }
+        };
+        let masks = MaskSet::new(masks.map(first).collect());
+        let zeros = |s: &[i64; 3]| Tensor::zeros(s, (Kind::Float, Device::Cpu));
         Search {
+            all_relu: MaskSet::all_relu(&arch),
             arch,
             teacher,
-            all_relu,
             masks,
-            budget,
-            scores,
-            score: Score::Removal,
-            per_channel: false,
-            stop_distance: None,
+            narrow: vec![],
+            n_widths,
+            scores: shapes.iter().map(zeros).collect(),
+            closed: vec![false; shapes.len()],
+            shapes,
+            budget: budget.to_vec(),
+            pending: vec![],
+            epoch: 0,
+            epochs,
+            options,
         }
+    }
+
+    /// The next masks from the scores of the epoch that has ended.
+    fn select(&mut self) -> Result<Vec<Mask>> {
+        let scores = selection::values(&self.scores)?;
+        let total: usize = self.budget.iter().sum();
+        let n = self.options.empty_layers;
+        let half = self.epochs.div_ceil(2);
+        if n > 0 && self.epoch == half {
+            (self.closed, self.budget) = selection::close_layers(&scores, &self.budget, n)?;
+        }
+        if self.options.budgets_from_scores {
+            self.budget = selection::revisit(&scores, &self.closed, total);
+        }
+        let kept = |l: usize| {
+            if self.closed[l] {
+                return 0;
+            }
+            let (size, budget) = (scores[l].len(), self.budget[l]);
+            let selection = self.options.selection;
+            selection.n_kept(size, budget, self.epoch, self.epochs)
+        };
+        let kept: Vec<usize> = (0..scores.len()).map(kept).collect();
+        let per_channel = self.options.per_channel;
+        Ok(selection::masks(&self.shapes, &scores, &kept, per_channel))
     }
 }
 
 impl Stage for Search {
-    fn loss(&mut self, net: &Net, x: &Tensor, labels: &Tensor, mode: Mode) -> (Tensor, Tensor) {
-        let mode = Mode {
+    fn loss(&mut self, net: &Net, x: &Tensor, target: &Tensor, mode: Mode) -> (Tensor, Tensor) {
+        let collect = Mode {
             collect: true,
             ..mode
         };
-        let student = net.forward(x, &self.masks, mode);
-        let teacher = tch::no_grad(|| {
-            let teacher = self.teacher.forward(
-                x,
-                &self.all_relu,
-                Mode {
-                    train: false,
-                    ..mode
-                },
-            );
-            let own = match self.score {
-                Score::Removal => &student.preactivations,
-                Score::Output => &student.activations,
-            };
-            let pairs = teacher.activations.iter().zip(own);
-            for ((t, s), score) in pairs.zip(&mut self.scores) {
-                *score += (t - s)
-                    .abs()
-                    .sum_dim_intlist([0i64].as_slice(), false, Kind::Float);
+        let eval = Mode {
+            train: false,
+            ..collect
+        };
+        let student = net.forward(x, &self.masks, collect);
+        let teacher = tch::no_grad(|| self.teacher.forward(x, &self.all_relu, eval));
+        self.pending.clear();
+        tch::no_grad(|| {
+            let own = student.preactivations.iter().zip(&student.activations);
+            let layers = teacher.activations.iter().zip(own).zip(&mut self.scores);
+            for ((t, (before, after)), score) in layers {
+                let mismatch = self.options.selection.mismatch(t, before, after);
+                if self.options.selection.needs_gradients() {
+                    self.pending.push(Pending {
+                        activation: after.shallow_clone(),
+                        mismatch,
+                    });
+                } else {
+                    selection::accumulate(score, &mismatch);
+                }
             }
-            teacher.logits
         });
-        let ce = loss::cross_entropy(&student.logits, labels, 0.0);
-        let kl = loss::distillation(&student.logits, &teacher);
-        ((ce + kl) * SHARE, student.logits.detach())
+        let one = |logits: &Tensor| {
+            let ce = loss::cross_entropy(logits, target, 0.0);
+            (ce + loss::distillation(logits, &teacher.logits)) * SHARE
+        };
+        let mut sum = one(&student.logits);
+        for i in 1..self.n_widths {
+            let form = net.at_width(i);
+            if self.narrow.len() < i {
+                let masks = prefix_masks(self.masks.masks(), &form.arch);
+                self.narrow.push(MaskSet::new(masks));
+            }
+            sum += one(&form.forward(x, &self.narrow[i - 1], mode).logits);
+        }
+        (sum, student.logits.detach())
+    }
+
+    fn probes(&self) -> Vec<Tensor> {
+        let activations = self.pending.iter().map(|p| p.activation.shallow_clone());
+        activations.collect()
+    }
+
+    fn take_gradients(&mut self, gradients: &[Tensor]) {
+        let pending = self.pending.drain(..).zip(gradients);
+        for ((p, gradient), score) in pending.zip(&mut self.scores) {
+            selection::accumulate(score, &(p.mismatch * gradient));
+        }
     }
 
     fn end_epoch(&mut self, _net: &Net, _sgd: &Sgd) -> Result<(String, bool)> {
-        let mut masks = Vec::new();
-        for ((score, old), &n) in self.scores.iter().zip(self.masks.masks()).zip(&self.budget) {
-            let values = Vec::<f32>::try_from(score.contiguous().flatten(0, -1))?;
-            let select = if self.per_channel {
-                Mask::top_channels
-            } else {
-                Mask::top
-            };
-            masks.push(select(old.shape, &values, n));
-        }
-        let moved = masks
-            .iter()
-            .zip(self.masks.masks())
-            .map(|(a, b)| a.distance(b));
-        let moved = moved.fold(0.0, f64::max);
+        self.epoch += 1;
+        let masks = self.select()?;
+        let old = self.masks.masks();
+        let moved = masks.iter().zip(old).map(|(a, b)| a.distance(b));
+        let moved: Vec<f64> = moved.collect();
+        let most = moved.iter().copied().fold(0.0, f64::max);
+        let mean = moved.iter().sum::<f64>() / moved.len().max(1) as f64;
         self.masks = MaskSet::new(masks);
+        self.narrow.clear();
         for score in &mut self.scores {
             let _ = score.zero_();
         }
-        let stop = self.stop_distance.is_some_and(|limit| moved <= limit);
-        Ok((format!(", masks moved by at most {moved:.3}"), stop))
+        let n = self.masks.n_kept();
+        let arrived = n <= self.budget.iter().sum();
+        let stop = self
+            .options
+            .stop_distance
+            .is_some_and(|limit| most <= limit)
+            && arrived;
+        let note =
+            format!(", {n} ReLUs kept, masks moved by {mean:.3} on average and at most {most:.3}");
+        Ok((note, stop))
     }
 
     fn state(&self) -> State {
         let mut state = checkpoint::mask_state(self.masks.masks());
+        let numbers: Vec<i64> = self.budget.iter().map(|&b| b as i64).collect();
+        let closed: Vec<u8> = self.closed.iter().map(|&c| c.into()).collect();
+        state.push(("search.epoch".into(), Tensor::from(self.epoch as i64)));
+        state.push(("search.budget".into(), Tensor::from_slice(&numbers)));
+        state.push(("search.closed".into(), Tensor::from_slice(&closed)));
         for (i, s) in self.scores.iter().enumerate() {
             state.push((format!("score.{i}"), s.shallow_clone()));
         }
@@ -146,20 +235,25 @@ impl Stage for Search {
     }
 
     fn load_state(&mut self, state: &State, path: &Path) -> Result<()> {
-        self.masks = MaskSet::new(checkpoint::load_masks(&self.arch, state, path)?);
-        for (i, score) in self.scores.iter_mut().enumerate() {
-            let name = format!("score.{i}");
-            let Some((_, t)) = state
-                .iter()
-                .find(|(n, t)| *n == name && t.size() == score.size())
-            else {
-                let what = format!("lacks {name}");
-                return Err(Error::Checkpoint {
+        let find = |name: &str, size: &[i64]| {
+            let fits = |(n, t): &&(String, Tensor)| n == name && t.size() == size;
+            state.iter().find(fits).map(|(_, t)| t).ok_or_else(|| {
+                let what = format!("lacks {name} of shape {size:?}");
+                Error::Checkpoint {
                     path: path.to_owned(),
                     what,
-                });
-            };
-            score.copy_(t);
+                }
+            })
+        };
+        let n = self.budget.len() as i64;
+        self.masks = MaskSet::new(checkpoint::load_masks(&self.arch, state, path)?);
+        self.epoch = i64::try_from(find("search.epoch", &[])?)? as usize;
+        let budget = Vec::<i64>::try_from(find("search.budget", &[n])?)?;
+        self.budget = budget.iter().map(|&b| b.max(0) as usize).collect();
+        let closed = Vec::<u8>::try_from(find("search.closed", &[n])?)?;
+        self.closed = closed.iter().map(|&c| c != 0).collect();
+        for (i, score) in self.scores.iter_mut().enumerate() {
+            score.copy_(find(&format!("score.{i}"), &score.size())?);
         }
         Ok(())
     }

@@ -75,15 +75,18 @@ impl Sensitivity {
 
     /// Surviving share of the convolution before each ReLU layer, stem first.
     pub fn densities(&self, net: &Net) -> Vec<f64> {
-        let before_relu = |i: &usize| !net.params[*i].name.contains("shortcut");
-        let density = |(_, alive): &(usize, Vec<bool>)| {
+        let share = |alive: &[bool]| {
             alive.iter().filter(|&&a| a).count() as f64 / alive.len().max(1) as f64
         };
-        self.layers
-            .iter()
-            .filter(|(i, _)| before_relu(i))
-            .map(density)
-            .collect()
+        let density = |name: String| {
+            let name = format!("{name}.weight");
+            let of_layer = |(i, _): &&(usize, Vec<bool>)| net.params[*i].name == name;
+            self.layers
+                .iter()
+                .find(of_layer)
+                .map_or(1.0, |(_, a)| share(a))
+        };
+        net.arch.producers().into_iter().map(density).collect()
     }
 
     fn apply(&self, net: &Net) {
@@ -226,8 +229,9 @@ mod tests {
             ..Mode::EVAL
         };
         for _ in 0..3 {
-            stage.loss(&net, &x, &labels, mode).0.backward();
-            sgd.step(&net, 0.1);
+            let loss = stage.loss(&net, &x, &labels, mode).0;
+            let by_params = crate::optim::gradients(&loss, &net, &[]).unwrap().0;
+            sgd.step(&net, &by_params, 0.1);
             stage.after_step(&net);
             stage.end_epoch(&net, &sgd).unwrap();
         }

@@ -16,10 +16,10 @@ pub struct Teacher {
 }
 
 impl Stage for Teacher {
-    fn loss(&mut self, net: &Net, x: &Tensor, labels: &Tensor, mode: Mode) -> (Tensor, Tensor) {
+    fn loss(&mut self, net: &Net, x: &Tensor, target: &Tensor, mode: Mode) -> (Tensor, Tensor) {
         let logits = net.forward(x, &self.masks, mode).logits;
         (
-            loss::cross_entropy(&logits, labels, self.label_smoothing),
+            loss::cross_entropy(&logits, target, self.label_smoothing),
             logits.detach(),
         )
     }

@@ -14,15 +14,19 @@ fn images(n: usize, size: usize) -> Images {
         pixels: (0..n * bytes)
             .map(|i| (i * 2_654_435_761 / 977 % 256) as u8)
             .collect(),
-        labels: (0..n).map(|i| (i % 5) as u8).collect(),
+        labels: (0..n).map(|i| (i % 5) as u16).collect(),
         checksum: String::new(),
     }
 }
 
 /// Largest difference of a logit, in units of the largest logit.
 fn worst_difference(size: usize, weight_bits: u32) -> f64 {
+    difference(Arch::custom(&[4, 8], 1, [3, size, size], 5), weight_bits)
+}
+
+fn difference(arch: Arch, weight_bits: u32) -> f64 {
     tch::set_num_threads(1);
-    let arch = Arch::custom(&[4, 8], 1, [3, size, size], 5);
+    let size = arch.input[1];
     let net = Net::new(&arch, 3);
     // BatchNorm's statistics come from a few training passes; without them the folding is trivial.
     let set = images(32, size);
@@ -105,4 +109,16 @@ fn eight_bit_weights_stay_within_five_percent_of_the_float_network() {
 fn wider_weights_come_closer() {
     let worst = worst_difference(8, 14);
     assert!(worst < 0.02, "{worst}");
+}
+
+#[test]
+fn every_family_can_be_exported() {
+    for name in ["wrn22-8", "vgg16", "resnet34-imagenet"] {
+        let mut arch = Arch::parse(name, [3, 32, 32], 5).unwrap();
+        arch.widths.iter_mut().for_each(|w| *w = (*w / 32).max(4));
+        arch.stem.width = arch.widths[0].min(arch.stem.width);
+        arch.blocks.iter_mut().for_each(|b| *b = (*b).min(2));
+        let worst = difference(arch, 12);
+        assert!(worst < 0.08, "{name}: {worst}");
+    }
 }

@@ -169,7 +169,7 @@ impl<'a> Batches<'a> {
     }
 }
 
-fn mix(seed: u64, epoch: u64, batch: u64) -> u64 {
+pub(super) fn mix(seed: u64, epoch: u64, batch: u64) -> u64 {
     // SplitMix64's finaliser: three counters to one well spread seed.
     let mut z = seed ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ batch.rotate_left(32);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -187,7 +187,7 @@ mod tests {
             shape: [3, 4, 4],
             n_classes: 10,
             pixels,
-            labels: (0..n as u8).collect(),
+            labels: (0..n as u16).collect(),
             checksum: String::new(),
         }
     }

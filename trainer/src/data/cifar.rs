@@ -87,7 +87,7 @@ fn append(
             );
             return Err(bad(path, i * record + layout.label_at, what));
         }
-        out.labels.push(label);
+        out.labels.push(label.into());
         out.pixels.extend_from_slice(&r[layout.label_bytes..]);
     }
     Ok(())
@@ -117,7 +117,7 @@ mod tests {
         append(path, &bytes, 2, &CIFAR10, &mut images).unwrap();
         assert_eq!(
             (images.labels.as_slice(), images.pixels.len()),
-            ([3, 9].as_slice(), 2 * PIXELS)
+            ([3u16, 9].as_slice(), 2 * PIXELS)
         );
 
         let short = append(path, &bytes[..6000], 2, &CIFAR10, &mut empty())

@@ -42,7 +42,7 @@ fn load(dir: &Path, prefix: &str, n: usize) -> Result<Images> {
         shape: [1, 28, 28],
         n_classes: 10,
         pixels,
-        labels,
+        labels: labels.into_iter().map(u16::from).collect(),
         checksum: hex(digest),
     })
 }

@@ -2,9 +2,12 @@
 
 mod batch;
 mod cifar;
+mod folder;
 mod idx;
+mod mix;
 
 pub use batch::{Augment, Batches, Normaliser};
+pub use mix::Mix;
 
 use crate::error::{Error, Result, io_error};
 use clap::ValueEnum;
@@ -26,6 +29,10 @@ pub enum DatasetKind {
     Cifar100,
     /// Fashion-MNIST, IDX files, gzipped or not.
     FashionMnist,
+    /// Tiny-ImageNet-200, official folder (`wnids.txt`, `train`, `val`); tested on `val`.
+    TinyImagenet,
+    /// Images in class folders under `train` and `val`, as ImageNet has them.
+    Folder,
 }
 
 impl DatasetKind {
@@ -35,14 +42,25 @@ impl DatasetKind {
             Self::Cifar10 => "cifar10",
             Self::Cifar100 => "cifar100",
             Self::FashionMnist => "fashion-mnist",
+            Self::TinyImagenet => "tiny-imagenet",
+            Self::Folder => "folder",
         }
     }
 
-    /// Channels, height, width.
-    pub fn shape(self) -> [usize; 3] {
+    /// Channels, height, width without reading anything; `image_size` as [`load`] takes it.
+    pub fn shape(self, image_size: Option<usize>) -> [usize; 3] {
+        let square = |default: usize| {
+            [
+                3,
+                image_size.unwrap_or(default),
+                image_size.unwrap_or(default),
+            ]
+        };
         match self {
             Self::Cifar10 | Self::Cifar100 => [3, 32, 32],
             Self::FashionMnist => [1, 28, 28],
+            Self::TinyImagenet => square(64),
+            Self::Folder => square(224),
         }
     }
 
@@ -50,6 +68,8 @@ impl DatasetKind {
     pub fn labels(self, dir: &Path) -> Result<Vec<String>> {
         let fixed = |names: &str| names.split(',').map(str::to_owned).collect();
         match self {
+            Self::TinyImagenet => folder::tiny_imagenet_names(dir),
+            Self::Folder => folder::class_names(dir),
             Self::Cifar10 => Ok(fixed(
                 "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck",
             )),
@@ -71,11 +91,6 @@ impl DatasetKind {
             }
         }
     }
-
-    /// Number of classes.
-    pub fn n_classes(self) -> usize {
-        if self == Self::Cifar100 { 100 } else { 10 }
-    }
 }
 
 /// Images with labels, and the SHA-256 of the files they came from.
@@ -88,7 +103,7 @@ pub struct Images {
     /// Pixels, image after image, each in channel, row, column order.
     pub pixels: Vec<u8>,
     /// One label an image.
-    pub labels: Vec<u8>,
+    pub labels: Vec<u16>,
     /// SHA-256 of the source files' bytes in order, in hex.
     pub checksum: String,
 }
@@ -137,9 +152,15 @@ pub struct Dataset {
     pub test: Images,
 }
 
-/// Reads an image set from `dir`.
-pub fn load(kind: DatasetKind, dir: &Path) -> Result<Dataset> {
+/// Reads an image set from `dir`; `image_size` is the side to which images in folders are scaled
+/// [default: 64 Tiny-ImageNet, 224 other folders].
+pub fn load(kind: DatasetKind, dir: &Path, image_size: Option<usize>) -> Result<Dataset> {
+    if image_size.is_some_and(|n| n == 0 || n > 1024) {
+        return Err(Error::Usage("--image-size: 1 to 1024 pixels".into()));
+    }
     match kind {
+        DatasetKind::TinyImagenet => folder::load_tiny_imagenet(dir, image_size.unwrap_or(64)),
+        DatasetKind::Folder => folder::load_folder(dir, image_size.unwrap_or(224)),
         DatasetKind::Cifar10 => cifar::load_cifar10(dir),
         DatasetKind::Cifar100 => cifar::load_cifar100(dir),
         DatasetKind::FashionMnist => idx::load_fashion_mnist(dir),

@@ -145,7 +145,7 @@ pub fn export(
     mut precision: Precision,
     calibration: &Images,
 ) -> Result<Exported> {
-    let mut bits = vec![WIDE_BITS; masks.len()];
+    let mut bits = vec![WIDE_BITS; net.plan.len()];
     let first = survey(
         &build(net, masks, frame, precision, &bits, WIDE_BITS)?.model()?,
         calibration,

@@ -1,12 +1,12 @@
 //! From a trained network to integers: BatchNorm folded, weights of few bits, biases at the accumulator's scale.
 //!
 //! A layer's weights have f_w = floor(log2(q / max |w|)) fraction bits, q = 127 for 8-bit weights, and
-//! are rounded half up. conv2 and the shortcut's convolution of a block share the smaller f_w, since
-//! they are summed. An accumulator has f_a + f_w fraction bits; pools are sums, so the classifier's
+//! are rounded half up. Convolutions that are summed, such as conv2 and the shortcut's, share the
+//! smaller f_w. An accumulator has f_a + f_w fraction bits; pools are sums, so the classifier's
 //! has floor(log2 window) more, and what remains of the division is in its weights.
 
 use crate::error::{Error, Result};
-use crate::net::{ConvBn, Mask, Net};
+use crate::net::{Conv, LayerPlan, Mask, Net, Term};
 use pi_model::ConvWeights;
 use pi_model::relu_set::ReluSet;
 use pi_model::spec::Op;
@@ -85,10 +85,16 @@ struct Builder<'a> {
     masks: &'a [Mask],
     accumulator_bits: &'a [u32],
     out: Quantised,
+    n_layers: usize,
     n_relus: usize,
+    /// Fraction bits that each pool adds.
+    pool_bits: HashMap<String, u32>,
 }
 
-/// Quantises `net` with `masks`; `accumulator_bits` holds l_b of each ReLU layer.
+/// Bits of the weights that act on one channel alone.
+const CHANNELWISE_BITS: u32 = 12;
+
+/// Quantises `net` with `masks`; `accumulator_bits` holds l_b of each layer of its plan.
 pub fn quantise(
     net: &Net,
     masks: &[Mask],
@@ -105,68 +111,98 @@ pub fn quantise(
         masks,
         accumulator_bits,
         out,
+        n_layers: 0,
         n_relus: 0,
+        pool_bits: HashMap::new(),
     };
-    b.conv("stem", "input", &net.stem, None)?;
-    let mut x = b.relu("stem.relu", "stem")?;
-    for (i, block) in net.blocks.iter().enumerate() {
-        let name = |part: &str| format!("block{i}.{part}");
-        b.conv(&name("conv1"), &x, &block.conv1, None)?;
-        let inner = b.relu(&name("relu1"), &name("conv1"))?;
-        let skip = match &block.shortcut {
-            Some(conv) => {
-                let bits =
-                    |c: &ConvBn| Folded::new(c.folded())?.fraction_bits(precision.weight_bits);
-                let shared = bits(&block.conv2)?.min(bits(conv)?);
-                b.conv(&name("conv2"), &inner, &block.conv2, Some(shared))?;
-                b.conv(&name("shortcut"), &x, conv, Some(shared))?;
-                name("shortcut")
-            }
-            None => {
-                b.conv(&name("conv2"), &inner, &block.conv2, None)?;
-                x.clone()
-            }
-        };
-        b.out.ops.push(Op::Add {
-            name: name("add"),
-            inputs: [name("conv2"), skip],
-        });
-        x = b.relu(&name("relu2"), &name("add"))?;
+    // Names of the values: the input, each layer's result, and that behind its pool.
+    let mut values = vec!["input".to_owned()];
+    for (layer, convs) in net.plan.iter().zip(&net.convs) {
+        values.push(b.layer(layer, convs, &values)?);
     }
+    let x = values.pop().unwrap_or_default();
     b.classifier(net, &x)?;
     Ok(b.out)
 }
 
 impl Builder<'_> {
-    fn conv(&mut self, name: &str, input: &str, conv: &ConvBn, shared: Option<u32>) -> Result<()> {
-        let folded = Folded::new(conv.folded())?;
-        let f_w = match shared {
-            Some(bits) => bits,
-            None => folded.fraction_bits(self.precision.weight_bits)?,
-        };
-        self.out.weights.insert(
-            name.into(),
-            folded.round(f_w, f_w + self.precision.activation_bits),
-        );
-        let size = conv.weight.size();
-        self.out.ops.push(Op::Conv2d {
-            name: name.into(),
-            input: input.into(),
-            out_channels: size[0] as usize,
-            kernel: [size[2] as usize, size[3] as usize],
-            stride: conv.stride as usize,
-            padding: (conv.kernel as usize - 1) / 2,
-            weight_fraction_bits: f_w,
+    /// One layer: its convolutions, their sum, the masked ReLU (an empty one where the value is only
+    /// carried on) and the pool. Convolutions that are summed share the smaller f_w.
+    fn layer(&mut self, plan: &LayerPlan, convs: &[Conv], values: &[String]) -> Result<String> {
+        let folded = convs.iter().map(|c| Folded::new(c.folded()));
+        let folded = folded.collect::<Result<Vec<_>>>()?;
+        let mut shared = u32::MAX;
+        for (term, f) in plan.terms.iter().zip(&folded) {
+            // One weight a channel: wider numbers cost nothing.
+            let bits = self.precision.weight_bits;
+            let bits = if term.weight {
+                bits
+            } else {
+                bits.max(CHANNELWISE_BITS)
+            };
+            shared = shared.min(f.fraction_bits(bits)?);
+        }
+        for (term, f) in plan.terms.iter().zip(&folded) {
+            let input = &values[term.from];
+            self.conv(term, input, f, shared);
+        }
+        let mut summands: Vec<String> = plan.terms.iter().map(|t| t.op.clone()).collect();
+        summands.extend(plan.skip.map(|v| values[v].clone()));
+        let mut summands = summands.into_iter();
+        let mut sum = summands.next().unwrap_or_default();
+        for (k, summand) in summands.enumerate() {
+            let name = match plan.name.rsplit_once('.') {
+                Some((block, _)) if k == 0 => format!("{block}.add"),
+                _ => format!("{}.add{k}", plan.name),
+            };
+            self.out.ops.push(Op::Add {
+                name: name.clone(),
+                inputs: [sum, summand],
+            });
+            sum = name;
+        }
+        let name = self.relu(plan, &sum)?;
+        if plan.pool == 1 {
+            return Ok(name);
+        }
+        let pooled = format!("{name}.pool");
+        self.out.ops.push(Op::AvgPool {
+            name: pooled.clone(),
+            input: name,
+            window: plan.pool as usize,
         });
-        Ok(())
+        self.pool_bits.insert(pooled.clone(), 2 * plan.pool.ilog2());
+        Ok(pooled)
     }
 
-    fn relu(&mut self, name: &str, input: &str) -> Result<String> {
-        let i = self.n_relus;
-        self.n_relus += 1;
-        let (Some(mask), Some(&accumulator_bits)) =
-            (self.masks.get(i), self.accumulator_bits.get(i))
-        else {
+    fn conv(&mut self, term: &Term, input: &str, folded: &Folded, f_w: u32) {
+        let pool_bits = self.pool_bits.get(input).copied().unwrap_or(0);
+        let accumulator = f_w + self.precision.activation_bits + pool_bits;
+        let weights = folded.round(f_w, accumulator);
+        self.out.weights.insert(term.op.clone(), weights);
+        self.out.ops.push(Op::Conv2d {
+            name: term.op.clone(),
+            input: input.into(),
+            out_channels: term.channels[1] as usize,
+            kernel: [term.kernel as usize; 2],
+            stride: term.stride as usize,
+            padding: (term.kernel as usize - 1) / 2,
+            weight_fraction_bits: f_w,
+        });
+    }
+
+    fn relu(&mut self, plan: &LayerPlan, input: &str) -> Result<String> {
+        let name = plan.name.as_str();
+        let i = self.n_layers;
+        self.n_layers += 1;
+        let empty = Mask::zeros(plan.shape);
+        let mask = if plan.relu {
+            self.n_relus += 1;
+            self.masks.get(self.n_relus - 1)
+        } else {
+            Some(&empty)
+        };
+        let (Some(mask), Some(&accumulator_bits)) = (mask, self.accumulator_bits.get(i)) else {
             return Err(Error::Export(format!(
                 "there is no mask or range for {name}"
             )));

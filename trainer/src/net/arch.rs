@@ -1,16 +1,45 @@
 //! Architectures by name, and the shapes of their ReLU layers.
 
+use super::plan::{self, LayerPlan};
 use crate::error::{Error, Result};
 
-/// A residual network: `n_blocks` blocks for each width, each width after the first at half the size.
+/// How the convolutions are arranged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Post-activation residual blocks (He, Zhang, Ren, Sun, CVPR 2016).
+    Residual,
+    /// Pre-activation residual blocks (Zagoruyko, Komodakis, BMVC 2016).
+    PreActivation,
+    /// A chain of convolutions with pools between the stages (Simonyan, Zisserman, ICLR 2015).
+    Plain,
+}
+
+/// The first convolution and the pool behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stem {
+    /// Channels.
+    pub width: i64,
+    /// Kernel size.
+    pub kernel: i64,
+    /// Stride.
+    pub stride: i64,
+    /// Side of the average pool behind it; 1 for none.
+    pub pool: i64,
+}
+
+/// A network's shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arch {
     /// Name, such as `resnet20`.
     pub name: String,
-    /// Channels of each stage (the stem has those of the first).
+    /// How the convolutions are arranged.
+    pub family: Family,
+    /// The first convolution; a plain network has none of its own.
+    pub stem: Stem,
+    /// Channels of each stage.
     pub widths: Vec<i64>,
-    /// Blocks in each stage.
-    pub n_blocks: usize,
+    /// Blocks in each stage (convolutions, in a plain network).
+    pub blocks: Vec<usize>,
     /// Channels, height, width of the input.
     pub input: [usize; 3],
     /// Number of classes.
@@ -19,15 +48,30 @@ pub struct Arch {
 
 impl Arch {
     /// Names that [`Arch::parse`] takes.
-    pub const NAMES: [&'static str; 4] = ["resnet8", "resnet20", "resnet32", "resnet18"];
+    pub const NAMES: [&'static str; 9] = [
+        "resnet8",
+        "resnet20",
+        "resnet32",
+        "resnet18",
+        "resnet34",
+        "resnet18-imagenet",
+        "resnet34-imagenet",
+        "wrn22-8",
+        "vgg16",
+    ];
 
     /// An architecture by name.
     pub fn parse(name: &str, input: [usize; 3], n_classes: usize) -> Result<Arch> {
-        let (widths, n_blocks): (&[i64], usize) = match name {
-            "resnet8" => (&[16, 32, 64], 1),
-            "resnet20" => (&[16, 32, 64], 3),
-            "resnet32" => (&[16, 32, 64], 5),
-            "resnet18" => (&[64, 128, 256, 512], 2),
+        const SMALL: &[i64] = &[16, 32, 64];
+        const LARGE: &[i64] = &[64, 128, 256, 512];
+        let (widths, blocks): (&[i64], &[usize]) = match name {
+            "resnet8" => (SMALL, &[1; 3]),
+            "resnet20" => (SMALL, &[3; 3]),
+            "resnet32" => (SMALL, &[5; 3]),
+            "resnet18" | "resnet18-imagenet" => (LARGE, &[2; 4]),
+            "resnet34" | "resnet34-imagenet" => (LARGE, &[3, 4, 6, 3]),
+            "wrn22-8" => (&[128, 256, 512], &[3; 3]),
+            "vgg16" => (&[64, 128, 256, 512, 512], &[2, 2, 3, 3, 3]),
             _ => {
                 let known = Self::NAMES.join(", ");
                 return Err(Error::Usage(format!(
@@ -35,21 +79,68 @@ impl Arch {
                 )));
             }
         };
-        Ok(Arch {
-            name: name.into(),
-            ..Arch::custom(widths, n_blocks, input, n_classes)
-        })
+        let mut arch = Arch::custom(widths, 1, input, n_classes);
+        arch.name = name.into();
+        arch.blocks = blocks.to_vec();
+        match name {
+            "wrn22-8" => {
+                arch.family = Family::PreActivation;
+                arch.stem.width = 16;
+            }
+            "vgg16" => arch.family = Family::Plain,
+            _ if name.ends_with("-imagenet") => {
+                arch.stem = Stem {
+                    width: 64,
+                    kernel: 7,
+                    stride: 2,
+                    pool: 2,
+                };
+            }
+            _ => {}
+        }
+        arch.check_pools()?;
+        Ok(arch)
     }
 
-    /// An architecture of any size, for tests and experiments.
+    /// A residual network of any size, for tests and experiments: `n_blocks` blocks for each width.
     pub fn custom(widths: &[i64], n_blocks: usize, input: [usize; 3], n_classes: usize) -> Arch {
         Arch {
             name: "custom".into(),
+            family: Family::Residual,
+            stem: Stem {
+                width: widths.first().copied().unwrap_or(1),
+                kernel: 3,
+                stride: 1,
+                pool: 1,
+            },
             widths: widths.to_vec(),
-            n_blocks,
+            blocks: vec![n_blocks; widths.len()],
             input,
             n_classes,
         }
+    }
+
+    /// The same network with every width times `factor`, rounded up.
+    pub fn scaled(&self, factor: f64) -> Arch {
+        let scale = |w: i64| ((w as f64 * factor).ceil() as i64).max(1);
+        let mut arch = self.clone();
+        arch.stem.width = scale(self.stem.width);
+        arch.widths = self.widths.iter().map(|&w| scale(w)).collect();
+        arch
+    }
+
+    /// Pools must divide what they pool, as the private protocol sums windows that do not overlap.
+    fn check_pools(&self) -> Result<()> {
+        for layer in self.plan() {
+            let [_, h, w] = layer.shape;
+            if h % layer.pool != 0 || w % layer.pool != 0 {
+                return Err(Error::Usage(format!(
+                    "{} pools {}x{} windows, which do not divide the {h}x{w} map of {}; choose another image size",
+                    self.name, layer.pool, layer.pool, layer.name
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Channels of the input.
@@ -57,17 +148,15 @@ impl Arch {
         self.input[0] as i64
     }
 
-    /// [channels, height, width] of every ReLU layer: the stem's, then two for each block.
+    /// The layers in the order in which they run.
+    pub fn plan(&self) -> Vec<LayerPlan> {
+        plan::layers(self)
+    }
+
+    /// [channels, height, width] of every ReLU layer in order.
     pub fn relu_shapes(&self) -> Vec<[i64; 3]> {
-        let (mut h, mut w) = (self.input[1] as i64, self.input[2] as i64);
-        let mut shapes = vec![[self.widths[0], h, w]];
-        for (s, &width) in self.widths.iter().enumerate() {
-            if s > 0 {
-                (h, w) = ((h + 1) / 2, (w + 1) / 2);
-            }
-            shapes.extend(std::iter::repeat_n([width, h, w], 2 * self.n_blocks));
-        }
-        shapes
+        let plan = self.plan();
+        plan.iter().filter(|l| l.relu).map(|l| l.shape).collect()
     }
 
     /// ReLUs of every layer.
@@ -77,6 +166,28 @@ impl Arch {
             .map(|s| s.iter().product::<i64>() as usize)
             .collect()
     }
+
+    /// Names of the ReLU layers.
+    pub fn relu_names(&self) -> Vec<String> {
+        let plan = self.plan();
+        let names = plan.into_iter().filter(|l| l.relu).map(|l| l.name);
+        names.collect()
+    }
+
+    /// For each ReLU layer the convolution that produces its pre-activation, by parameter prefix. Where
+    /// only a BatchNorm stands between (pre-activation blocks), the convolution before it.
+    pub fn producers(&self) -> Vec<String> {
+        let plan = self.plan();
+        let mut names = Vec::new();
+        for layer in plan.iter().filter(|l| l.relu) {
+            let mut term = layer.terms.first();
+            while let Some(t) = term.filter(|t| !t.weight && t.from > 0) {
+                term = plan[t.from - 1].terms.first();
+            }
+            names.push(term.map_or(String::new(), |t| t.name.clone()));
+        }
+        names
+    }
 }
 
 #[cfg(test)]
@@ -85,20 +196,61 @@ mod tests {
 
     #[test]
     fn totals_match_the_literature() {
-        let total = |name: &str| {
-            Arch::parse(name, [3, 32, 32], 10)
-                .unwrap()
-                .relu_counts()
-                .iter()
-                .sum::<usize>()
+        let counts = |name: &str, side: usize| {
+            let arch = Arch::parse(name, [3, side, side], 10).unwrap();
+            arch.relu_counts()
         };
-        assert_eq!(total("resnet20"), 188_416);
-        assert_eq!(total("resnet18"), 557_056);
-        assert!(
-            Arch::parse("vgg", [3, 32, 32], 10)
-                .unwrap_err()
-                .to_string()
-                .contains("resnet20")
+        let cases = [
+            ("resnet8", 73_728, 7),
+            ("resnet20", 188_416, 19),
+            ("resnet32", 303_104, 31),
+            ("resnet18", 557_056, 17),
+            ("resnet34", 966_656, 33),
+            ("wrn22-8", 1_392_640, 19),
+            ("vgg16", 294_912, 13),
+        ];
+        for (name, total, n_layers) in cases {
+            let counts = counts(name, 32);
+            assert_eq!(
+                (counts.iter().sum(), counts.len()),
+                (total, n_layers),
+                "{name}"
+            );
+        }
+        // Tiny-ImageNet's images have four times the pixels.
+        assert_eq!(counts("resnet18", 64).iter().sum::<usize>(), 4 * 557_056);
+        // 64 channels at 112 x 112, then four blocks at 56, 28, 14 and 7.
+        let imagenet = 64 * 112 * 112 + 4 * 49 * (64 * 64 + 128 * 16 + 256 * 4 + 512);
+        assert_eq!(
+            counts("resnet18-imagenet", 224).iter().sum::<usize>(),
+            imagenet
+        );
+        let unknown = Arch::parse("alexnet", [3, 32, 32], 10).unwrap_err();
+        assert!(unknown.to_string().contains("resnet20"));
+        let odd = Arch::parse("vgg16", [3, 36, 36], 10)
+            .unwrap_err()
+            .to_string();
+        assert!(odd.contains("do not divide"), "{odd}");
+    }
+
+    #[test]
+    fn every_relu_layer_has_the_convolution_before_it() {
+        for name in Arch::NAMES {
+            let arch = Arch::parse(name, [3, 64, 64], 10).unwrap();
+            let producers = arch.producers();
+            assert_eq!(producers.len(), arch.relu_counts().len(), "{name}");
+            let mut unique = producers.clone();
+            unique.dedup();
+            assert_eq!(unique, producers, "{name}");
+            assert!(
+                producers.iter().all(|p| !p.contains("shortcut")),
+                "{name}: {producers:?}"
+            );
+        }
+        let wide = Arch::parse("wrn22-8", [3, 32, 32], 10).unwrap().producers();
+        assert_eq!(
+            wide[..3],
+            ["stem", "stage0.block0.conv1", "stage0.block0.conv2"]
         );
     }
 }

@@ -1,5 +1,6 @@
-//! Convolution with BatchNorm, the only layer that the residual networks need besides the classifier.
+//! Convolution and BatchNorm, the only operations that the networks need besides pools and the classifier.
 
+use super::plan::Term;
 use super::{Mode, Param};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -28,80 +29,125 @@ impl Compute {
     }
 }
 
-/// A convolution without bias, then BatchNorm.
-pub struct ConvBn {
-    /// Weight [out, in, k, k].
-    pub weight: Tensor,
-    /// BatchNorm scale `[out]`.
+/// BatchNorm of some channels.
+pub struct Norm {
+    /// Scale `[n]`.
     pub gamma: Tensor,
-    /// BatchNorm shift `[out]`.
+    /// Shift `[n]`.
     pub beta: Tensor,
-    /// Running mean `[out]`.
+    /// Running mean `[n]`.
     pub mean: Tensor,
-    /// Running variance `[out]`.
+    /// Running variance `[n]`.
     pub var: Tensor,
+}
+
+impl Norm {
+    /// Registers its tensors as `<name>.gamma` and so on.
+    pub(super) fn new(params: &mut Vec<Param>, name: &str, n: i64) -> Norm {
+        let options = (Kind::Float, Device::Cpu);
+        let norm = Norm {
+            gamma: Tensor::ones([n], options).set_requires_grad(true),
+            beta: Tensor::zeros([n], options).set_requires_grad(true),
+            mean: Tensor::zeros([n], options),
+            var: Tensor::ones([n], options),
+        };
+        for (part, t, trainable) in [
+            ("gamma", &norm.gamma, true),
+            ("beta", &norm.beta, true),
+            ("mean", &norm.mean, false),
+            ("var", &norm.var, false),
+        ] {
+            params.push(Param {
+                name: format!("{name}.{part}"),
+                tensor: t.shallow_clone(),
+                decay: false,
+                trainable,
+            });
+        }
+        norm
+    }
+
+    pub(super) fn share(&self) -> Norm {
+        Norm {
+            gamma: self.gamma.shallow_clone(),
+            beta: self.beta.shallow_clone(),
+            mean: self.mean.shallow_clone(),
+            var: self.var.shallow_clone(),
+        }
+    }
+}
+
+/// A convolution without bias, BatchNorm, or the first and then the second.
+pub struct Conv {
+    /// Weight [out, in, k, k]; none where each channel is taken alone.
+    pub weight: Option<Tensor>,
+    /// BatchNorm behind it.
+    pub norm: Option<Norm>,
+    /// Output channels.
+    pub n_out: i64,
     /// Stride in both directions.
     pub stride: i64,
     /// Kernel size.
     pub kernel: i64,
 }
 
-impl ConvBn {
-    pub(super) fn new(
-        params: &mut Vec<Param>,
-        name: &str,
-        n_in: i64,
-        n_out: i64,
-        kernel: i64,
-        stride: i64,
-    ) -> ConvBn {
-        let options = (Kind::Float, Device::Cpu);
-        let std = (2.0 / (kernel * kernel * n_out) as f64).sqrt();
-        let weight =
-            (Tensor::randn([n_out, n_in, kernel, kernel], options) * std).set_requires_grad(true);
-        let gamma = Tensor::ones([n_out], options).set_requires_grad(true);
-        let beta = Tensor::zeros([n_out], options).set_requires_grad(true);
-        let (mean, var) = (
-            Tensor::zeros([n_out], options),
-            Tensor::ones([n_out], options),
-        );
-        let parts = [
-            ("weight", &weight, true, true),
-            ("bn.gamma", &gamma, false, true),
-            ("bn.beta", &beta, false, true),
-            ("bn.mean", &mean, false, false),
-            ("bn.var", &var, false, false),
-        ];
-        for (part, t, decay, trainable) in parts {
-            let (name, tensor) = (format!("{name}.{part}"), t.shallow_clone());
+impl Conv {
+    pub(super) fn new(params: &mut Vec<Param>, term: &Term) -> Conv {
+        let ([n_in, n_out], kernel) = (term.channels, term.kernel);
+        let weight = term.weight.then(|| {
+            let std = (2.0 / (kernel * kernel * n_out) as f64).sqrt();
+            let size = [n_out, n_in, kernel, kernel];
+            let weight = Tensor::randn(size, (Kind::Float, Device::Cpu)) * std;
+            let weight = weight.set_requires_grad(true);
             params.push(Param {
-                name,
-                tensor,
-                decay,
-                trainable,
+                name: format!("{}.weight", term.name),
+                tensor: weight.shallow_clone(),
+                decay: true,
+                trainable: true,
             });
-        }
-        ConvBn {
+            weight
+        });
+        let norm = term
+            .norm
+            .then(|| Norm::new(params, &format!("{}.bn", term.name), n_out));
+        Conv {
             weight,
-            gamma,
-            beta,
-            mean,
-            var,
-            stride,
+            norm,
+            n_out,
+            stride: term.stride,
             kernel,
         }
     }
 
+    /// The first channels of the same convolution (views, so that gradients reach it), with a
+    /// BatchNorm of their own.
+    pub(super) fn prefix(&self, term: &Term, norm: Option<&Norm>) -> Conv {
+        let [n_in, n_out] = term.channels;
+        let weight = self.weight.as_ref();
+        Conv {
+            weight: weight.map(|w| w.narrow(0, 0, n_out).narrow(1, 0, n_in)),
+            norm: norm.map(Norm::share),
+            n_out,
+            stride: self.stride,
+            kernel: self.kernel,
+        }
+    }
+
     pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Tensor {
-        let pad = (self.kernel - 1) / 2;
-        let (s, p) = ([self.stride; 2], [pad; 2]);
-        let weight = self.weight.to_kind(mode.compute.kind());
-        let y = x.conv2d(&weight, None::<&Tensor>, s, p, [1, 1], 1);
+        let y = match &self.weight {
+            Some(weight) => {
+                let (s, p) = ([self.stride; 2], [(self.kernel - 1) / 2; 2]);
+                let weight = weight.to_kind(mode.compute.kind());
+                x.conv2d(&weight, None::<&Tensor>, s, p, [1, 1], 1)
+            }
+            None => x.shallow_clone(),
+        };
+        let Some(norm) = &self.norm else { return y };
         y.batch_norm(
-            Some(&self.gamma),
-            Some(&self.beta),
-            Some(&self.mean),
-            Some(&self.var),
+            Some(&norm.gamma),
+            Some(&norm.beta),
+            Some(&norm.mean),
+            Some(&norm.var),
             mode.train,
             BN_MOMENTUM,
             BN_EPSILON,
@@ -110,13 +156,21 @@ impl ConvBn {
     }
 
     /// The convolution that does the same in eval mode: weight [out, in, k, k] and bias `[out]`,
-    /// in 64-bit floats (BatchNorm folded in).
+    /// in 64-bit floats (BatchNorm folded in; a diagonal 1x1 kernel where there are no weights).
     pub fn folded(&self) -> (Tensor, Tensor) {
         tch::no_grad(|| {
             let double = |t: &Tensor| t.to_kind(Kind::Double);
-            let scale = double(&self.gamma) / (double(&self.var) + BN_EPSILON).sqrt();
-            let weight = double(&self.weight) * scale.view([-1, 1, 1, 1]);
-            let bias = double(&self.beta) - double(&self.mean) * scale;
+            let options = (Kind::Double, Device::Cpu);
+            let weight = match &self.weight {
+                Some(weight) => double(weight),
+                None => Tensor::eye(self.n_out, options).view([self.n_out, self.n_out, 1, 1]),
+            };
+            let Some(norm) = &self.norm else {
+                return (weight, Tensor::zeros([self.n_out], options));
+            };
+            let scale = double(&norm.gamma) / (double(&norm.var) + BN_EPSILON).sqrt();
+            let weight = weight * scale.view([-1, 1, 1, 1]);
+            let bias = double(&norm.beta) - double(&norm.mean) * scale;
             (weight, bias)
         })
     }
@@ -128,20 +182,34 @@ mod tests {
 
     #[test]
     fn folding_changes_nothing() {
-        let mut params = Vec::new();
-        let conv = ConvBn::new(&mut params, "c", 3, 5, 3, 2);
-        tch::no_grad(|| {
-            for t in [&conv.gamma, &conv.beta, &conv.mean, &conv.var] {
-                let _ = t.shallow_clone().uniform_(0.5, 1.5);
+        for (weight, norm) in [(true, true), (false, true), (true, false)] {
+            let n_out = if weight { 5 } else { 3 };
+            let (kernel, stride) = if weight { (3, 2) } else { (1, 1) };
+            let term = Term {
+                name: "c".into(),
+                op: "c".into(),
+                from: 0,
+                channels: [3, n_out],
+                kernel,
+                stride,
+                weight,
+                norm,
+            };
+            let conv = Conv::new(&mut Vec::new(), &term);
+            if let Some(n) = &conv.norm {
+                tch::no_grad(|| {
+                    for t in [&n.gamma, &n.beta, &n.mean, &n.var] {
+                        let _ = t.shallow_clone().uniform_(0.5, 1.5);
+                    }
+                });
             }
-        });
-        let x = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));
-        let want = conv.forward(&x, Mode::EVAL);
-        let (w, b) = conv.folded();
-        let got = x
-            .to_kind(Kind::Double)
-            .conv2d(&w, Some(&b), [2, 2], [1, 1], [1, 1], 1);
-        let error = (got - want).abs().max().double_value(&[]);
-        assert!(error < 1e-5, "{error}");
+            let x = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));
+            let want = conv.forward(&x, Mode::EVAL);
+            let (w, b) = conv.folded();
+            let x = x.to_kind(Kind::Double);
+            let got = x.conv2d(&w, Some(&b), [stride; 2], [(kernel - 1) / 2; 2], [1, 1], 1);
+            let error = (got - want).abs().max().double_value(&[]);
+            assert!(error < 1e-5, "{error}");
+        }
     }
 }

@@ -1,16 +1,23 @@
-//! Residual networks for small images (He, Zhang, Ren, Sun, CVPR 2016) whose every ReLU is masked.
+//! Convolutional networks for small and ImageNet-sized images whose every ReLU is masked.
 //!
-//! ResNet-8/20/32: 6n + 2 layers, widths 16, 32, 64. ResNet-18: widths 64 to 512, two blocks a
-//! stage, 3x3 stem without pooling. Shortcuts that change shape are 1x1 convolutions with BatchNorm
-//! (option B), since the protocol evaluates convolutions. Global average pooling, then one linear layer.
+//! ResNets (He, Zhang, Ren, Sun, CVPR 2016): ResNet-8/20/32 with widths 16, 32, 64; ResNet-18/34 with
+//! 64 to 512 and a 3x3 stem without pooling, or ImageNet's 7x7 stem. Shortcuts that change shape are
+//! 1x1 convolutions with BatchNorm (option B), since the protocol evaluates convolutions. WRN-22-8
+//! (Zagoruyko, Komodakis, BMVC 2016) with pre-activation, VGG-16 with BatchNorm (Simonyan, Zisserman,
+//! ICLR 2015). Max pools are average pools here. Global average pooling, then one linear layer.
 
 mod arch;
 mod layers;
 mod mask;
+mod plan;
+mod widths;
 
-pub use arch::Arch;
-pub use layers::{Compute, ConvBn};
+pub use arch::{Arch, Family, Stem};
+pub use layers::{Compute, Conv, Norm};
 pub use mask::{Mask, MaskSet};
+pub use plan::{LayerPlan, Term};
+use widths::Narrow;
+pub use widths::prefix_masks;
 
 use crate::error::{Error, Result};
 use tch::{Kind, Tensor};
@@ -27,32 +34,22 @@ pub struct Param {
     pub trainable: bool,
 }
 
-/// One residual block: two convolutions, and a third in the shortcut where the shape changes.
-pub struct Block {
-    /// First 3x3 convolution, with the block's stride.
-    pub conv1: ConvBn,
-    /// Second 3x3 convolution.
-    pub conv2: ConvBn,
-    /// 1x1 convolution of the shortcut, if the shape changes.
-    pub shortcut: Option<ConvBn>,
-    /// True for the last block of its stage.
-    pub ends_stage: bool,
-}
-
 /// A network and its parameters.
 pub struct Net {
     /// The architecture.
     pub arch: Arch,
-    /// Stem convolution.
-    pub stem: ConvBn,
-    /// Residual blocks in order.
-    pub blocks: Vec<Block>,
+    /// Its layers.
+    pub plan: Vec<LayerPlan>,
+    /// The convolutions of each layer, in the plan's order.
+    pub convs: Vec<Vec<Conv>>,
     /// Classifier weight [classes, width].
     pub fc_weight: Tensor,
     /// Classifier bias `[classes]`.
     pub fc_bias: Tensor,
     /// Every parameter and running statistic.
     pub params: Vec<Param>,
+    /// Narrower forms that share the weights (see [`Net::with_widths`]).
+    narrow: Vec<Narrow>,
 }
 
 /// What a forward pass returns.
@@ -63,7 +60,7 @@ pub struct Trace {
     pub preactivations: Vec<Tensor>,
     /// Output of every masked activation, in order, if asked for.
     pub activations: Vec<Tensor>,
-    /// Output of the last block of each stage.
+    /// Output of each stage, behind its ReLU.
     pub stages: Vec<Tensor>,
 }
 
@@ -92,36 +89,13 @@ impl Net {
     pub fn new(arch: &Arch, seed: u64) -> Net {
         tch::manual_seed(seed as i64);
         let mut params = Vec::new();
-        let stem = ConvBn::new(
-            &mut params,
-            "stem",
-            arch.in_channels(),
-            arch.widths[0],
-            3,
-            1,
-        );
-        let mut blocks = Vec::new();
-        let mut width_in = arch.widths[0];
-        for (s, &width) in arch.widths.iter().enumerate() {
-            for b in 0..arch.n_blocks {
-                let name = format!("stage{s}.block{b}");
-                let stride = if s > 0 && b == 0 { 2 } else { 1 };
-                let mut conv = |part: &str, i, k, stride| {
-                    ConvBn::new(&mut params, &format!("{name}.{part}"), i, width, k, stride)
-                };
-                let conv1 = conv("conv1", width_in, 3, stride);
-                let conv2 = conv("conv2", width, 3, 1);
-                let reshapes = stride != 1 || width_in != width;
-                let shortcut = reshapes.then(|| conv("shortcut", width_in, 1, stride));
-                blocks.push(Block {
-                    conv1,
-                    conv2,
-                    shortcut,
-                    ends_stage: b + 1 == arch.n_blocks,
-                });
-                width_in = width;
-            }
-        }
+        let plan = arch.plan();
+        let layer = |l: &LayerPlan| -> Vec<Conv> {
+            let convs = l.terms.iter().map(|t| Conv::new(&mut params, t));
+            convs.collect()
+        };
+        let convs = plan.iter().map(layer).collect();
+        let width_in = arch.widths.last().copied().unwrap_or(1);
         let bound = 1.0 / (width_in as f64).sqrt();
         let uniform = |size: &[i64]| {
             let t = Tensor::empty(size, (Kind::Float, tch::Device::Cpu)).uniform_(-bound, bound);
@@ -133,60 +107,80 @@ impl Net {
             ("fc.weight", &fc_weight, true),
             ("fc.bias", &fc_bias, false),
         ] {
-            let tensor = t.shallow_clone();
             params.push(Param {
                 name: name.into(),
-                tensor,
+                tensor: t.shallow_clone(),
                 decay,
                 trainable: true,
             });
         }
         Net {
             arch: arch.clone(),
-            stem,
-            blocks,
+            plan,
+            convs,
             fc_weight,
             fc_bias,
             params,
+            narrow: vec![],
         }
     }
 
     /// Runs the network on normalised images [N, C, H, W].
     pub fn forward(&self, x: &Tensor, masks: &MaskSet, mode: Mode) -> Trace {
-        let (mut preactivations, mut activations) = (Vec::new(), Vec::new());
-        let mut stages = Vec::new();
-        let mut next = 0;
-        let mut act = |t: Tensor| {
-            let y = masks.activate(next, &t);
-            next += 1;
-            if mode.collect {
-                activations.push(y.shallow_clone());
-                preactivations.push(t);
-            }
-            y
+        let mut trace = Trace {
+            logits: Tensor::new(),
+            preactivations: vec![],
+            activations: vec![],
+            stages: vec![],
         };
-        let mut y = act(self.stem.forward(&x.to_kind(mode.compute.kind()), mode));
-        for block in &self.blocks {
-            let inner = act(block.conv1.forward(&y, mode));
-            let skip = match &block.shortcut {
-                Some(conv) => conv.forward(&y, mode),
-                None => y,
+        let mut next_mask = 0;
+        let mut values = vec![x.to_kind(mode.compute.kind())];
+        let last_reads = self.last_reads();
+        for (l, (layer, convs)) in self.plan.iter().zip(&self.convs).enumerate() {
+            let summands = layer.terms.iter().zip(convs);
+            let sum = summands
+                .map(|(t, conv)| conv.forward(&values[t.from], mode))
+                .chain(layer.skip.map(|v| values[v].shallow_clone()))
+                .reduce(|a, b| a + b)
+                .unwrap_or_default();
+            let mut y = if layer.relu {
+                let y = masks.activate(next_mask, &sum);
+                next_mask += 1;
+                if mode.collect {
+                    trace.activations.push(y.shallow_clone());
+                    trace.preactivations.push(sum);
+                }
+                y
+            } else {
+                sum
             };
-            y = act(block.conv2.forward(&inner, mode) + skip);
-            if block.ends_stage {
-                stages.push(y.shallow_clone());
+            if layer.ends_stage {
+                trace.stages.push(y.shallow_clone());
+            }
+            if layer.pool > 1 {
+                let side = [layer.pool; 2];
+                y = y.avg_pool2d(side, side, [0, 0], false, true, None);
+            }
+            values.push(y);
+            for (value, _) in last_reads.iter().enumerate().filter(|(_, r)| **r == l) {
+                values[value] = Tensor::new();
             }
         }
-        let pooled = y
-            .to_kind(Kind::Float)
-            .mean_dim([2i64, 3].as_slice(), false, Kind::Float);
-        let logits = pooled.linear(&self.fc_weight, Some(&self.fc_bias));
-        Trace {
-            logits,
-            preactivations,
-            activations,
-            stages,
+        let last = values.pop().unwrap_or_default().to_kind(Kind::Float);
+        let pooled = last.mean_dim([2i64, 3].as_slice(), false, Kind::Float);
+        trace.logits = pooled.linear(&self.fc_weight, Some(&self.fc_bias));
+        trace
+    }
+
+    /// The last layer that reads each value, so that inference can let it go.
+    fn last_reads(&self) -> Vec<usize> {
+        let mut last = vec![usize::MAX; self.plan.len() + 1];
+        for (l, layer) in self.plan.iter().enumerate() {
+            for value in layer.terms.iter().map(|t| t.from).chain(layer.skip) {
+                last[value] = l;
+            }
         }
+        last
     }
 
     /// Names and tensors, detached, as a checkpoint holds them.
@@ -195,6 +189,32 @@ impl Net {
             .iter()
             .map(|p| (p.name.clone(), p.tensor.detach()))
             .collect()
+    }
+
+    /// As [`Net::load_state`], from a network without the narrower forms: their BatchNorms start from
+    /// the first channels of the full form's.
+    pub fn load_shared(&self, state: &[(String, Tensor)]) -> Result<()> {
+        let mut all: Vec<(String, Tensor)> = Vec::new();
+        for p in &self.params {
+            let full = p
+                .name
+                .split('.')
+                .map(|part| match part.strip_prefix("width") {
+                    Some(_) => "bn",
+                    None => part,
+                });
+            let full = full.collect::<Vec<_>>().join(".");
+            let fits = |t: &Tensor| full == p.name || t.size() >= p.tensor.size();
+            if let Some((_, t)) = state.iter().find(|(n, t)| *n == full && fits(t)) {
+                let t = if full == p.name {
+                    t.shallow_clone()
+                } else {
+                    t.narrow(0, 0, p.tensor.size()[0])
+                };
+                all.push((p.name.clone(), t));
+            }
+        }
+        self.load_state(&all)
     }
 
     /// Copies the tensors of `state` into the network; every parameter must be there.
@@ -207,8 +227,14 @@ impl Net {
                 )));
             };
             if t.size() != p.tensor.size() {
+                let why = match p.name.starts_with("fc.")
+                    && t.size().get(1..) == p.tensor.size().get(1..)
+                {
+                    true => "it was trained for another number of classes",
+                    false => "it was saved for another architecture",
+                };
                 return Err(Error::Usage(format!(
-                    "{} has shape {:?} in the network file, {:?} in {}",
+                    "{} has shape {:?} in the network file, {:?} in {}: {why}",
                     p.name,
                     t.size(),
                     p.tensor.size(),
@@ -262,6 +288,14 @@ mod tests {
                 .iter()
                 .any(|a| a.min().double_value(&[]) < 0.0)
         );
+    }
+
+    #[test]
+    fn a_state_for_other_classes_is_refused() {
+        let ten = Net::new(&Arch::custom(&[4], 1, [3, 8, 8], 10), 1);
+        let five = Net::new(&Arch::custom(&[4], 1, [3, 8, 8], 5), 1);
+        let e = five.load_state(&ten.state()).unwrap_err().to_string();
+        assert!(e.contains("number of classes"), "{e}");
     }
 
     #[test]

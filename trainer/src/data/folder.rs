@@ -1,0 +1,285 @@
+//! Image sets kept as folders of JPEG or PNG files: ImageNet's layout (`train/<class>/*`,
+//! `val/<class>/*`) and Tiny-ImageNet-200's official one (`wnids.txt`, `train/<wnid>/images/*.JPEG`,
+//! `val/images/*.JPEG` with `val/val_annotations.txt`).
+//!
+//! Every image is decoded into memory, scaled so that its shorter side is the wanted size, and cut at
+//! the centre. The test set is `val`: the official test folders have no labels.
+
+use super::{Dataset, Images, bad, hex, read};
+use crate::error::{Error, Result, io_error};
+use image::imageops::FilterType;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+/// Decoded pixels above this are refused before they fill the memory.
+const MAX_BYTES: usize = 24 << 30;
+
+/// Reads an ImageNet-style folder.
+pub fn load_folder(dir: &Path, size: usize) -> Result<Dataset> {
+    let classes = class_names(dir)?;
+    let part = |name: &str| -> Result<Images> {
+        let mut files = Vec::new();
+        for (label, class) in classes.iter().enumerate() {
+            for path in entries(&dir.join(name).join(class), &["jpeg", "jpg", "png"])? {
+                files.push((path, label as u16));
+            }
+        }
+        if name == "train" {
+            shuffle(&mut files);
+        }
+        decode_all(&dir.join(name), &files, size, classes.len())
+    };
+    Ok(Dataset {
+        train: part("train")?,
+        test: part("val")?,
+    })
+}
+
+/// Class names of an ImageNet-style folder: its training folders in order.
+pub fn class_names(dir: &Path) -> Result<Vec<String>> {
+    let train = dir.join("train");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&train).map_err(io_error(&train))? {
+        let entry = entry.map_err(io_error(&train))?;
+        if entry.path().is_dir() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    match names.len() {
+        2..=65_535 => Ok(names),
+        n => Err(bad(
+            &train,
+            0,
+            format!("{n} class folders, expected 2 or more"),
+        )),
+    }
+}
+
+/// Reads Tiny-ImageNet-200 from its official folder.
+pub fn load_tiny_imagenet(dir: &Path, size: usize) -> Result<Dataset> {
+    let ids = wnids(dir)?;
+    let mut train = Vec::new();
+    for (label, id) in ids.iter().enumerate() {
+        let folder = dir.join("train").join(id).join("images");
+        let files = entries(&folder, &["jpeg"])?;
+        train.extend(files.into_iter().map(|p| (p, label as u16)));
+    }
+    shuffle(&mut train);
+    let test = validation_list(dir, &ids)?;
+    Ok(Dataset {
+        train: decode_all(&dir.join("train"), &train, size, ids.len())?,
+        test: decode_all(&dir.join("val"), &test, size, ids.len())?,
+    })
+}
+
+/// One fixed order in which the classes mix, so that images held out from the end are of all classes.
+fn shuffle(files: &mut [(PathBuf, u16)]) {
+    files.shuffle(&mut ChaCha8Rng::seed_from_u64(0));
+}
+
+/// The class identifiers of Tiny-ImageNet, in label order.
+fn wnids(dir: &Path) -> Result<Vec<String>> {
+    let path = dir.join("wnids.txt");
+    let text = String::from_utf8_lossy(&read(&path)?).into_owned();
+    let ids: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    match ids.len() {
+        2..=65_535 => Ok(ids),
+        n => Err(bad(
+            &path,
+            0,
+            format!("{n} class identifiers, expected 200"),
+        )),
+    }
+}
+
+/// Class names of Tiny-ImageNet: the first word of `words.txt` for each identifier.
+pub fn tiny_imagenet_names(dir: &Path) -> Result<Vec<String>> {
+    let path = dir.join("words.txt");
+    let text = String::from_utf8_lossy(&read(&path)?).into_owned();
+    let mut words = HashMap::new();
+    for line in text.lines() {
+        if let Some((id, names)) = line.split_once('\t') {
+            words.insert(id, names.split(',').next().unwrap_or(names).trim());
+        }
+    }
+    let name = |id: String| words.get(id.as_str()).map_or(id.clone(), |&n| n.to_owned());
+    Ok(wnids(dir)?.into_iter().map(name).collect())
+}
+
+fn validation_list(dir: &Path, ids: &[String]) -> Result<Vec<(PathBuf, u16)>> {
+    let path = dir.join("val/val_annotations.txt");
+    let text = String::from_utf8_lossy(&read(&path)?).into_owned();
+    let mut files = Vec::new();
+    let mut offset = 0;
+    for line in text.lines() {
+        let mut fields = line.split('\t');
+        let (Some(file), Some(id)) = (fields.next(), fields.next()) else {
+            return Err(bad(
+                &path,
+                offset,
+                "expected a file name, a tab and a class",
+            ));
+        };
+        let Some(label) = ids.iter().position(|i| i == id) else {
+            return Err(bad(
+                &path,
+                offset,
+                format!("class {id} is not in wnids.txt"),
+            ));
+        };
+        if file.contains('/') {
+            return Err(bad(&path, offset, format!("{file} is no plain file name")));
+        }
+        files.push((dir.join("val/images").join(file), label as u16));
+        offset += line.len() + 1;
+    }
+    Ok(files)
+}
+
+/// Files with one of the extensions, sorted by name.
+fn entries(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io_error(dir))? {
+        let path = entry.map_err(io_error(dir))?.path();
+        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+        if extension.is_some_and(|e| extensions.contains(&e.as_str())) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn decode_all(
+    dir: &Path,
+    files: &[(PathBuf, u16)],
+    size: usize,
+    n_classes: usize,
+) -> Result<Images> {
+    if files.is_empty() {
+        return Err(bad(
+            dir,
+            0,
+            "holds no images (.jpeg, .jpg or .png in class folders)",
+        ));
+    }
+    let n_bytes = files.len().saturating_mul(3 * size * size);
+    if n_bytes > MAX_BYTES {
+        return Err(Error::Usage(format!(
+            "{} holds {} images, {} GiB at {size} x {size}: more than fits; lower --image-size or take fewer classes",
+            dir.display(),
+            files.len(),
+            n_bytes >> 30
+        )));
+    }
+    let decoded = files.par_iter().map(|(path, _)| decode(path, size));
+    let decoded = decoded.collect::<Result<Vec<(Vec<u8>, [u8; 32])>>>()?;
+    let mut digest = Sha256::new();
+    decoded.iter().for_each(|(_, d)| digest.update(d));
+    Ok(Images {
+        shape: [3, size, size],
+        n_classes,
+        pixels: decoded.into_iter().flat_map(|(p, _)| p).collect(),
+        labels: files.iter().map(|(_, l)| *l).collect(),
+        checksum: hex(digest),
+    })
+}
+
+/// Planes of `size` x `size` pixels, and the digest of the file.
+fn decode(path: &Path, size: usize) -> Result<(Vec<u8>, [u8; 32])> {
+    let bytes = read(path)?;
+    let mut cursor = Cursor::new(bytes.as_slice());
+    let reader = image::ImageReader::new(&mut cursor).with_guessed_format();
+    let decoded = reader.map_err(io_error(path))?.decode();
+    let picture = decoded.map_err(|e| {
+        let at = (cursor.position() as usize).min(bytes.len());
+        bad(path, at, format!("no readable image up to here: {e}"))
+    })?;
+    let side = size as u32;
+    let picture = if (picture.width(), picture.height()) == (side, side) {
+        picture
+    } else {
+        picture.resize_to_fill(side, side, FilterType::Triangle)
+    };
+    let rgb = picture.to_rgb8();
+    let planes = (0..3).flat_map(|c| rgb.as_raw().iter().skip(c).step_by(3).copied());
+    Ok((planes.collect(), Sha256::digest(&bytes).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, side: u32, colour: [u8; 3]) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let format = if path.extension().is_some_and(|e| e == "png") {
+            image::ImageFormat::Png
+        } else {
+            image::ImageFormat::Jpeg
+        };
+        image::RgbImage::from_pixel(side, side, image::Rgb(colour))
+            .save_with_format(path, format)
+            .unwrap();
+    }
+
+    #[test]
+    fn an_imagenet_style_folder_is_scaled_and_a_broken_image_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |p: &str| dir.path().join(p);
+        for part in ["train", "val"] {
+            write(&at(&format!("{part}/cat/1.png")), 20, [250, 0, 0]);
+            write(&at(&format!("{part}/dog/1.jpg")), 16, [0, 0, 250]);
+        }
+        let set = load_folder(dir.path(), 8).unwrap();
+        assert_eq!((set.train.shape, set.train.n_classes), ([3, 8, 8], 2));
+        assert_eq!(set.test.labels, [0, 1]);
+        let of = |class: u16| {
+            let i = set.train.labels.iter().position(|&l| l == class).unwrap();
+            set.train.image(i)
+        };
+        assert_eq!(of(0)[0], 250);
+        assert!(of(1)[0] < 10 && of(1)[2 * 64] > 240);
+        assert_eq!(class_names(dir.path()).unwrap(), ["cat", "dog"]);
+
+        let good = std::fs::read(at("val/cat/1.png")).unwrap();
+        std::fs::write(at("val/cat/1.png"), &good[..good.len() / 2]).unwrap();
+        let e = load_folder(dir.path(), 8).err().unwrap().to_string();
+        assert!(
+            e.contains("cat/1.png, byte") && !e.contains("byte 0:"),
+            "{e}"
+        );
+    }
+
+    #[test]
+    fn tiny_imagenet_takes_its_labels_from_the_annotations() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |p: &str| dir.path().join(p);
+        for (id, colour) in [("n1", [240, 0, 0]), ("n2", [0, 240, 0])] {
+            write(&at(&format!("train/{id}/images/{id}_0.JPEG")), 64, colour);
+        }
+        write(&at("val/images/val_0.JPEG"), 64, [0, 240, 0]);
+        std::fs::write(at("wnids.txt"), "n1\nn2\n").unwrap();
+        std::fs::write(at("words.txt"), "n2\tdog, hound\nn1\tcat\n").unwrap();
+        let list = at("val/val_annotations.txt");
+        std::fs::write(&list, "val_0.JPEG\tn2\t0\t0\t62\t62\n").unwrap();
+        let set = load_tiny_imagenet(dir.path(), 64).unwrap();
+        assert_eq!((set.train.len(), set.test.labels), (2, vec![1]));
+        assert_eq!(tiny_imagenet_names(dir.path()).unwrap(), ["cat", "dog"]);
+        std::fs::write(&list, "val_0.JPEG\tn2\t0\nval_1.JPEG\tn9\t0\n").unwrap();
+        let e = load_tiny_imagenet(dir.path(), 64)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            e.contains("val_annotations.txt, byte 16") && e.contains("n9"),
+            "{e}"
+        );
+    }
+}

@@ -1,0 +1,48 @@
+//! An interrupt (Ctrl-C, or a termination) asks the run to save and stop; the second one ends it at once.
+
+use crate::error::{Result, io_error};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+
+/// True once an interrupt has come.
+pub fn requested() -> bool {
+    REQUESTED.load(Ordering::Relaxed)
+}
+
+/// Starts to listen. Without this an interrupt ends the process as usual.
+pub fn watch() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(io_error("signals"))?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            loop {
+                if wait().await.is_err() {
+                    return;
+                }
+                if REQUESTED.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+                eprintln!("stopping: saving a checkpoint (once more to stop at once)");
+            }
+        });
+    });
+    Ok(())
+}
+
+#[cfg(unix)]
+async fn wait() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = tokio::signal::ctrl_c() => done,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+async fn wait() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}

@@ -1,0 +1,148 @@
+//! What a stage is trained with, and where a run of it stands; the record of a checkpoint.
+
+use crate::data::{Augment, Mix, Normaliser};
+use crate::net::Compute;
+use crate::optim::Schedule;
+use serde::{Deserialize, Serialize};
+
+/// What a stage is trained with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Stage name: `teacher`, `search` or `finetune`.
+    pub stage: String,
+    /// Image set.
+    pub dataset: String,
+    /// Architecture.
+    pub arch: String,
+    /// Passes over the training images.
+    pub epochs: usize,
+    /// Images a minibatch.
+    pub batch: usize,
+    /// Learning rate over time.
+    pub lr: Schedule,
+    /// Momentum.
+    pub momentum: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Label smoothing of the cross-entropy.
+    pub label_smoothing: f64,
+    /// Random crop and flip.
+    pub augment: Augment,
+    /// Blends of two images.
+    #[serde(default)]
+    pub mix: Mix,
+    /// Decay of the running average of the weights, which then is the result; none for the weights.
+    #[serde(default)]
+    pub ema: Option<f64>,
+    /// Number type of the convolutions.
+    pub compute: Compute,
+    /// Seed of initial weights, order, crops and flips.
+    pub seed: u64,
+    /// Training images held out from the end of the set.
+    pub holdout: usize,
+    /// The result is the epoch that does best on the held-out images, not the last one.
+    #[serde(default)]
+    pub select_best: bool,
+    /// Width factors of the narrower forms that train along.
+    #[serde(default)]
+    pub widths: Vec<f64>,
+    /// ReLUs to keep; none for the all-ReLU teacher.
+    pub relu_budget: Option<usize>,
+    /// Choices of the stage beyond these, as `name=value`.
+    #[serde(default)]
+    pub choices: Vec<String>,
+}
+
+/// One epoch of the learning curve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Stage name.
+    pub stage: String,
+    /// Mean training loss.
+    pub loss: f64,
+    /// Training accuracy, percent, over the epoch and its augmentation.
+    pub train: f64,
+    /// Accuracy on the held-out images, percent.
+    pub holdout: Option<f64>,
+    /// Images a second.
+    pub rate: f64,
+    /// What the stage noted, such as how far the masks moved.
+    pub note: String,
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Progress {
+    /// What it is trained with.
+    pub recipe: Recipe,
+    /// Next epoch.
+    pub epoch: usize,
+    /// Next minibatch of that epoch.
+    pub step: usize,
+    /// Seconds of training so far.
+    pub seconds: f64,
+    /// Seconds of the stages before.
+    #[serde(default)]
+    pub earlier_seconds: f64,
+    /// Pixel normalisation.
+    pub normaliser: Normaliser,
+    /// SHA-256 of the training files.
+    pub data_checksum: String,
+    /// Settings of the earlier stages, oldest first.
+    pub history: Vec<Recipe>,
+    /// Commands that led here, oldest first.
+    pub commands: Vec<String>,
+    /// Accuracy on the held-out training images after the last epoch, if any were held out.
+    pub holdout_accuracy: Option<f64>,
+    /// Sums since the epoch began: loss and correct training predictions.
+    pub sums: [f64; 2],
+    /// The epoch (counted from 1) that did best on the held-out images, and its accuracy.
+    #[serde(default)]
+    pub best: Option<(usize, f64)>,
+    /// The learning curve, earlier stages included.
+    #[serde(default)]
+    pub curve: Vec<Epoch>,
+}
+
+impl Progress {
+    /// Before the first step.
+    pub fn new(recipe: Recipe, normaliser: Normaliser, data_checksum: String) -> Progress {
+        Progress {
+            recipe,
+            epoch: 0,
+            step: 0,
+            seconds: 0.0,
+            earlier_seconds: 0.0,
+            normaliser,
+            data_checksum,
+            history: vec![],
+            commands: vec![],
+            holdout_accuracy: None,
+            sums: [0.0; 2],
+            best: None,
+            curve: vec![],
+        }
+    }
+
+    /// True when every epoch is done.
+    pub fn finished(&self) -> bool {
+        self.epoch >= self.recipe.epochs
+    }
+
+    /// Which weights are the result, for cards and reports.
+    pub fn selection(&self) -> String {
+        let weights = match self.recipe.ema {
+            Some(decay) => format!("Averaged weights (decay {decay})"),
+            None => "Weights".into(),
+        };
+        match self.best.filter(|_| self.recipe.select_best) {
+            Some((epoch, accuracy)) => format!(
+                "{weights} after epoch {epoch} of {}, the best on {} held-out training images ({:.2} %)",
+                self.recipe.epochs,
+                self.recipe.holdout,
+                100.0 * accuracy
+            ),
+            None => format!("{weights} after the last epoch"),
+        }
+    }
+}

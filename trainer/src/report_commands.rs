@@ -1,0 +1,151 @@
+//! `pi-trainer report` and `pi-trainer import`.
+
+use crate::cli::{ImportArgs, ReportArgs};
+use crate::commands::{self, Setting};
+use anyhow::{Context, Result, bail};
+use pi_trainer::checkpoint::{self, Size, write_atomic};
+use pi_trainer::import;
+use pi_trainer::net::{Arch, MaskSet, Net, prefix_masks};
+use pi_trainer::recipe::Progress;
+use pi_trainer::report::{Entry, Outcome, page};
+use std::path::{Path, PathBuf};
+
+/// Writes report.json and report.html over finished runs.
+pub fn report(args: &ReportArgs) -> Result<()> {
+    let mut entries = Vec::new();
+    for dir in &args.runs {
+        for stage in ["teacher", "student"] {
+            let path = dir.join(format!("{stage}.safetensors"));
+            if path.is_file() {
+                entries.extend(read(args, &path)?);
+            }
+        }
+    }
+    if entries.is_empty() {
+        bail!("no teacher.safetensors or student.safetensors in the folders given");
+    }
+    // A teacher that several runs start from appears once.
+    let key = |e: &Entry| {
+        let o = &e.outcome;
+        let r = &o.recipe;
+        (
+            r.dataset.clone(),
+            r.arch.clone(),
+            o.relus_kept,
+            o.label(),
+            r.seed,
+            r.epochs,
+        )
+    };
+    entries.sort_by_key(key);
+    entries.dedup_by(|a, b| key(a) == key(b) && a.outcome.recipe.stage == "teacher");
+    let outcomes: Vec<&Outcome> = entries.iter().map(|e| &e.outcome).collect();
+    let json = serde_json::to_vec_pretty(&outcomes)?;
+    write_atomic(&args.to.join("report.json"), &json)?;
+    write_atomic(&args.to.join("report.html"), page(&entries).as_bytes())?;
+    println!(
+        "{}: {} results",
+        args.to.join("report.html").display(),
+        entries.len()
+    );
+    Ok(())
+}
+
+/// One entry for each width of a checkpoint; measures what was not measured yet.
+fn read(args: &ReportArgs, path: &Path) -> Result<Vec<Entry>> {
+    let (progress, state): (Progress, _) = checkpoint::load(path)?;
+    if !progress.finished() {
+        println!("{}: not finished, left out", path.display());
+        return Ok(vec![]);
+    }
+    let recipe = &progress.recipe;
+    let results: Vec<PathBuf> = (0..=recipe.widths.len())
+        .map(|w| Outcome::path(path, w))
+        .collect();
+    if results.iter().any(|p| !p.is_file()) {
+        let mut model = args.model.clone();
+        if model.data.is_none() {
+            println!(
+                "{}: no result beside it and no --data to measure it with, left out",
+                path.display()
+            );
+            return Ok(vec![]);
+        }
+        model.arch.clone_from(&recipe.arch);
+        let setting = Setting::new(&model, 0)?;
+        let net = Net::new(&setting.arch, 0).with_widths(&recipe.widths)?;
+        net.load_state(&state)?;
+        let masks = checkpoint::load_masks(&setting.arch, &state, path)?;
+        setting.report(&net, &MaskSet::new(masks), path, &progress)?;
+    }
+    let mut entries = Vec::new();
+    for result in results {
+        let outcome = Outcome::load(&result)?;
+        entries.push(Entry {
+            masks: masks_of(&outcome, &state, path)?,
+            outcome,
+        });
+    }
+    Ok(entries)
+}
+
+/// The masks of one width; their shapes follow from the tensors themselves.
+fn masks_of(
+    outcome: &Outcome,
+    state: &checkpoint::State,
+    path: &Path,
+) -> Result<Vec<pi_trainer::net::Mask>> {
+    let masks = checkpoint::stored_masks(state, path)?;
+    if outcome.width == 1.0 || masks.is_empty() {
+        return Ok(masks);
+    }
+    let input = masks[0].shape;
+    let side = input[1].max(input[2]) as usize;
+    let arch = Arch::parse(&outcome.recipe.arch, [3, side, side], 10)?;
+    Ok(prefix_masks(&masks, &arch.scaled(outcome.width)))
+}
+
+/// Turns a foreign state dict into a teacher checkpoint and measures it.
+pub fn import(args: &ImportArgs) -> Result<()> {
+    let setting = Setting::new(&args.train.model, args.train.hold_out)?;
+    let path = args.train.out.join("teacher.safetensors");
+    if path.exists() {
+        bail!("{} exists; choose another --out", path.display());
+    }
+    let tensors = import::read(&args.checkpoint)?;
+    let net = Net::new(&setting.arch, 0);
+    let matched =
+        import::load(&net, &tensors).with_context(|| args.checkpoint.display().to_string())?;
+    println!("{} tensors set", matched.n_set);
+    for (what, list) in [
+        ("in the file, matching nothing", &matched.unused),
+        ("in the network, not in the file", &matched.missing),
+    ] {
+        for name in list {
+            println!("  {what}: {name}");
+        }
+    }
+    if !matched.missing.is_empty() && !args.allow_missing {
+        bail!(
+            "{} parameters have no tensor; --allow-missing keeps their fresh values",
+            matched.missing.len()
+        );
+    }
+    let mut recipe = commands::recipe("teacher", &args.train);
+    recipe.epochs = 0;
+    recipe.choices = vec!["imported=true".into()];
+    let mut progress = setting.progress(recipe, None);
+    if let (Some(mean), Some(std)) = (&args.mean, &args.std) {
+        let channels = setting.arch.input[0];
+        if mean.len() != channels || std.len() != channels || std.iter().any(|&s| s <= 0.0) {
+            bail!(
+                "--mean and --std: one number for each of the {channels} channels, --std above 0"
+            );
+        }
+        progress.normaliser.mean.clone_from(mean);
+        progress.normaliser.std.clone_from(std);
+    }
+    checkpoint::save(&path, &progress, &net.state(), Size::default())?;
+    let masks = MaskSet::all_relu(&setting.arch);
+    setting.report(&net, &masks, &path, &progress)
+}

@@ -1,0 +1,192 @@
+//! The program itself, on a folder of a few small images.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn trainer(args: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_pi-trainer");
+    Command::new(program).args(args).output().unwrap()
+}
+
+fn ok(args: &[&str]) -> String {
+    let out = trainer(args);
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{args:?}: {errors}");
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn fails(args: &[&str], with: &str) {
+    let out = trainer(args);
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success(), "{args:?} succeeded");
+    assert!(errors.contains(with), "{args:?}: {errors}");
+}
+
+/// Three classes of 8 x 8 images, told apart by their colour.
+fn images(dir: &Path) {
+    for (part, n) in [("train", 12), ("val", 4)] {
+        for class in 0..3usize {
+            let folder = dir.join(part).join(format!("class{class}"));
+            std::fs::create_dir_all(&folder).unwrap();
+            for i in 0..n {
+                let picture = image::RgbImage::from_fn(8, 8, |x, y| {
+                    let noise = ((x * 7 + y * 13 + i * 29) % 60) as u8;
+                    let mut pixel = [noise; 3];
+                    pixel[class] += 150;
+                    image::Rgb(pixel)
+                });
+                picture.save(folder.join(format!("{i}.png"))).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_published_list_comes_out_of_the_table() {
+    let args = [
+        "sensitivity",
+        "--arch",
+        "resnet18",
+        "--dataset",
+        "cifar100",
+        "--fixture",
+    ];
+    let json = ok(&[&args[..], &["--budget", "99988", "--json"]].concat());
+    let table: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let published = [
+        633, 2053, 2357, 2776, 3055, 3930, 5408, 5649, 6165, 7462, 9018, 9165, 9549, 8192, 8192,
+        8192, 8192,
+    ];
+    let layers = table["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), published.len());
+    let of = |l: &serde_json::Value, key: &str| l[key].as_u64().unwrap();
+    for (layer, want) in layers.iter().zip(published) {
+        assert!(
+            of(layer, "relus_kept").abs_diff(want) <= 15,
+            "{layer}, published {want}"
+        );
+    }
+    assert_eq!(
+        layers.iter().map(|l| of(l, "relus_kept")).sum::<u64>(),
+        99_988
+    );
+    assert_eq!(
+        layers.iter().map(|l| of(l, "relus_total")).sum::<u64>(),
+        557_056
+    );
+    assert!(ok(&[&args[..], &["--budget", "25000"]].concat()).contains("--densities 0.944,"));
+    fails(&[&args[..], &["--budget", "557057"]].concat(), "557056");
+    fails(&[&args[..], &["--budget", "0"]].concat(), "at least one");
+    fails(&["sensitivity", "--arch", "resnet18", "--train"], "--data");
+}
+
+#[test]
+fn every_stage_runs_from_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |p: &str| dir.path().join(p).to_string_lossy().into_owned();
+    images(&dir.path().join("data"));
+    let (data, out, models) = (path("data"), path("run"), path("models"));
+    let model = [
+        "--data",
+        &data,
+        "--dataset",
+        "folder",
+        "--image-size",
+        "8",
+        "--arch",
+        "resnet8",
+    ];
+    let train = [
+        "--out",
+        &out,
+        "--batch",
+        "6",
+        "--epochs",
+        "2",
+        "--compute",
+        "f32",
+        "--hold-out",
+        "6",
+        "--crop-pad",
+        "1",
+    ];
+    let args = |first: &[&'static str], last: &[&str]| -> Vec<String> {
+        let all = first.iter().chain(&model).chain(last);
+        all.map(|s| (*s).to_owned()).collect()
+    };
+    let run = |a: Vec<String>| ok(&a.iter().map(String::as_str).collect::<Vec<_>>());
+    let refuse =
+        |a: Vec<String>, with: &str| fails(&a.iter().map(String::as_str).collect::<Vec<_>>(), with);
+    let with = |more: &[&'static str]| [&train[..], more].concat();
+
+    refuse(
+        args(&["search"], &with(&["--relus", "300"])),
+        "no such file",
+    );
+    run(args(&["teacher"], &with(&[])));
+    refuse(args(&["teacher"], &with(&[])), "--resume");
+    refuse(args(&["search"], &with(&["--relus", "0"])), "at least one");
+    refuse(
+        args(&["search"], &with(&["--relus", "99999"])),
+        "the network has",
+    );
+    refuse(
+        args(&["search"], &with(&["--relus", "10", "--per-channel"])),
+        "one channel",
+    );
+    let half = ["--checkpoint-bits", "16", "--checkpoint-part", "1"];
+    let search = [
+        "--relus",
+        "600",
+        "--selection",
+        "anneal-taylor",
+        "--widths",
+        "0.5",
+    ];
+    run(args(&["search"], &[&with(&search)[..], &half].concat()));
+    refuse(
+        args(&["search"], &with(&["--relus", "700", "--resume"])),
+        "other settings",
+    );
+    let said = run(args(
+        &["finetune"],
+        &[&with(&["--ema", "0.9"])[..], &half].concat(),
+    ));
+    assert!(
+        said.contains("600 ReLUs of 4608") && said.contains("held-out training images"),
+        "{said}"
+    );
+
+    let (student, teacher) = (
+        path("run/student.safetensors"),
+        path("run/teacher.safetensors"),
+    );
+    let export = [
+        "--checkpoint",
+        &student,
+        "--teacher",
+        &teacher,
+        "--models",
+        &models,
+        "--calibrate",
+        "20",
+    ];
+    for width in ["0", "1"] {
+        let said = run(args(
+            &["export"],
+            &[&export[..], &["--width", width]].concat(),
+        ));
+        assert!(said.contains("0 values out of range"), "{said}");
+    }
+    assert_eq!(std::fs::read_dir(&models).unwrap().count(), 2);
+
+    let report = path("report");
+    ok(&["report", &out, "--to", &report]);
+    let page = std::fs::read_to_string(Path::new(&report).join("report.html")).unwrap();
+    assert!(page.contains("annealtaylor") || page.contains("anneal-taylor"));
+    assert!(page.contains("width 0.5") && page.contains("600"));
+    let json = std::fs::read_to_string(Path::new(&report).join("report.json")).unwrap();
+    let outcomes: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(outcomes.as_array().unwrap().len(), 3);
+}
