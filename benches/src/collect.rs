@@ -146,6 +146,8 @@ fn is_of_a_layer(operation: &str) -> bool {
         Step::LabelExtension,
         Step::MuxExtension,
         Step::HashKey,
+        Step::MuxReply,
+        Step::LabelReply,
     ];
     !of_a_batch.iter().any(|step| step.name() == operation)
 }

@@ -186,5 +186,7 @@ const fn is_of_a_layer(step: Step) -> bool {
             | Step::LabelTrees
             | Step::LabelExtension
             | Step::HashKey
+            | Step::MuxReply
+            | Step::LabelReply
     )
 }

@@ -2,8 +2,8 @@
 //!
 //! Setup: client `Hello`, which also chooses how OTs are made; server `HelloReply`; client `PublicKeys`, `MuxBase`; server `MuxTrees`.
 //! Then any number of requests. *Prepare* (a batch): client noise bits, corrections and `LabelBase`; server responses,
-//! `LabelBaseReply` and `MuxExtension`; client the label extension, derandomisation bits, corrections and identity shares;
-//! server hash key, tables and decoding bits: two round trips for any depth and any batch.
+//! `LabelBaseReply` and `MuxExtension`; client `MuxReply` if OTs are silent, the label extension, derandomisation bits, corrections
+//! and identity shares; server hash key, `LabelReply` if OTs are silent, and tables: two round trips for any depth and any batch.
 //! *Infer* (one prepared inference): the masked input up, then one round trip for each layer that keeps a ReLU.
 
 use crate::error::{Error, Result};

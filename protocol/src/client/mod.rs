@@ -130,6 +130,12 @@ impl<C: Channel> ClientSession<C> {
         &self.plan
     }
 
+    /// How this session makes OTs: what [`crate::cost::Cost::with_ot`] needs to know.
+    #[must_use]
+    pub const fn ot(&self) -> OtMode {
+        self.ot
+    }
+
     fn unless_over(&self) -> Result<()> {
         if self.over {
             return Err(Error::Misuse(
