@@ -1,7 +1,8 @@
 //! The one meter: bytes, messages, rounds and seconds by (phase, layer, step), as one party sees them.
 //!
 //! Bytes are the payloads of messages. A *round trip* is one change of direction from the client's messages to the
-//! server's. The latest events are kept in order as well, for a time line; they hold what the totals hold, and no values.
+//! server's, unless what the client goes on with waits for no answer. The latest events are kept in order as well, for a
+//! time line; they hold what the totals hold, and no values.
 //! The time of day of the first event is kept, so that two processes of one machine can lay their time lines side by side.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -100,10 +101,16 @@ impl Ledger {
         entry.n_bytes += n_bytes as u64;
         entry.n_messages += 1;
         let now = (step.phase(), step.direction());
+        // The first flights of the offline phase overlap on the wire: a response is followed by the next source. What
+        // counts is who waits for whom, and no source waits for a response.
+        let overlaps = matches!(step, Step::HeNoise | Step::HeCorrections | Step::LabelBase)
+            && self.last == Some((Phase::Offline, Direction::Down));
         if now.1 == Direction::Down && self.last.is_none_or(|last| last.1 == Direction::Up) {
             *self.round_trips.entry(now.0).or_default() += 1;
         }
-        self.last = Some(now);
+        if !overlaps {
+            self.last = Some(now);
+        }
         self.event(
             Instant::now(),
             Duration::ZERO,

@@ -1,6 +1,6 @@
 //! Orders and sizes that both drivers and the cost prediction share.
 
-use pi_model::plan::{PublicPlan, RingPlan};
+use pi_model::plan::{PublicPlan, ResponsePlan, RingPlan};
 
 use crate::error::Result;
 use crate::he::RlweParams;
@@ -17,6 +17,13 @@ pub fn layer_of_source(plan: &PublicPlan, source: usize) -> usize {
         .iter()
         .position(|l| l.convs.iter().any(|c| c.source == source))
         .unwrap_or(0)
+}
+
+/// Bytes of one response.
+#[must_use]
+pub fn response_bytes(plan: &PublicPlan, response: &ResponsePlan) -> usize {
+    let down_bits = plan.sources()[response.source].ring.down_bits();
+    plan.packing(response).response_bytes(down_bits)
 }
 
 /// The identity of one OT set-up, unique under the session's nonces.

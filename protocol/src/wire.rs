@@ -220,6 +220,16 @@ impl<C: Channel> Wire<C> {
         Ok(message)
     }
 
+    /// Whether a frame, or the news that there will be none, is there already.
+    pub fn is_ready(&mut self) -> bool {
+        self.channel.is_ready()
+    }
+
+    /// See [`Channel::expect`].
+    pub fn expect(&mut self, n_bytes: usize) {
+        self.channel.expect(n_bytes);
+    }
+
     /// Receives any one frame, for a server that waits for the next request.
     ///
     /// # Errors

@@ -1,12 +1,14 @@
 //! The client's offline phase for one batch: everything before the inputs are known, in two round trips.
 //!
-//! Flight 1 up: noise bits and corrections of every source, first message of the labels' base OTs. Flight 2 down: responses,
-//! base-OT answer, multiplexer extension. Flight 3 up: label extension, derandomisation bits, multiplexer corrections,
+//! Flight 1 up: noise bits and corrections of every source, first message of the labels' base OTs. Flight 2 down: responses
+//! (each as soon as its source is in, so that the two flights share the wire), base-OT answer, multiplexer extension. Flight 3 up: label extension, derandomisation bits, multiplexer corrections,
 //! identity shares. Flight 4 down: hash key and tables. Cost in bytes for each ReLU of l bits:
 //! 32 (l - 1) down, (l + k') / 8 up, and the OT extension's 31 bits for each of l + 1 transfers (silent OT: see its module; its
 //! replies go up in flight 3 and down in flight 4).
 
+use pi_model::PublicPlan;
 use pi_model::bits::pack;
+use pi_model::plan::ResponsePlan;
 use pi_model::relu_set::gather;
 use zeroize::Zeroizing;
 
@@ -33,6 +35,23 @@ struct Draft {
     masks: Vec<Share<Client>>,
     /// y_c of each layer.
     accumulators: Vec<Share<Client>>,
+}
+
+/// What the responses that have come in add to each layer, all inferences in a row.
+struct Sums {
+    of_layers: Vec<Zeroizing<Vec<u64>>>,
+    n_received: usize,
+}
+
+impl Sums {
+    fn new(plan: &PublicPlan) -> Self {
+        let layers = plan.graph().layers.iter();
+        let zeros = layers.map(|l| Zeroizing::new(vec![0; plan.batch() * l.shape.n_values()]));
+        Self {
+            of_layers: zeros.collect(),
+            n_received: 0,
+        }
+    }
 }
 
 /// The client's half of the correlated OTs of a batch, in the order of inferences, layers, ReLUs, bits.
@@ -68,17 +87,26 @@ impl<C: Channel> ClientSession<C> {
         self.n_batches = batch;
         let (request_tag, request) = Request::Prepare { batch }.encode();
         self.wire.send(request_tag, &request)?;
-        let sources = self.send_sources(batch)?;
+        let mut sums = Sums::new(&self.plan);
+        let sources = self.send_sources(batch, &mut sums)?;
         let base = self.send_label_base(batch)?;
-        let drafts = self.receive_responses(batch, &sources)?;
+        while sums.n_received < self.plan.responses().len() {
+            self.receive_response(batch, &mut sums)?;
+        }
+        let drafts = self.drafts(batch, &sources, &sums);
         drop(sources);
         let transfers = self.transfer(batch, base)?;
         let kept = self.send_shares(batch, &drafts, &transfers)?;
         self.receive_tables(batch, drafts, kept, transfers.labels)
     }
 
-    fn send_sources(&mut self, batch: u32) -> Result<Vec<he::ClientSource>> {
+    /// Sends every source; responses that are there already are opened in between.
+    fn send_sources(&mut self, batch: u32, sums: &mut Sums) -> Result<Vec<he::ClientSource>> {
         let plan = self.plan.clone();
+        let responses = plan.responses();
+        // The server answers each source at once. Its answers must not stop it from reading the next one.
+        let due = responses.iter().map(|r| sizes::response_bytes(&plan, r));
+        self.wire.expect(due.sum());
         let mut states: Vec<he::ClientSource> = Vec::with_capacity(plan.sources().len());
         for (index, source) in plan.sources().iter().enumerate() {
             let public = prg::public_seed(
@@ -110,7 +138,13 @@ impl<C: Channel> ClientSession<C> {
                 &messages.corrections,
             )?;
             states.push(state);
+            let answered = |r: &&ResponsePlan| r.source <= index;
+            while responses.get(sums.n_received).filter(answered).is_some() && self.wire.is_ready()
+            {
+                self.receive_response(batch, sums)?;
+            }
         }
+        self.wire.expect(0);
         Ok(states)
     }
 
@@ -126,41 +160,42 @@ impl<C: Channel> ClientSession<C> {
         Ok(Some(base))
     }
 
-    fn receive_responses(
-        &mut self,
-        batch: u32,
-        sources: &[he::ClientSource],
-    ) -> Result<Vec<Draft>> {
+    /// Receives and opens the next response.
+    fn receive_response(&mut self, batch: u32, sums: &mut Sums) -> Result<()> {
+        let plan = self.plan.clone();
+        let Some(response) = plan.responses().get(sums.n_received) else {
+            return Ok(());
+        };
+        let (source, layer) = (response.source, response.layer);
+        let packing = plan.packing(response);
+        let params = sizes::rlwe(plan.sources()[source].ring)?;
+        let message = self.wire.recv(
+            batch_tag(Step::HeResponse, layer, batch),
+            sizes::response_bytes(&plan, response),
+        )?;
+        self.wire.ledger.work(
+            layer,
+            Work {
+                n_ciphertexts: packing.n_polys() as u64,
+                ..Work::default()
+            },
+        );
+        let opened = self.wire.ledger.time(Phase::Offline, "decrypt", || {
+            he::decrypt(&self.keys[source], &params, packing, layer, &message)
+        })?;
+        let shift = plan.shift(response);
+        for (sum, value) in sums.of_layers[layer].iter_mut().zip(opened.iter()) {
+            *sum = sum.wrapping_add(value << shift);
+        }
+        sums.n_received += 1;
+        Ok(())
+    }
+
+    /// Masks and y_c of each inference, from all responses.
+    fn drafts(&mut self, batch: u32, sources: &[he::ClientSource], sums: &Sums) -> Vec<Draft> {
         let plan = self.plan.clone();
         let graph = plan.graph();
-        let mut sums: Vec<Zeroizing<Vec<u64>>> = graph
-            .layers
-            .iter()
-            .map(|l| Zeroizing::new(vec![0; plan.batch() * l.shape.n_values()]))
-            .collect();
-        for response in plan.responses() {
-            let (source, layer) = (response.source, response.layer);
-            let packing = plan.packing(response);
-            let params = sizes::rlwe(plan.sources()[source].ring)?;
-            let message = self.wire.recv(
-                batch_tag(Step::HeResponse, layer, batch),
-                packing.response_bytes(plan.sources()[source].ring.down_bits()),
-            )?;
-            self.wire.ledger.work(
-                layer,
-                Work {
-                    n_ciphertexts: packing.n_polys() as u64,
-                    ..Work::default()
-                },
-            );
-            let opened = self.wire.ledger.time(Phase::Offline, "decrypt", || {
-                he::decrypt(&self.keys[source], &params, packing, layer, &message)
-            })?;
-            let shift = plan.shift(response);
-            for (sum, value) in sums[layer].iter_mut().zip(opened.iter()) {
-                *sum = sum.wrapping_add(value << shift);
-            }
-        }
+        let sums = &sums.of_layers;
         let implied: Vec<&[u64]> = sources.iter().map(he::ClientSource::mask).collect();
         let drafts = (0..plan.batch()).map(|index| {
             let mut rng = self
@@ -197,7 +232,7 @@ impl<C: Channel> ClientSession<C> {
                     .collect(),
             }
         }));
-        Ok(drafts)
+        drafts
     }
 
     fn transfer(&mut self, batch: u32, base: Option<ReceiverSetup>) -> Result<Transfers> {

@@ -94,9 +94,10 @@ impl Poly<Ntt> {
     fn transformed(residue: impl Fn(u64, usize) -> u64) -> Self {
         let mut data = Vec::with_capacity(2 * VECTORS);
         for field in FIELDS.iter() {
-            data.extend((0..VECTORS).map(|b| {
-                Lanes(std::array::from_fn(|a| residue(field.p, VECTORS * a + b)))
-            }));
+            data.extend(
+                (0..VECTORS)
+                    .map(|b| Lanes(std::array::from_fn(|a| residue(field.p, VECTORS * a + b)))),
+            );
         }
         for (data, field) in data.chunks_exact_mut(VECTORS).zip(FIELDS.iter()) {
             kernel::matrix(field, &field.to_lanes, data);
@@ -118,7 +119,10 @@ impl Poly<Ntt> {
 
     /// Adds the product of `a` and `b`.
     pub(super) fn add_product(&mut self, a: &Self, b: &Self) {
-        let factors = a.data.chunks_exact(VECTORS).zip(b.data.chunks_exact(VECTORS));
+        let factors = a
+            .data
+            .chunks_exact(VECTORS)
+            .zip(b.data.chunks_exact(VECTORS));
         let sums = self.data.chunks_exact_mut(VECTORS);
         for ((sum, (a, b)), field) in sums.zip(factors).zip(FIELDS.iter()) {
             kernel::multiply_add(field, sum, a, b);

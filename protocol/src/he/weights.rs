@@ -113,8 +113,7 @@ impl Weights {
     pub(super) fn tables(&self, field: &Field, r: usize) -> Tables {
         let of_shape = |shape: &Shape| -> Vec<Lanes> {
             if self.is_direct {
-                let points: [_; TILE] =
-                    std::array::from_fn(|v| Field::point(LEVELS, r * TILE + v));
+                let points: [_; TILE] = std::array::from_fn(|v| Field::point(LEVELS, r * TILE + v));
                 let exponents = shape.positions.iter().map(|&at| at as usize);
                 exponents
                     .flat_map(|e| points.map(|point| field.powers_of(&point, e)))
@@ -202,4 +201,3 @@ fn cheapest(n_terms: usize, bytes_of_vector: usize, n_groups: usize, fits: bool)
         (k, false)
     }
 }
-

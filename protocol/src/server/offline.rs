@@ -1,7 +1,7 @@
 //! The server's offline phase for one batch. The flights and their costs are described in the client's module of this name.
 //!
-//! All of a flight is read before the next is computed: a server that answered while the client still sends could fill both
-//! queues and wait forever.
+//! Each source is answered as soon as it is in: the client has announced to its channel what may come while it still sends
+//! ([`crate::channel::Channel::expect`]), so that full queues both ways stop neither. Of any other flight all is read before the next.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::wire::Step;
 impl<C: Channel> ServerSession<C> {
     pub(super) fn prepare(&mut self) -> Result<()> {
         let batch = self.n_batches;
-        let sources = self.receive_sources(batch)?;
+        let mut masks = self.respond(batch)?;
         let n_labels = self.layout.n_labels();
         let point = if n_labels > 0 {
             Some(self.wire.recv(
@@ -37,7 +37,6 @@ impl<C: Channel> ServerSession<C> {
         } else {
             None
         };
-        let mut masks = self.respond(batch, sources)?;
         let transfers = self.transfer(batch, point)?;
         let n = self.plan.public().batch();
         let received = (0..n)
@@ -88,37 +87,31 @@ impl<C: Channel> ServerSession<C> {
         Ok(())
     }
 
-    fn receive_sources(&mut self, batch: u32) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    /// Noise bits and corrections of one source.
+    fn receive_source(&mut self, batch: u32, index: usize) -> Result<(Vec<u8>, Vec<u8>)> {
         let plan = self.plan.public().clone();
-        let mut messages = Vec::with_capacity(plan.sources().len());
-        for (index, source) in plan.sources().iter().enumerate() {
-            let layer = sizes::layer_of_source(&plan, index);
-            let noise = self.wire.recv(
-                batch_tag(Step::HeNoise, layer, batch),
-                source.packing.noise_bytes(source.ring.up_bits()),
-            )?;
-            let corrections = self.wire.recv(
-                batch_tag(Step::HeCorrections, layer, batch),
-                source.packing.correction_bytes(source.ring.share_bits),
-            )?;
-            self.wire.ledger.work(
-                layer,
-                Work {
-                    n_ciphertexts: source.packing.n_polys() as u64,
-                    ..Work::default()
-                },
-            );
-            messages.push((noise, corrections));
-        }
-        Ok(messages)
+        let source = &plan.sources()[index];
+        let layer = sizes::layer_of_source(&plan, index);
+        let noise = self.wire.recv(
+            batch_tag(Step::HeNoise, layer, batch),
+            source.packing.noise_bytes(source.ring.up_bits()),
+        )?;
+        let corrections = self.wire.recv(
+            batch_tag(Step::HeCorrections, layer, batch),
+            source.packing.correction_bytes(source.ring.share_bits),
+        )?;
+        self.wire.ledger.work(
+            layer,
+            Work {
+                n_ciphertexts: source.packing.n_polys() as u64,
+                ..Work::default()
+            },
+        );
+        Ok((noise, corrections))
     }
 
-    /// Sends every response; returns s for each inference and layer.
-    fn respond(
-        &mut self,
-        batch: u32,
-        sources: Vec<(Vec<u8>, Vec<u8>)>,
-    ) -> Result<Vec<Vec<Share<Server>>>> {
+    /// Answers every source; returns s for each inference and layer.
+    fn respond(&mut self, batch: u32) -> Result<Vec<Vec<Share<Server>>>> {
         let plan = self.plan.public().clone();
         let graph = plan.graph();
         let mut sums: Vec<Zeroizing<Vec<u64>>> = graph
@@ -126,8 +119,8 @@ impl<C: Channel> ServerSession<C> {
             .iter()
             .map(|l| Zeroizing::new(vec![0; plan.batch() * l.shape.n_values()]))
             .collect();
-        for (index, (noise, corrections)) in sources.into_iter().enumerate() {
-            let source = &plan.sources()[index];
+        for (index, source) in plan.sources().iter().enumerate() {
+            let (noise, corrections) = self.receive_source(batch, index)?;
             let public = prg::public_seed(
                 "he c1",
                 &self.client_nonce,

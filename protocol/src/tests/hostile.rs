@@ -100,6 +100,14 @@ impl Channel for Spoiled {
     fn recv(&mut self) -> Result<Frame> {
         self.inner.recv()
     }
+
+    fn is_ready(&mut self) -> bool {
+        self.inner.is_ready()
+    }
+
+    fn expect(&mut self, n_bytes: usize) {
+        self.inner.expect(n_bytes);
+    }
 }
 
 fn tiny(mode: OutputMode) -> Arc<Model> {

@@ -119,7 +119,11 @@ fn shortcuts_join_the_response_of_their_block() {
     assert_eq!(served, n_convs);
     let inputs = inputs([3, 8, 8], 2);
     let scale = f64::from(model.public().graph().layers.last().unwrap().fraction_bits);
-    for (output, input) in run_plan(plan, &inputs, 9, OtMode::SoftSpoken).outputs.iter().zip(&inputs) {
+    for (output, input) in run_plan(plan, &inputs, 9, OtMode::SoftSpoken)
+        .outputs
+        .iter()
+        .zip(&inputs)
+    {
         let expected = executor::run(&model, input).unwrap();
         let Output::Logits(logits) = output else {
             panic!("no logits")
@@ -205,7 +209,11 @@ fn silent_ots_give_the_same_outputs_and_the_predicted_bytes() {
     let net = residual_network("wide", [3, 16, 16], &[8], 1, 5, 6_000, OutputMode::Logits);
     let model = Arc::new(net.unwrap());
     let inputs = inputs([3, 16, 16], 3);
-    let silent = ledgers_match(Plan::new(model.clone(), 3).unwrap(), &inputs, OtMode::Silent);
+    let silent = ledgers_match(
+        Plan::new(model.clone(), 3).unwrap(),
+        &inputs,
+        OtMode::Silent,
+    );
     let names: Vec<&str> = silent.client.traffic().map(|(s, ..)| s.name()).collect();
     for step in [Step::MuxReply, Step::LabelReply] {
         assert!(names.contains(&step.name()), "{} was not sent", step.name());
@@ -222,5 +230,9 @@ fn silent_ots_give_the_same_outputs_and_the_predicted_bytes() {
     }
     // A small session in silent mode falls back to the base extension, in all it sends.
     let model = small(200, OutputMode::Argmax);
-    ledgers_match(Plan::new(model, 1).unwrap(), &super::inputs([3, 8, 8], 1), OtMode::Silent);
+    ledgers_match(
+        Plan::new(model, 1).unwrap(),
+        &super::inputs([3, 8, 8], 1),
+        OtMode::Silent,
+    );
 }
