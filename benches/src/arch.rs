@@ -14,6 +14,10 @@ use crate::error::BenchError;
 pub enum Arch {
     /// Two stages of width 8, images of 16 x 16 pixels, 10 classes: for tests.
     Tiny,
+    /// One block in each of four stages of width 64 to 512: what the calibration computes.
+    #[value(skip)]
+    #[serde(skip)]
+    Reference,
     /// ResNet-8 of width 16, 10 classes.
     Resnet8,
     /// ResNet-20 of width 16, 10 classes.
@@ -47,6 +51,7 @@ impl Arch {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tiny => "tiny",
+            Self::Reference => "reference",
             Self::Resnet8 => "resnet8",
             Self::Resnet20 => "resnet20",
             Self::Resnet32 => "resnet32",
@@ -61,6 +66,7 @@ impl Arch {
     pub fn build(self, name: &str, relus: usize, mode: OutputMode) -> Result<Model, BenchError> {
         let (size, widths, blocks, classes): (_, &[usize], _, _) = match self {
             Self::Tiny => (16, &[8, 8], 1, 10),
+            Self::Reference => (32, &[64, 128, 256, 512], 1, 10),
             Self::Resnet8 => (32, &[16, 32, 64], 1, 10),
             Self::Resnet20 => (32, &[16, 32, 64], 3, 10),
             Self::Resnet32 => (32, &[16, 32, 64], 5, 10),

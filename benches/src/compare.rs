@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::host::Host;
 use crate::result::{Report, Run};
 
 /// The comparison as text, and how many deterministic counts differ.
@@ -13,10 +14,22 @@ pub fn compare(a: &Report, b: &Report) -> (String, usize) {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{line}");
     };
-    if a.host != b.host {
+    let machine = |h: &Host| Host {
+        commit: String::new(),
+        rustc: String::new(),
+        profile: String::new(),
+        ..h.clone()
+    };
+    if machine(&a.host) != machine(&b.host) {
         say(format!(
-            "hosts or builds differ: {} at {} against {} at {}; times do not compare",
-            a.host.cpu, a.host.commit, b.host.cpu, b.host.commit
+            "hosts differ: {} with Linux {} against {} with Linux {}; times do not compare",
+            a.host.cpu, a.host.kernel, b.host.cpu, b.host.kernel
+        ));
+    }
+    if a.host.commit != b.host.commit {
+        say(format!(
+            "builds differ: {} against {}",
+            a.host.commit, b.host.commit
         ));
     }
     for run in &a.runs {

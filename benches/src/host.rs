@@ -128,3 +128,32 @@ pub fn machine_cpu_seconds() -> f64 {
     let busy = [0, 1, 2, 5, 6, 7].iter().filter_map(|&i| ticks.get(i));
     busy.sum::<f64>() / 100.0
 }
+
+/// Clocks at the start of something, to tell how much of the machine other processes used.
+pub struct Watch {
+    started: std::time::Instant,
+    machine_s: f64,
+    own_s: f64,
+}
+
+impl Watch {
+    /// Starts watching.
+    #[must_use]
+    pub fn start() -> Self {
+        Self {
+            started: std::time::Instant::now(),
+            machine_s: machine_cpu_seconds(),
+            own_s: cpu_seconds(std::process::id()),
+        }
+    }
+
+    /// The others' share of the machine since the start, where children of this process used `children_s`.
+    #[must_use]
+    pub fn foreign_share(&self, children_s: f64) -> f64 {
+        let own = cpu_seconds(std::process::id()) - self.own_s + children_s;
+        let busy = machine_cpu_seconds() - self.machine_s;
+        let n_cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let capacity = self.started.elapsed().as_secs_f64() * n_cpus as f64;
+        ((busy - own) / capacity.max(1e-9)).clamp(0.0, 1.0)
+    }
+}

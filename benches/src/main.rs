@@ -9,7 +9,9 @@ mod collect;
 mod compare;
 mod error;
 mod host;
+mod lane;
 mod memory;
+mod models;
 mod netns;
 mod network;
 mod page;
@@ -18,8 +20,10 @@ mod process;
 mod result;
 mod runner;
 mod scale;
+mod server_ledger;
 mod shaper;
 mod stats;
+mod subject;
 mod suite;
 mod tables;
 mod worker;
@@ -36,8 +40,9 @@ use crate::arch::Network;
 use crate::calibrate::Rates;
 use crate::error::BenchError;
 use crate::network::NetworkInfo;
+use crate::process::Build;
 use crate::result::Report;
-use crate::runner::Runner;
+use crate::runner::{BASELINE, Runner};
 use crate::suite::Suite;
 use crate::worker::WorkerArgs;
 
@@ -51,7 +56,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a suite (smoke, relu-sweep, scale, or a .toml file) and write report.json, .md, .csv and .html.
+    /// Run a suite (smoke, relu-sweep, scale, accuracy, argmax, or a .toml file) and write report.json, .md, .csv and .html.
     Run(RunArgs),
     /// Tell what changed between two reports; fail if deterministic counts differ.
     Compare {
@@ -100,6 +105,9 @@ enum Command {
     /// The client's process of a run.
     #[command(hide = true)]
     ClientWorker(WorkerArgs),
+    /// The far end of the transport that is calibrated.
+    #[command(hide = true)]
+    TransportPeer,
     /// A proxy that only delays, for a run between network namespaces.
     #[command(hide = true)]
     Delay {
@@ -112,7 +120,7 @@ enum Command {
 
 #[derive(Args)]
 struct RunArgs {
-    /// smoke, relu-sweep, scale, or a .toml file.
+    /// smoke, relu-sweep, scale, accuracy, argmax, or a .toml file.
     suite: String,
     /// ReLU budgets in place of the suite's, separated by commas.
     #[arg(long, value_delimiter = ',')]
@@ -126,6 +134,14 @@ struct RunArgs {
     /// Inferences prepared together in place of the suite's.
     #[arg(long)]
     batch: Option<usize>,
+    /// Folder that holds the suite's trained models, in place of the one that the suite names (models/ in the current
+    /// folder for the built-in suites).
+    #[arg(long, value_name = "DIR")]
+    models: Option<PathBuf>,
+    /// Folder with another build's pi-server and pi-bench: both builds take their samples in turn, the other's report goes to
+    /// OUT/baseline, and what changed is told.
+    #[arg(long, value_name = "DIR")]
+    baseline: Option<PathBuf>,
     /// Folder for the report.
     #[arg(long, default_value = "bench-report")]
     out: PathBuf,
@@ -176,6 +192,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Memory { network } => memory::run(network.build()?, network.batch)?,
         Command::ClientWorker(args) => worker::run(&args)?,
+        Command::TransportPeer => calibrate::peer::serve()?,
         Command::Delay { network, to } => {
             let mut network = NetworkInfo::find(&network)?;
             (network.up_bit_s, network.down_bit_s) = (None, None);
@@ -199,17 +216,39 @@ fn run_suite(args: &RunArgs) -> Result<()> {
     }
     suite.repetitions = args.repetitions.unwrap_or(suite.repetitions).max(1);
     suite.batch = args.batch.unwrap_or(suite.batch).max(1);
+    if let Some(models) = &args.models {
+        for path in suite.models.iter_mut().filter_map(|m| m.path.as_mut()) {
+            *path = models.join(path.file_name().unwrap_or_default());
+        }
+    }
+    let baseline = args.baseline.as_deref().map(Build::in_folder).transpose()?;
+    if baseline.is_some() && suite.scale.is_some() {
+        return Err(BenchError::Suite {
+            name: suite.name,
+            reason: "many clients at once are not compared with a baseline".into(),
+        }
+        .into());
+    }
     process::watch_signals();
-    process::server_binary()?;
-    let mut runner = Runner::new(suite, &args.out, Rates::measure()?)?;
+    Build::here()?;
+    let mut runner = Runner::new(suite, &args.out, Rates::measure()?, baseline)?;
     let outcome = runner.run();
     // Whatever happened, what there is becomes a page.
-    let written = page::write_all(&runner.report, &args.out);
+    let mut written = page::write_all(&runner.report, &args.out);
+    if let Some(report) = &runner.baseline_report {
+        written = written.and(page::write_all(report, &args.out.join(BASELINE)));
+    }
     outcome?;
     written?;
     print!("{}", tables::markdown(&runner.report));
     println!("report: {}", args.out.join("report.html").display());
-    let n_missing = runner.report.missing.len();
+    let mut n_missing = runner.report.missing.len();
+    if let Some(baseline) = &runner.baseline_report {
+        n_missing += baseline.missing.len();
+        println!("From the baseline to this build, samples taken in turn:");
+        // Counts that differ are told: the two builds may well do other things.
+        print!("{}", compare::compare(baseline, &runner.report).0);
+    }
     if n_missing > 0 {
         let report = args.out.join(result::FILE);
         return Err(BenchError::Incomplete { n_missing, report }.into());
@@ -238,8 +277,10 @@ fn predicted(
             Rates::measure()?
         }
     };
+    let started = std::time::Instant::now();
     let plan = PublicPlan::new(model.public(), shape.batch)?;
-    let (times, _) = predict::predict(&plan, &rates, &network)?;
+    let plan_s = started.elapsed().as_secs_f64();
+    let (times, _) = predict::predict(&plan, plan_s, &rates, &network)?;
     println!("{}\n", Cost::of(&plan)?);
     println!("Predicted times over {}", network.text());
     println!("setup {}", tables::seconds(times.setup_s));

@@ -1,15 +1,20 @@
 //! Seconds from a plan, rates and a network, before anything runs.
 //!
-//! A phase takes its computations, one after the other on both sides, and its bytes and round trips on the wire. What
-//! overlaps in truth is counted twice, so offline times err on the high side on slow networks.
+//! Online everything is done one after the other: the server's layers, a message with its labels, the client's evaluation.
+//! Offline follows the flights as they are: the client encrypts while it sends; the server answers each source as soon as
+//! it is in, while the next one comes and the client opens what has come back; oblivious transfers wait for each other; garbled tables leave inference by
+//! inference. Where both parties compute at once they share the machine's cores, as in the benchmark, so their times add up,
+//! and what a stream costs the processors adds to them; the wire does not.
 
 use std::collections::BTreeMap;
 
 use pi_model::PublicPlan;
-use pi_model::packing::GROUPS_AT_ONCE;
+use pi_model::packing::{GROUPS_AT_ONCE, ResponsePacking};
+use pi_protocol::block::ActiveLabel;
 use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase};
-use pi_protocol::wire::Step;
+use pi_protocol::sizes::GATE_BYTES;
+use pi_protocol::wire::{MAX_FRAME_BYTES, Step};
 
 use crate::calibrate::Rates;
 use crate::error::BenchError;
@@ -27,31 +32,60 @@ pub struct LayerTime {
     pub other_s: f64,
 }
 
-/// Multiply-adds of each layer.
+/// What the integer convolutions of one layer have to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerWork {
+    /// Multiply-adds.
+    pub n_multiply_adds: u64,
+    /// Weights.
+    pub n_weights: u64,
+    /// Inputs and outputs.
+    pub n_values: u64,
+}
+
+/// The work of each layer.
 #[must_use]
-pub fn multiply_adds(plan: &PublicPlan) -> Vec<u64> {
+pub fn work_of_layers(plan: &PublicPlan) -> Vec<LayerWork> {
     let graph = plan.graph();
     let layers = graph.layers.iter();
     layers
         .map(|layer| {
-            let convs = layer.convs.iter();
-            convs
-                .map(|conv| {
-                    let source = &graph.sources[conv.source].shape;
-                    let kernel = source.channels * conv.kernel[0] * conv.kernel[1];
-                    (kernel * layer.shape.n_values()) as u64
-                })
-                .sum()
+            let mut work = LayerWork::default();
+            for conv in &layer.convs {
+                let source = &graph.sources[conv.source].shape;
+                let kernel = (source.channels * conv.kernel[0] * conv.kernel[1]) as u64;
+                let n_outputs = layer.shape.n_values() as u64;
+                work.n_multiply_adds += kernel * n_outputs;
+                work.n_weights += kernel * conv.out_channels as u64;
+                work.n_values += source.n_values() as u64 + n_outputs;
+            }
+            work
         })
         .collect()
 }
 
-/// Times of the three phases, and of each layer online.
+/// Multiply-adds of one inference.
+#[must_use]
+pub fn multiply_adds(plan: &PublicPlan) -> u64 {
+    let layers = work_of_layers(plan);
+    layers.iter().map(|work| work.n_multiply_adds).sum()
+}
+
+/// Polynomials of weights that one response transforms.
+#[must_use]
+pub fn n_transforms(response: &ResponsePacking) -> usize {
+    let n_groups = response.n_groups();
+    response.n_products() / n_groups * n_groups.div_ceil(GROUPS_AT_ONCE)
+}
+
+/// Times of the three phases, and of each layer online. `plan_s` is how long it took to make the plan here: a client makes
+/// it anew for each session, the server once.
 ///
 /// # Errors
 /// [`BenchError::Protocol`] when the plan cannot be laid out.
 pub fn predict(
     plan: &PublicPlan,
+    plan_s: f64,
     rates: &Rates,
     network: &NetworkInfo,
 ) -> Result<(Predicted, Vec<LayerTime>), BenchError> {
@@ -59,25 +93,29 @@ pub fn predict(
     let layers = online(plan, &cost, rates, network);
     let sum = |part: fn(&LayerTime) -> f64| layers.iter().map(part).sum::<f64>();
     let (linear, relu, other) = (sum(|l| l.linear_s), sum(|l| l.relu_s), sum(|l| l.other_s));
-    let wire = |phase| {
-        let (up, down) = (
-            cost.bytes(phase, Direction::Up),
-            cost.bytes(phase, Direction::Down),
+    // When the answer is there, before it is handed out, the client wipes and frees what it has used up.
+    let work = cost.total_work();
+    let material =
+        work.n_and_gates as usize * GATE_BYTES + work.n_ots as usize * ActiveLabel::BYTES;
+    let other = other + material as f64 / plan.batch() as f64 * rates.forget_byte_s;
+    let mut setup_s = plan_s + plan.sources().len() as f64 * rates.key_s;
+    if work.n_ots > 0 {
+        setup_s += rates.base_ot_s;
+    }
+    for direction in [Direction::Up, Direction::Down] {
+        setup_s += message_seconds(
+            cost.bytes(Phase::Setup, direction),
+            direction,
+            rates,
+            network,
         );
-        network.wire_seconds(up, down, cost.round_trips(phase)) + (up + down) as f64 * rates.byte_s
-    };
-    let keys = plan.sources().len() as f64 * rates.response_s;
+    }
     // One more delay opens the stream.
-    let base_ots = if cost.total_work().n_ots > 0 {
-        rates.base_ot_s
-    } else {
-        0.0
-    };
-    let setup_s = wire(Phase::Setup) + keys + base_ots + network.round_trip_ms / 1e3;
+    setup_s += (cost.round_trips(Phase::Setup) + 1) as f64 * round_trip_seconds(rates, network);
     Ok((
         Predicted {
             setup_s,
-            offline_s: wire(Phase::Offline) + offline_compute(plan, &cost, rates),
+            offline_s: offline(plan, &cost, rates, network),
             online_s: linear + relu + other,
             online_linear_s: linear,
             online_relu_s: relu,
@@ -87,55 +125,132 @@ pub fn predict(
     ))
 }
 
-fn offline_compute(plan: &PublicPlan, cost: &Cost, rates: &Rates) -> f64 {
-    let work = cost.total_work();
-    let mut seconds = work.n_and_gates as f64 * rates.garble_and_s + work.n_ots as f64 * rates.ot_s;
-    if work.n_ots > 0 {
-        seconds += rates.base_ot_s;
+fn round_trip_seconds(rates: &Rates, network: &NetworkInfo) -> f64 {
+    network.round_trip_ms / 1e3 + rates.round_trip_s
+}
+
+fn wire_seconds(n_bytes: u64, direction: Direction, network: &NetworkInfo) -> f64 {
+    match direction {
+        Direction::Up => network.wire_seconds(n_bytes, 0, 0),
+        Direction::Down => network.wire_seconds(0, n_bytes, 0),
     }
+}
+
+/// A message that the other party waits for. Its first frame is made before a byte of it leaves; after that, the wire and
+/// both ends work at once.
+fn message_seconds(
+    n_bytes: u64,
+    direction: Direction,
+    rates: &Rates,
+    network: &NetworkInfo,
+) -> f64 {
+    let first = n_bytes.min(MAX_FRAME_BYTES as u64);
+    let ends = (n_bytes - first) as f64 * rates.message_byte_s;
+    let wire = wire_seconds(n_bytes, direction, network);
+    first as f64 * rates.message_byte_s + ends.max(wire)
+}
+
+fn offline(plan: &PublicPlan, cost: &Cost, rates: &Rates, network: &NetworkInfo) -> f64 {
+    let bytes = |steps: &[Step]| -> u64 {
+        let all = cost
+            .bytes_by_step()
+            .filter(|(step, ..)| steps.contains(step));
+        all.map(|(.., n)| n).sum()
+    };
+    let stream = |compute_s: f64, steps: &[Step], direction: Direction| {
+        let n_bytes = bytes(steps);
+        let busy = compute_s + n_bytes as f64 * rates.stream_byte_s;
+        busy.max(wire_seconds(n_bytes, direction, network))
+    };
+    let (mut encrypt_s, mut respond_s) = (0.0, 0.0);
     for source in plan.sources() {
-        let packing = &source.packing;
-        seconds += packing.n_polys() as f64 * rates.encrypt_s;
-        for response in packing.responses() {
-            let n_products = response.n_products();
-            let passes = packing.n_groups().div_ceil(GROUPS_AT_ONCE);
-            let n_transforms = n_products / packing.n_groups() * passes;
-            seconds += n_products as f64 * rates.product_s
-                + n_transforms as f64 * rates.weight_transform_s
-                + response.n_polys() as f64 * rates.response_s;
+        let n_polys = source.packing.n_polys() as f64;
+        encrypt_s += n_polys * rates.encrypt_s;
+        respond_s += n_polys * rates.rebuild_s;
+        for response in source.packing.responses() {
+            respond_s += response.n_products() as f64 * rates.product_s
+                + n_transforms(response) as f64 * rates.weight_transform_s
+                + response.n_polys() as f64 * (rates.finish_s + rates.decrypt_s);
         }
     }
-    seconds
+    let sources = [Step::HeNoise, Step::HeCorrections, Step::LabelBase];
+    let responses = [Step::HeResponse];
+    // Both directions of the wire are in use at once, but for the first source and the last response.
+    let ends = |steps: &[Step], which: fn(u16, u16) -> u16| {
+        let all = || cost.bytes_by_step().filter(|(s, ..)| steps.contains(s));
+        let layer = all().map(|(_, layer, _)| layer).reduce(which);
+        let there = all().filter(|(_, l, _)| Some(*l) == layer);
+        there.map(|(.., n)| n).sum::<u64>()
+    };
+    let up_s = |n| wire_seconds(n, Direction::Up, network);
+    let down_s = |n| wire_seconds(n, Direction::Down, network);
+    let first_s = up_s(ends(&sources, u16::min)) + down_s(bytes(&responses));
+    let last_s = up_s(bytes(&sources)) + down_s(ends(&responses, u16::max));
+    let moved = bytes(&sources) + bytes(&responses);
+    let busy_s = encrypt_s + respond_s + moved as f64 * rates.stream_byte_s;
+    let mut seconds = busy_s.max(first_s).max(last_s)
+        + cost.round_trips(Phase::Offline) as f64 * round_trip_seconds(rates, network);
+    let work = cost.total_work();
+    if work.n_ots > 0 {
+        let batch = plan.batch() as f64;
+        let n_relus = batch * plan.graph().n_relus() as f64;
+        let n_labels = work.n_ots as f64 - n_relus;
+        let transfers_s = rates.base_ot_s + work.n_ots as f64 * rates.ot_s;
+        let replies = [Step::LabelBaseReply, Step::MuxExtension];
+        let shares = [
+            Step::LabelTrees,
+            Step::LabelExtension,
+            Step::LabelBits,
+            Step::MuxCorrections,
+        ];
+        let around_s = n_labels * rates.prepare_label_s + n_relus * rates.prepare_relu_s;
+        seconds += transfers_s
+            + around_s
+            + stream(0.0, &replies, Direction::Down)
+            + stream(0.0, &shares, Direction::Up);
+        // Tables of one inference are on their way while those of the next are made.
+        let garble_s = work.n_and_gates as f64 * rates.garble_and_s / batch;
+        let tables = bytes(&[Step::HashKey, Step::Tables]);
+        let ends_s = tables as f64 * rates.stream_byte_s / batch;
+        let wire_s = wire_seconds(tables, Direction::Down, network) / batch;
+        let each = (garble_s + ends_s).max(wire_s);
+        seconds += garble_s + ends_s.max(wire_s) + (batch - 1.0) * each;
+    }
+    seconds + stream(0.0, &[Step::Identity], Direction::Up)
 }
 
 fn online(plan: &PublicPlan, cost: &Cost, rates: &Rates, network: &NetworkInfo) -> Vec<LayerTime> {
     let batch = cost.batch() as f64;
-    let work: BTreeMap<u16, _> = cost.work_by_layer().collect();
-    let macs = multiply_adds(plan);
-    let mut layers = vec![LayerTime::default(); macs.len()];
-    for (index, layer) in layers.iter_mut().enumerate() {
-        layer.linear_s = macs[index] as f64 * rates.multiply_add_s;
-        let gates = work.get(&(index as u16)).map_or(0, |w| w.n_and_gates);
-        layer.relu_s = gates as f64 / batch * rates.evaluate_and_s;
-        let relus = plan.graph().layers[index].n_relus() > 0;
-        if relus || index + 1 == macs.len() {
-            layer.other_s = network.round_trip_ms / 1e3 + rates.round_trip_s;
+    let gates: BTreeMap<u16, _> = cost.work_by_layer().collect();
+    let work = work_of_layers(plan);
+    let mut layers = vec![LayerTime::default(); work.len()];
+    let last = work.len().saturating_sub(1);
+    for (index, (layer, work)) in layers.iter_mut().zip(&work).enumerate() {
+        let node = &plan.graph().layers[index];
+        layer.linear_s = work.n_multiply_adds as f64 * rates.multiply_add_s
+            + work.n_weights as f64 * rates.weight_s
+            + work.n_values as f64 * rates.value_s
+            + node.shape.n_values() as f64 * rates.position_s;
+        let n_gates = gates.get(&(index as u16)).map_or(0, |w| w.n_and_gates);
+        layer.relu_s =
+            n_gates as f64 / batch * rates.evaluate_and_s + node.n_relus() as f64 * rates.relu_s;
+        if node.n_relus() > 0 || index == last {
+            layer.other_s = round_trip_seconds(rates, network);
         }
     }
-    for (step, layer, bytes) in cost
-        .bytes_by_step()
-        .filter(|(s, ..)| s.phase() == Phase::Online)
-    {
-        let (up, down) = match step.direction() {
-            Direction::Up => (bytes, 0),
-            Direction::Down => (0, bytes),
+    let online = cost.bytes_by_step();
+    for (step, layer, bytes) in online.filter(|(s, ..)| s.phase() == Phase::Online) {
+        let Some(time) = layers.get_mut(usize::from(layer)) else {
+            continue;
         };
-        let seconds = network.wire_seconds(up, down, 0) + bytes as f64 * rates.byte_s;
-        if let Some(time) = layers.get_mut(usize::from(layer)) {
-            match step {
-                Step::Input | Step::Logits => time.other_s += seconds,
-                _ => time.relu_s += seconds,
+        let seconds = message_seconds(bytes, step.direction(), rates, network);
+        match step {
+            Step::Input | Step::Logits => time.other_s += seconds,
+            Step::Labels => {
+                let n_labels = bytes as f64 / ActiveLabel::BYTES as f64;
+                time.relu_s += seconds + n_labels * rates.label_s;
             }
+            _ => time.relu_s += seconds,
         }
     }
     layers
@@ -158,7 +273,7 @@ mod tests {
         };
         let [near, far] = ["loopback", "wan"].map(|name| {
             let network = NetworkInfo::find(name).unwrap();
-            predict(&plan, &rates, &network).unwrap().0
+            predict(&plan, 0.0, &rates, &network).unwrap().0
         });
         let parts = far.online_linear_s + far.online_relu_s + far.online_other_s;
         assert!((far.online_s - parts).abs() < 1e-12);
@@ -168,6 +283,6 @@ mod tests {
             "{near:?} {far:?}"
         );
         // The stem of the tiny network: 3 to 8 channels, 3 x 3, 16 x 16.
-        assert_eq!(multiply_adds(&plan)[0], 27 * 8 * 256);
+        assert_eq!(work_of_layers(&plan)[0].n_multiply_adds, 27 * 8 * 256);
     }
 }

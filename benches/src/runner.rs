@@ -4,40 +4,24 @@
 //! saved report says what it lacks.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use pi_model::spec::OutputMode;
-use pi_model::{Model, PublicPlan};
-use pi_protocol::cost::Cost;
 
 use crate::calibrate::Rates;
-use crate::collect::{self, Samples};
-use crate::error::{BenchError, failed};
-use crate::host::{self, Host};
+use crate::collect;
+use crate::error::BenchError;
+use crate::host::{self, Host, Watch};
+use crate::lane::{Lane, Pair, build_name};
 use crate::netns::Namespaces;
 use crate::network::{NetworkInfo, Shaping};
 use crate::predict;
-use crate::process::{Client, Server};
-use crate::result::{Missing, ModelInfo, Report, Run, SCHEMA_VERSION};
+use crate::process::Build;
+use crate::result::{Missing, Report, Run, SCHEMA_VERSION};
 use crate::scale;
-use crate::suite::{ModelEntry, Suite};
+use crate::subject::Subject;
+use crate::suite::Suite;
 use crate::worker::Order;
 
 /// Share of the machine that other processes may use before a run is warned of.
 const FOREIGN_LIMIT: f64 = 0.05;
-
-/// Pause after a batch is prepared, in which the server ends its part; the time of the bytes on the wire comes on top.
-const SETTLE: Duration = Duration::from_millis(100);
-
-/// A model on disk with what a report says about it.
-pub struct Subject {
-    /// Folder.
-    pub dir: PathBuf,
-    /// For the report.
-    pub info: ModelInfo,
-    /// Its plan for the suite's batch.
-    pub plan: PublicPlan,
-}
 
 /// One suite on its way to a report in `out`.
 pub struct Runner {
@@ -45,24 +29,33 @@ pub struct Runner {
     networks: Vec<NetworkInfo>,
     out: PathBuf,
     rates: Rates,
+    build: Build,
+    baseline: Option<Build>,
     /// What there is so far.
     pub report: Report,
+    /// The same of the other build, if there is one, for the folder [`BASELINE`] of `out`.
+    pub baseline_report: Option<Report>,
 }
 
-/// Two processes with a session, and their samples.
-struct Pair {
-    server: Server,
-    client: Client,
-    samples: Samples,
-}
+/// Folder of the other build's report in the folder of this one's.
+pub const BASELINE: &str = "baseline";
 
 impl Runner {
     /// Plans `suite`.
     ///
     /// # Errors
     /// [`BenchError::UnknownNetwork`], [`BenchError::File`] when nothing can be written to `out`.
-    pub fn new(suite: Suite, out: &Path, rates: Rates) -> Result<Self, BenchError> {
+    pub fn new(
+        suite: Suite,
+        out: &Path,
+        rates: Rates,
+        baseline: Option<Build>,
+    ) -> Result<Self, BenchError> {
         std::fs::create_dir_all(out).map_err(BenchError::file(out))?;
+        if baseline.is_some() {
+            let folder = out.join(BASELINE);
+            std::fs::create_dir_all(&folder).map_err(BenchError::file(&folder))?;
+        }
         let names = suite.networks.iter();
         let networks = names
             .map(|n| NetworkInfo::find(n))
@@ -80,12 +73,29 @@ impl Runner {
             missing: vec![],
             warnings: vec![],
         };
+        let baseline_report = match &baseline {
+            None => None,
+            Some(build) => Some(Report {
+                host: Host {
+                    commit: build_name(&build.server)?,
+                    rustc: "unknown".into(),
+                    profile: "unknown".into(),
+                    ..report.host.clone()
+                },
+                // These are of this build.
+                rates: None,
+                ..report.clone()
+            }),
+        };
         Ok(Self {
             suite,
             networks,
             out: out.to_owned(),
             rates,
+            build: Build::here()?,
+            baseline,
             report,
+            baseline_report,
         })
     }
 
@@ -104,81 +114,133 @@ impl Runner {
             ));
         }
         let temporary = tempfile::tempdir().map_err(BenchError::file(&std::env::temp_dir()))?;
-        let subjects = self.subjects(temporary.path())?;
+        let subjects = Subject::of_suite(&self.suite, temporary.path())?;
         for network in &self.networks {
-            self.report.missing.extend(subjects.iter().map(|s| Missing {
+            let planned = subjects.iter().map(|s| Missing {
                 model: s.info.name.clone(),
                 network: network.name.clone(),
                 reason: "not run yet".into(),
-            }));
-        }
-        self.report.save(&self.out)?;
-        for network in self.networks.clone() {
-            let namespaces = match network.shaping {
-                Shaping::Namespaces => Some(Namespaces::up(&network)),
-                Shaping::Loopback | Shaping::Proxy => None,
-            };
-            if let Some(Err(error)) = &namespaces {
-                for subject in &subjects {
-                    self.miss(&subject.info.name, &network.name, error);
-                }
-                self.report.save(&self.out)?;
-                continue;
+            });
+            for report in std::iter::once(&mut self.report).chain(&mut self.baseline_report) {
+                report.missing.extend(planned.clone());
             }
-            let outcome = if self.suite.scale.is_some() {
-                self.many_clients(&subjects, &network, temporary.path())
-            } else if self.suite.interleave {
-                self.group(
-                    &subjects.iter().collect::<Vec<_>>(),
-                    &network,
-                    temporary.path(),
-                )
-            } else {
-                subjects
-                    .iter()
-                    .try_for_each(|s| self.group(&[s], &network, temporary.path()))
-            };
+        }
+        self.save()?;
+        let networks = self.networks.clone();
+        let at_once = if self.suite.interleave_networks {
+            networks.len()
+        } else {
+            1
+        };
+        for networks in networks.chunks(at_once) {
+            let outcome = self.over(networks, &subjects, temporary.path());
             if let Err(error) = outcome {
-                for missing in &mut self.report.missing {
-                    if missing.reason == "not run yet" {
-                        missing.reason = error.to_string();
+                for report in std::iter::once(&mut self.report).chain(&mut self.baseline_report) {
+                    for missing in &mut report.missing {
+                        if missing.reason == "not run yet" {
+                            missing.reason = error.to_string();
+                        }
                     }
                 }
-                self.report.save(&self.out)?;
+                self.save()?;
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    fn warn(&mut self, text: String) {
-        eprintln!("warning: {text}");
-        self.report.warnings.push(text);
-    }
-
-    fn subjects(&self, temporary: &Path) -> Result<Vec<Subject>, BenchError> {
-        let mut subjects: Vec<Subject> = Vec::new();
-        for entry in &self.suite.models {
-            for (dir, model) in models(entry, temporary)? {
-                subjects.push(Subject::new(dir, &model, self.suite.batch)?);
-            }
-        }
-        Ok(subjects)
-    }
-
-    /// Samples of several models in turn, all on one network. A pair that fails is written down and left out.
-    fn group(
+    /// Everything over these networks; their lanes take samples in turn if the suite says so.
+    fn over(
         &mut self,
-        subjects: &[&Subject],
-        network: &NetworkInfo,
+        networks: &[NetworkInfo],
+        subjects: &[Subject],
         temporary: &Path,
     ) -> Result<(), BenchError> {
-        let before = (host::machine_cpu_seconds(), std::time::Instant::now());
-        let me = host::cpu_seconds(std::process::id());
-        let mut pairs: Vec<Result<Pair, BenchError>> = subjects
+        let mut namespaces = Vec::new();
+        let mut there = Vec::new();
+        for network in networks {
+            match network.shaping {
+                Shaping::Loopback | Shaping::Proxy => there.push(network),
+                Shaping::Namespaces => match Namespaces::up(network) {
+                    Ok(made) => {
+                        namespaces.push(made);
+                        there.push(network);
+                    }
+                    Err(error) => {
+                        for subject in subjects {
+                            self.miss(&subject.info.name, &network.name, &error, false);
+                            self.miss(&subject.info.name, &network.name, &error, true);
+                        }
+                        self.save()?;
+                    }
+                },
+            }
+        }
+        if self.suite.scale.is_some() {
+            return there
+                .iter()
+                .try_for_each(|network| self.many_clients(subjects, network, temporary));
+        }
+        let (build, baseline) = (self.build.clone(), self.baseline.clone());
+        let mut groups: Vec<Vec<Lane>> = Vec::new();
+        for network in there {
+            for subject in subjects {
+                let lane = |build, is_baseline| Lane {
+                    subject,
+                    network,
+                    build,
+                    is_baseline,
+                };
+                let mut lanes = vec![lane(&build, false)];
+                lanes.extend(baseline.iter().map(|b| lane(b, true)));
+                match groups.last_mut() {
+                    Some(group) if self.suite.interleave || self.suite.interleave_networks => {
+                        group.extend(lanes);
+                    }
+                    _ => groups.push(lanes),
+                }
+            }
+        }
+        groups
             .iter()
-            .map(|subject| Pair::start(subject, network, self.suite.batch, temporary))
+            .try_for_each(|lanes| self.group(lanes, temporary))
+    }
+
+    fn save(&self) -> Result<(), BenchError> {
+        self.report.save(&self.out)?;
+        match &self.baseline_report {
+            Some(report) => report.save(&self.out.join(BASELINE)),
+            None => Ok(()),
+        }
+    }
+
+    fn report_of(&mut self, is_baseline: bool) -> &mut Report {
+        match &mut self.baseline_report {
+            Some(report) if is_baseline => report,
+            _ => &mut self.report,
+        }
+    }
+
+    fn warn(&mut self, text: String) {
+        eprintln!("warning: {text}");
+        for report in std::iter::once(&mut self.report).chain(&mut self.baseline_report) {
+            report.warnings.push(text.clone());
+        }
+    }
+
+    /// Samples of several lanes in turn. A pair that fails is written down and left out.
+    fn group(&mut self, lanes: &[Lane<'_>], temporary: &Path) -> Result<(), BenchError> {
+        let watch = Watch::start();
+        let mut pairs: Vec<Result<Pair, BenchError>> = lanes
+            .iter()
+            .map(|lane| Pair::start(lane, self.suite.batch, temporary))
             .collect();
+        for (pair, lane) in pairs.iter_mut().zip(lanes) {
+            if let Err(error) = pair {
+                eprintln!("{lane}: {error}");
+                *pair = Err(lane.because(error));
+            }
+        }
         let mut steps = Vec::new();
         // The first session warms everything up, its samples are thrown away.
         for session in 0..=self.suite.sessions {
@@ -193,62 +255,69 @@ impl Runner {
             }
             steps.push((Order::Infer, true));
         }
-        for (order, counts) in steps {
-            for (pair, subject) in pairs.iter_mut().zip(subjects) {
+        for (turn, &(order, counts)) in steps.iter().enumerate() {
+            // Whoever comes first in a round finds the machine as the last round left it; that place goes around.
+            for i in 0..lanes.len() {
+                let at = (turn + i) % lanes.len();
+                let (lane, pair) = (&lanes[at], &mut pairs[at]);
                 let Ok(running) = pair else { continue };
-                match running.step(order, counts, network) {
+                match running.step(order, counts, lane.network) {
                     Ok(()) => {}
                     Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
                     Err(error) => {
-                        eprintln!("{} over {}: {error}", subject.info.name, network.name);
+                        eprintln!("{lane}: {error}");
                         // Samples that were taken are kept: they are in the report as a run, and it is still missing.
-                        let error = running.because(&error, temporary, subject, network);
+                        let error = lane.because(&running.because(&error, temporary, lane));
                         if running.samples.n_online() > 0 {
-                            let run = self.finish(running, subject, network, 0.0)?;
-                            self.report.runs.push(run);
+                            let run = self.finish(running, lane, 0.0)?;
+                            self.report_of(lane.is_baseline).runs.push(run);
                         }
                         *pair = Err(error);
                     }
                 }
             }
         }
-        let busy = host::machine_cpu_seconds() - before.0;
-        let own: f64 = pairs
+        let children_s = pairs
             .iter()
             .flatten()
             .map(|p| p.server.cpu_seconds() + p.server.proxy_cpu_seconds() + p.client.cpu_seconds())
-            .sum::<f64>()
-            + host::cpu_seconds(std::process::id())
-            - me;
-        let capacity = before.1.elapsed().as_secs_f64() * self.report.host.n_cpus as f64;
+            .sum::<f64>();
         // A process that is gone has taken its clock along.
         let all_there = pairs.iter().all(Result::is_ok);
-        let share = ((busy - own) / capacity.max(1e-9)).clamp(0.0, 1.0);
-        let foreign = if all_there { share } else { 0.0 };
-        for (pair, subject) in pairs.iter().zip(subjects) {
+        let foreign = if all_there {
+            watch.foreign_share(children_s)
+        } else {
+            0.0
+        };
+        for (pair, lane) in pairs.iter().zip(lanes) {
+            let (model, network) = (&lane.subject.info.name, &lane.network.name);
             match pair {
                 Ok(pair) => {
-                    let run = self.finish(pair, subject, network, foreign)?;
-                    eprintln!("{}", collect::line(&run));
-                    self.report.runs.push(run);
-                    self.strike(&subject.info.name, &network.name);
+                    let run = self.finish(pair, lane, foreign)?;
+                    let whose = if lane.is_baseline { "baseline: " } else { "" };
+                    eprintln!("{whose}{}", collect::line(&run));
+                    self.report_of(lane.is_baseline).runs.push(run);
+                    self.strike(model, network, lane.is_baseline);
                 }
-                Err(error) => self.miss(&subject.info.name, &network.name, error),
+                Err(error) => self.miss(model, network, error, lane.is_baseline),
             }
         }
+        let names: Vec<String> = lanes
+            .iter()
+            .filter(|l| !l.is_baseline)
+            .map(ToString::to_string)
+            .collect();
+        self.warn_of_others(foreign, &names.join(", "));
+        self.save()
+    }
+
+    fn warn_of_others(&mut self, foreign: f64, during: &str) {
         if foreign > FOREIGN_LIMIT {
             self.warn(format!(
-                "other processes used {:.0} % of the machine during {} over {}",
-                100.0 * foreign,
-                subjects
-                    .iter()
-                    .map(|s| s.info.name.as_str())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-                network.name
+                "other processes used {:.0} % of the machine during {during}",
+                100.0 * foreign
             ));
         }
-        self.report.save(&self.out)
     }
 
     fn many_clients(
@@ -270,182 +339,69 @@ impl Runner {
                         requests: scale.requests,
                         batch: self.suite.batch,
                     };
-                    match scale::run(subject, network, &load, temporary) {
-                        Ok(run) => {
+                    let watch = Watch::start();
+                    match scale::run(&self.build, subject, network, &load, temporary) {
+                        Ok((mut run, children_s)) => {
+                            run.foreign_cpu_share = watch.foreign_share(children_s);
                             eprintln!("{}", scale::line(&run));
+                            let foreign = run.foreign_cpu_share;
                             self.report.scale.push(run);
+                            let during = format!(
+                                "{} over {} with {clients} clients",
+                                subject.info.name, network.name
+                            );
+                            self.warn_of_others(foreign, &during);
                         }
                         Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
                         Err(error) => failure = Some(format!("{clients} clients: {error}")),
                     }
-                    self.report.save(&self.out)?;
+                    self.save()?;
                 }
             }
             match failure {
-                None => self.strike(&subject.info.name, &network.name),
-                Some(reason) => self.miss(&subject.info.name, &network.name, &reason),
+                None => self.strike(&subject.info.name, &network.name, false),
+                Some(reason) => self.miss(&subject.info.name, &network.name, &reason, false),
             }
-            self.report.save(&self.out)?;
+            self.save()?;
         }
         Ok(())
     }
 
-    fn finish(
-        &self,
-        pair: &Pair,
-        subject: &Subject,
-        network: &NetworkInfo,
-        foreign: f64,
-    ) -> Result<Run, BenchError> {
-        let (predicted, layers) = predict::predict(&subject.plan, &self.rates, network)?;
+    fn finish(&self, pair: &Pair, lane: &Lane<'_>, foreign: f64) -> Result<Run, BenchError> {
+        let (subject, network) = (lane.subject, lane.network);
         let mut run = pair.samples.run(subject, network)?;
         run.memory.server_peak_bytes = pair.server.peak_memory();
-        run.predicted = Some(predicted);
-        for (layer, time) in run.layers.iter_mut().zip(&layers) {
-            layer.online_predicted_s = time.linear_s + time.relu_s + time.other_s;
+        // The calibration is of this build's kernels.
+        if !lane.is_baseline {
+            let (predicted, layers) =
+                predict::predict(&subject.plan, subject.plan_s, &self.rates, network)?;
+            run.predicted = Some(predicted);
+            for (layer, time) in run.layers.iter_mut().zip(&layers) {
+                layer.online_predicted_s = time.linear_s + time.relu_s + time.other_s;
+            }
         }
         run.foreign_cpu_share = foreign;
         run.load_average = host::load_average();
         Ok(run)
     }
 
-    fn strike(&mut self, model: &str, network: &str) {
-        self.report
+    fn strike(&mut self, model: &str, network: &str, is_baseline: bool) {
+        self.report_of(is_baseline)
             .missing
             .retain(|m| m.model != model || m.network != network);
     }
 
-    fn miss(&mut self, model: &str, network: &str, reason: &dyn std::fmt::Display) {
-        for missing in &mut self.report.missing {
+    fn miss(
+        &mut self,
+        model: &str,
+        network: &str,
+        reason: &dyn std::fmt::Display,
+        is_baseline: bool,
+    ) {
+        for missing in &mut self.report_of(is_baseline).missing {
             if missing.model == model && missing.network == network {
                 missing.reason = reason.to_string();
             }
         }
-    }
-}
-
-impl Pair {
-    fn start(
-        subject: &Subject,
-        network: &NetworkInfo,
-        batch: usize,
-        temporary: &Path,
-    ) -> Result<Self, BenchError> {
-        let log = log(temporary, subject, network);
-        let server = Server::start(&subject.dir, network, batch, 2, &log)?;
-        let client = Client::start(network, server.address, &subject.dir, batch)?;
-        Ok(Self {
-            server,
-            client,
-            samples: Samples::default(),
-        })
-    }
-
-    fn step(
-        &mut self,
-        order: Order,
-        counts: bool,
-        network: &NetworkInfo,
-    ) -> Result<(), BenchError> {
-        let before = self.server.cpu_seconds();
-        let sample = self.client.obey(order)?;
-        if matches!(order, Order::Prepare) {
-            // Nothing acknowledges the client's last offline messages. Without a pause they would still be on their way
-            // when the inference starts, and it would pay for them.
-            let up = sample.traffic.iter().filter(|e| e.direction == "c2s");
-            let wire = network.wire_seconds(up.map(|e| e.bytes).sum(), 0, 1);
-            std::thread::sleep(SETTLE + Duration::from_secs_f64(1.1 * wire));
-        }
-        let cpu_s_server = self.server.cpu_seconds() - before;
-        if counts {
-            self.samples.add(order, sample, cpu_s_server);
-        }
-        Ok(())
-    }
-
-    /// The error with the last words of the server.
-    fn because(
-        &self,
-        error: &BenchError,
-        temporary: &Path,
-        subject: &Subject,
-        network: &NetworkInfo,
-    ) -> BenchError {
-        let said = std::fs::read_to_string(log(temporary, subject, network)).unwrap_or_default();
-        match said.lines().last() {
-            Some(last) => failed("run", format!("{error}; the server's last words: {last}")),
-            None => failed("run", error),
-        }
-    }
-}
-
-fn log(temporary: &Path, subject: &Subject, network: &NetworkInfo) -> PathBuf {
-    temporary.join(format!("{}-{}.log", subject.info.name, network.name))
-}
-
-/// The models of an entry, random ones written to `temporary`.
-fn models(entry: &ModelEntry, temporary: &Path) -> Result<Vec<(PathBuf, Model)>, BenchError> {
-    let Some(arch) = entry.arch else {
-        let dir = entry.path.clone().unwrap_or_default();
-        if !dir.join("model.json").exists() {
-            return Err(BenchError::UnknownModel {
-                name: dir.display().to_string(),
-                known: "the shapes tiny, resnet8, resnet20, resnet32, resnet18".into(),
-            });
-        }
-        let model = Model::load(&dir)?;
-        return Ok(vec![(dir, model)]);
-    };
-    let mode = if entry.argmax {
-        OutputMode::Argmax
-    } else {
-        OutputMode::Logits
-    };
-    let budgets = match entry.budgets.as_slice() {
-        [] => &[usize::MAX],
-        budgets => budgets,
-    };
-    let mut made = Vec::new();
-    for &budget in budgets {
-        let text = if budget == usize::MAX {
-            "all".to_owned()
-        } else {
-            budget.to_string()
-        };
-        let name = format!("{}-relu{text}", arch.name());
-        let model = arch.build(&name, budget, mode)?;
-        let dir = temporary.join(&name);
-        model.save(&dir)?;
-        made.push((dir, model));
-    }
-    Ok(made)
-}
-
-impl Subject {
-    fn new(dir: PathBuf, model: &Model, batch: usize) -> Result<Self, BenchError> {
-        let plan = PublicPlan::new(model.public(), batch)?;
-        let cost = Cost::of(&plan)?;
-        let work = cost.total_work();
-        let (spec, graph) = (model.public().spec(), model.public().graph());
-        let mut hash = blake3::Hasher::new();
-        for file in ["model.json", "model.safetensors"] {
-            let path = dir.join(file);
-            hash.update(&std::fs::read(&path).map_err(BenchError::file(&path))?);
-        }
-        let positions = graph.layers.iter().filter_map(|l| l.relu.as_ref());
-        let info = ModelInfo {
-            name: spec.name.clone(),
-            architecture: spec.card.architecture.clone(),
-            dataset: spec.card.dataset.clone(),
-            checksum: hash.finalize().to_hex().to_string(),
-            relus_total: positions.map(|r| r.n_positions()).sum(),
-            relus_kept: graph.n_relus(),
-            accuracy: spec.card.fixed_accuracy,
-            and_gates: work.n_and_gates / batch as u64,
-            ots: work.n_ots / batch as u64,
-            ciphertexts: work.n_ciphertexts,
-            multiply_adds: predict::multiply_adds(&plan).iter().sum(),
-        };
-        Ok(Self { dir, info, plan })
     }
 }

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use crate::error::BenchError;
 use crate::network::NetworkInfo;
-use crate::process::{Client, Server};
+use crate::process::{Build, Client, Server};
 use crate::result::ScaleRun;
-use crate::runner::Subject;
 use crate::stats::quantile;
+use crate::subject::Subject;
 use crate::worker::Order;
 
 /// What is asked of the server.
@@ -27,20 +27,28 @@ pub struct Load {
     pub batch: usize,
 }
 
-/// Measures one load.
+/// Measures one load. Beside it the CPU seconds that its processes have used in all.
 ///
 /// # Errors
 /// [`BenchError::Process`] when any of the processes fails, [`BenchError::Interrupted`].
 pub fn run(
+    build: &Build,
     subject: &Subject,
     network: &NetworkInfo,
     load: &Load,
     temporary: &Path,
-) -> Result<ScaleRun, BenchError> {
+) -> Result<(ScaleRun, f64), BenchError> {
     let log = temporary.join("scale.log");
-    let server = Server::start(&subject.dir, network, load.batch, load.clients + 1, &log)?;
+    let server = Server::start(
+        build,
+        &subject.dir,
+        network,
+        load.batch,
+        load.clients + 1,
+        &log,
+    )?;
     let mut clients = (0..load.clients)
-        .map(|_| Client::start(network, server.address, &subject.dir, load.batch))
+        .map(|_| Client::start(build, network, server.address, &subject.dir, load.batch))
         .collect::<Result<Vec<_>, _>>()?;
     let all = |clients: &mut [Client], order: Order| {
         clients.iter_mut().try_for_each(|c| c.tell(order))?;
@@ -62,7 +70,7 @@ pub fn run(
     let answers = all(&mut clients, Order::Burst(load.requests))?;
     let seconds = started.elapsed().as_secs_f64();
     let latencies: Vec<f64> = answers.into_iter().flat_map(|s| s.burst).collect();
-    Ok(ScaleRun {
+    let run = ScaleRun {
         model: subject.info.clone(),
         network: network.clone(),
         batch: load.batch,
@@ -76,7 +84,11 @@ pub fn run(
         p99_s: quantile(&latencies, 0.99),
         cpu_s_server: server.cpu_seconds() - before,
         server_peak_bytes: server.peak_memory(),
-    })
+        foreign_cpu_share: 0.0,
+    };
+    let all = clients.iter().map(Client::cpu_seconds).sum::<f64>();
+    let children_s = all + server.cpu_seconds() + server.proxy_cpu_seconds();
+    Ok((run, children_s))
 }
 
 /// One line about a load, for the terminal.

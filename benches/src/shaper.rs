@@ -12,10 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::BenchError;
-use crate::network::NetworkInfo;
+use crate::network::{HEADERS, NetworkInfo};
 
 const CHUNK_BYTES: usize = 16 << 10;
-const HEADERS: f64 = 1514.0 / 1448.0;
 
 /// One direction, shared by all connections.
 struct Link {

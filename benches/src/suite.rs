@@ -8,10 +8,12 @@ use crate::arch::Arch;
 use crate::error::BenchError;
 use crate::network::NetworkInfo;
 
-const BUILT_IN: [(&str, &str); 3] = [
+const BUILT_IN: [(&str, &str); 5] = [
     ("smoke", include_str!("../suites/smoke.toml")),
     ("relu-sweep", include_str!("../suites/relu-sweep.toml")),
     ("scale", include_str!("../suites/scale.toml")),
+    ("accuracy", include_str!("../suites/accuracy.toml")),
+    ("argmax", include_str!("../suites/argmax.toml")),
 ];
 
 /// One suite. Unknown keys are refused.
@@ -34,6 +36,9 @@ pub struct Suite {
     /// Keep the processes of all configurations of a network alive and take their samples in turn.
     #[serde(default)]
     pub interleave: bool,
+    /// The same for all networks at once; one of them may use network namespaces.
+    #[serde(default)]
+    pub interleave_networks: bool,
     /// What to run.
     pub models: Vec<ModelEntry>,
     /// Many clients at once, in place of one after another.
@@ -114,6 +119,12 @@ impl Suite {
         {
             return Err(fail(
                 "scale takes 1 to 64 clients and at least 1 request".into(),
+            ));
+        }
+        let spaces = |n: &&String| n.ends_with("-netns");
+        if suite.interleave_networks && suite.networks.iter().filter(spaces).count() > 1 {
+            return Err(fail(
+                "interleave_networks takes one network with -netns at most: there is one pair of namespaces".into(),
             ));
         }
         for model in &mut suite.models {

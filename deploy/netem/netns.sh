@@ -17,12 +17,16 @@ down() {
     ip netns del $client 2>/dev/null || true
 }
 
-# A bucket of 2 ms, and at least two segments of the largest size that the kernel hands over at once.
+# A bucket of 1 ms, and at least two segments of the largest size that the kernel hands over at once. What fits the bucket
+# passes a line that was quiet at once, so it must be small: 128 kB would be 0.2 s of a line of 5 Mbit/s.
 bucket() {
-    burst=$(($1 / 8 / 500))
-    [ "$burst" -ge 131072 ] || burst=131072
+    burst=$(($1 / 8 / 1000))
+    [ "$burst" -ge $((2 * segment)) ] || burst=$((2 * segment))
     echo "$burst"
 }
+
+# Two frames at a time: 64 kB at a time, the default, would need a large bucket.
+segment=3028
 
 case "${1:-}" in
 up)
@@ -37,6 +41,8 @@ up)
     for ns in $server $client; do
         ip -n $ns link set lo up
     done
+    ip -n $server link set pi-bench-s gso_max_segs 2
+    ip -n $client link set pi-bench-c gso_max_segs 2
     ip -n $server link set pi-bench-s up
     ip -n $client link set pi-bench-c up
     ip netns exec $client tc qdisc add dev pi-bench-c root tbf rate "$2bit" burst "$(bucket "$2")" latency 200ms
