@@ -19,10 +19,15 @@
 
 mod bound;
 mod client;
+mod field;
+mod kernel;
+mod lanes;
 mod ntt;
 mod params;
+mod product;
 mod sample;
 mod server;
+mod weights;
 
 pub use bound::{ErrorBound, check_products};
 pub use client::{ClientSource, SecretKey, SourceMessages, decrypt};

@@ -1,43 +1,23 @@
 //! Polynomials of Z_Q\[X\]/(X^4096 + 1), Q = 2^72, and exact products by two number-theoretic transforms.
 //!
 //! Products are computed over the integers, modulo two 50-bit primes, put together by the Chinese remainder theorem and only
-//! then reduced modulo Q; [`super::check_products`] makes sure that they fit. The transforms are tfhe-ntt's. The form of a
-//! polynomial is part of its type. Contents are wiped on drop, and all arithmetic runs in constant time.
+//! then reduced modulo Q; [`super::check_products`] makes sure that they fit. The form of a polynomial is part of its type.
+//! Contents are wiped on drop, and all arithmetic runs in constant time.
+//!
+//! Coefficient `512 a + b` passes through lane a of vector b, and values modulo a prime p are kept below 4 p.
 
+use super::field::{FIELDS, PRIMES, VECTORS, power};
+use super::kernel;
+use super::lanes::Lanes;
 use super::params::{DEGREE, MODULUS_MASK};
-use std::sync::LazyLock;
-use tfhe_ntt::prime64::Plan;
 use zeroize::Zeroize;
 
-/// The two largest primes below 2^50 that are 1 modulo 2 N.
-const PRIMES: [u64; 2] = [(1 << 50) - 16_383, (1 << 50) - 212_991];
-/// log2 of their product, rounded down.
+/// log2 of the product of both primes, rounded down.
 pub(super) const PRODUCT_BITS: f64 = 99.999_999;
 const PRODUCT: u128 = PRIMES[0] as u128 * PRIMES[1] as u128;
 /// Inverse of the first prime modulo the second.
-const INVERSE: u64 = inverse(PRIMES[0], PRIMES[1]);
+const INVERSE: u64 = power(PRIMES[0], PRIMES[1] - 2, PRIMES[1]);
 const INVERSE_SHOUP: u64 = (((INVERSE as u128) << 64) / PRIMES[1] as u128) as u64;
-
-static PLANS: LazyLock<[Plan; 2]> = LazyLock::new(|| {
-    #[expect(
-        clippy::expect_used,
-        reason = "both primes are 1 modulo 2 N, which a test checks"
-    )]
-    PRIMES.map(|p| Plan::try_new(DEGREE, p).expect("the primes have roots of unity of order 2 N"))
-});
-
-/// `a^(p - 2)` modulo the prime `p`.
-const fn inverse(a: u64, p: u64) -> u64 {
-    let (mut power, mut result, mut exponent) = (a as u128 % p as u128, 1u128, p - 2);
-    while exponent > 0 {
-        if exponent & 1 == 1 {
-            result = result * power % p as u128;
-        }
-        power = power * power % p as u128;
-        exponent >>= 1;
-    }
-    result as u64
-}
 
 /// A form in which a polynomial is kept.
 pub(super) trait Form {
@@ -56,7 +36,7 @@ impl Form for Coefficient {
 }
 
 impl Form for Ntt {
-    type Data = Vec<u64>;
+    type Data = Vec<Lanes>;
 }
 
 /// A polynomial of 4096 coefficients.
@@ -84,16 +64,11 @@ impl Poly<Coefficient> {
 
     /// Transforms the representatives between 0 and Q.
     pub(super) fn to_ntt(&self) -> Poly<Ntt> {
-        let mut data = vec![0; 2 * DEGREE];
-        for (residues, p) in data.chunks_exact_mut(DEGREE).zip(PRIMES) {
+        Poly::transformed(|p, index| {
             // 2^50 = (2^50 - p) modulo p, which has at most 18 bits; the upper part has 22.
-            let fold = (1 << 50) - p;
-            for (residue, &c) in residues.iter_mut().zip(&self.data) {
-                let sum = (c as u64 & ((1 << 50) - 1)) + (c >> 50) as u64 * fold;
-                *residue = sum.min(sum.wrapping_sub(p));
-            }
-        }
-        Poly::transformed(data)
+            let (c, fold) = (self.data[index], (1 << 50) - p);
+            (c as u64 & ((1 << 50) - 1)) + (c >> 50) as u64 * fold
+        })
     }
 }
 
@@ -101,58 +76,78 @@ impl Poly<Ntt> {
     /// The zero polynomial.
     pub(super) fn zero() -> Self {
         Self {
-            data: vec![0; 2 * DEGREE],
+            data: vec![Lanes::ZERO; 2 * VECTORS],
         }
     }
 
     /// Transforms a polynomial of small signed coefficients.
     pub(super) fn from_small(coefficients: &[i32]) -> Self {
         debug_assert_eq!(coefficients.len(), DEGREE);
-        let mut data = vec![0; 2 * DEGREE];
-        for (residues, p) in data.chunks_exact_mut(DEGREE).zip(PRIMES) {
-            for (residue, &c) in residues.iter_mut().zip(coefficients) {
-                let c = i64::from(c);
-                *residue = (c + ((c >> 63) & p as i64)) as u64;
-            }
-        }
-        Self::transformed(data)
+        Self::transformed(|p, index| {
+            let c = i64::from(coefficients[index]);
+            (c + ((c >> 63) & p as i64)) as u64
+        })
     }
 
-    fn transformed(mut data: Vec<u64>) -> Self {
-        for (residues, plan) in data.chunks_exact_mut(DEGREE).zip(PLANS.iter()) {
-            plan.fwd(residues);
+    /// Transforms the polynomial of the residues that `residue` gives for each prime and index, below 2^52.
+    #[inline(always)]
+    fn transformed(residue: impl Fn(u64, usize) -> u64) -> Self {
+        let mut data = Vec::with_capacity(2 * VECTORS);
+        for field in FIELDS.iter() {
+            data.extend((0..VECTORS).map(|b| {
+                Lanes(std::array::from_fn(|a| residue(field.p, VECTORS * a + b)))
+            }));
+        }
+        for (data, field) in data.chunks_exact_mut(VECTORS).zip(FIELDS.iter()) {
+            kernel::matrix(field, &field.to_lanes, data);
+            kernel::forward(field, 0, 0, data);
         }
         Self { data }
     }
 
+    /// The polynomial with these transforms.
+    pub(super) fn from_transforms(data: Vec<Lanes>) -> Self {
+        debug_assert_eq!(data.len(), 2 * VECTORS);
+        Self { data }
+    }
+
+    /// Transforms modulo both primes, one after the other.
+    pub(super) fn transforms(&self) -> &[Lanes] {
+        &self.data
+    }
+
     /// Adds the product of `a` and `b`.
     pub(super) fn add_product(&mut self, a: &Self, b: &Self) {
-        let factors = a.data.chunks_exact(DEGREE).zip(b.data.chunks_exact(DEGREE));
-        let sums = self.data.chunks_exact_mut(DEGREE);
-        for ((sum, (a, b)), plan) in sums.zip(factors).zip(PLANS.iter()) {
-            plan.mul_accumulate(sum, a, b);
+        let factors = a.data.chunks_exact(VECTORS).zip(b.data.chunks_exact(VECTORS));
+        let sums = self.data.chunks_exact_mut(VECTORS);
+        for ((sum, (a, b)), field) in sums.zip(factors).zip(FIELDS.iter()) {
+            kernel::multiply_add(field, sum, a, b);
         }
     }
 
-    /// Back to coefficients: the integer between -p1 p2 / 2 and p1 p2 / 2 that the residues stand for, modulo Q.
+    /// Back to coefficients: the integer between -p1 p2 / 2 and p1 p2 / 2 that the residues stand for, modulo Q. The values
+    /// must be below 2 p.
     pub(super) fn into_coefficients(mut self) -> Poly<Coefficient> {
-        for (residues, plan) in self.data.chunks_exact_mut(DEGREE).zip(PLANS.iter()) {
-            plan.inv(residues);
-            plan.normalize(residues);
+        for (data, field) in self.data.chunks_exact_mut(VECTORS).zip(FIELDS.iter()) {
+            kernel::backward(field, data);
+            kernel::matrix(field, &field.from_lanes, data);
         }
-        let (first, second) = self.data.split_at(DEGREE);
-        let data = first
-            .iter()
-            .zip(second)
-            .map(|(&x, &y)| join(x, y))
-            .collect();
+        let (first, second) = self.data.split_at(VECTORS);
+        let mut data = Vec::with_capacity(DEGREE);
+        for a in 0..8 {
+            let lane = first.iter().zip(second);
+            data.extend(lane.map(|(x, y)| join(x.0[a], y.0[a])));
+        }
         Poly { data }
     }
 }
 
-/// The integer that is `x` modulo the first prime and `y` modulo the second, centred and reduced modulo Q.
+/// The integer that is `x` modulo the first prime and `y` modulo the second (both below twice their prime), centred and
+/// reduced modulo Q.
 fn join(x: u64, y: u64) -> u128 {
     let p = PRIMES[1];
+    let x = x.min(x.wrapping_sub(PRIMES[0]));
+    let y = y.min(y.wrapping_sub(p));
     // The primes differ by less than p, so x < 2 p.
     let x_mod_p = x.min(x.wrapping_sub(p));
     let difference = y.wrapping_sub(x_mod_p);
@@ -174,11 +169,7 @@ mod tests {
     use rand_chacha::ChaCha20Rng;
 
     #[test]
-    fn the_primes_suit_the_degree() {
-        for p in PRIMES {
-            assert!(p % (2 * DEGREE as u64) == 1 && p < 1 << 50);
-            assert!(tfhe_ntt::prime::is_prime64(p));
-        }
+    fn the_product_is_as_large_as_stated() {
         assert!((PRODUCT as f64).log2() > PRODUCT_BITS);
         assert_eq!(
             u128::from(INVERSE) * u128::from(PRIMES[0]) % u128::from(PRIMES[1]),
@@ -229,13 +220,6 @@ mod tests {
             let (x, y) = (
                 Poly::from_coefficients(big).to_ntt(),
                 Poly::from_small(&small),
-            );
-            assert!(
-                x.data
-                    .chunks(DEGREE)
-                    .zip(PRIMES)
-                    .all(|(r, p)| r.iter().all(|&r| r < p)),
-                "transforms are reduced"
             );
             sum.add_product(&x, &y);
         }

@@ -2,14 +2,15 @@
 //!
 //! For each response polynomial acc = sum of (c0, c1) * w + u * (b, a) + (e0, e1), with fresh ternary u and noise, so acc1
 //! is independent of the weights under RLWE. The upper bits of acc1 travel; round(acc0 / 2^h) is the server's share.
-//! Weight polynomials are transformed when they are needed and serve all groups of the batch; at most
-//! [`GROUPS_AT_ONCE`] groups are summed at a time, so a thread holds about 2 MiB. A source's ciphertexts take 128 KiB for
-//! each polynomial.
+//! Weight polynomials are transformed when they are needed and serve all groups of the batch. A source's ciphertexts take
+//! 128 KiB for each polynomial, and so do the sums of a response.
 
 use super::client::check_degree;
 use super::ntt::{Ntt, Poly};
 use super::params::{DEGREE, MODULUS_BITS, MODULUS_MASK, RlweParams};
+use super::product::Ciphertexts;
 use super::sample::{self, Streams};
+use super::weights::Weights;
 use super::{check_length, check_products, public_key_bytes};
 use crate::{Error, Result};
 use pi_model::bits;
@@ -17,9 +18,6 @@ use pi_model::packing::{ResponsePacking, SourcePacking};
 use rand::CryptoRng;
 use rayon::prelude::*;
 use zeroize::Zeroizing;
-
-/// Groups of images that share one transform of the weights.
-const GROUPS_AT_ONCE: usize = 8;
 
 /// The public half (b, a) of a source's key.
 pub struct PublicKey {
@@ -47,7 +45,7 @@ impl PublicKey {
 pub struct ServerSource {
     params: RlweParams,
     n_inputs: usize,
-    ciphertexts: Vec<[Poly<Ntt>; 2]>,
+    ciphertexts: Ciphertexts,
 }
 
 /// The answer to one convolution.
@@ -108,7 +106,7 @@ impl ServerSource {
         Ok(Self {
             params: *params,
             n_inputs: packing.n_inputs(),
-            ciphertexts: ciphertexts?,
+            ciphertexts: Ciphertexts::new(&ciphertexts?),
         })
     }
 
@@ -124,7 +122,7 @@ impl ServerSource {
         rng: &mut impl CryptoRng,
     ) -> Result<Response> {
         let n_polys = packing.n_groups() * packing.n_inputs();
-        if packing.n_inputs() != self.n_inputs || n_polys != self.ciphertexts.len() {
+        if packing.n_inputs() != self.n_inputs || n_polys != self.ciphertexts.n_polys() {
             return Err(Error::Misuse("a response packing of another source".into()));
         }
         if weights.len() != packing.n_weights() {
@@ -136,56 +134,33 @@ impl ServerSource {
         for j in 0..packing.n_filter_polys() {
             check_products(packing.norms(j, weights).0)?;
         }
-        let streams = Streams::fresh(rng);
-        let answered: Vec<Vec<Answer>> = (0..packing.n_filter_polys())
-            .into_par_iter()
-            .map(|j| self.respond_filters(key, packing, weights, j, &streams))
-            .collect();
-        let mut message = Vec::with_capacity(packing.response_bytes(self.params.down_bits()));
-        let mut bodies = Vec::with_capacity(packing.n_polys());
-        for group in 0..packing.n_groups() {
-            for of_filters in &answered {
-                message.extend_from_slice(&of_filters[group].top);
-                bodies.push(of_filters[group].body.as_slice());
-            }
-        }
-        let share = Zeroizing::new(packing.gather(&bodies, self.params.k_bits()));
-        Ok(Response { message, share })
+        let sums = self
+            .ciphertexts
+            .convolve(packing, &Weights::new(packing, weights));
+        Ok(self.answer(key, packing, sums, rng))
     }
 
-    /// Response polynomial `j` of each group.
-    fn respond_filters(
+    /// The response that both halves of the sums of all products make.
+    fn answer(
         &self,
         key: &PublicKey,
         packing: &ResponsePacking,
-        weights: &[i32],
-        j: usize,
-        streams: &Streams,
-    ) -> Vec<Answer> {
-        let n_groups = packing.n_groups();
-        let mut answers = Vec::with_capacity(n_groups);
-        let mut kernel = vec![0; DEGREE];
-        for first in (0..n_groups).step_by(GROUPS_AT_ONCE) {
-            let groups = first..(first + GROUPS_AT_ONCE).min(n_groups);
-            let mut sums: Vec<[Poly<Ntt>; 2]> = groups
-                .clone()
-                .map(|_| [Poly::zero(), Poly::zero()])
-                .collect();
-            for input in (0..self.n_inputs).filter(|&input| packing.reads(input)) {
-                packing.kernel(j, input, weights, &mut kernel);
-                let kernel = Poly::from_small(&kernel);
-                for (sum, group) in sums.iter_mut().zip(groups.clone()) {
-                    let ciphertext = &self.ciphertexts[group * self.n_inputs + input];
-                    sum[0].add_product(&ciphertext[0], &kernel);
-                    sum[1].add_product(&ciphertext[1], &kernel);
-                }
-            }
-            for (sum, group) in sums.into_iter().zip(groups) {
-                let mut rng = streams.stream(group * packing.n_filter_polys() + j);
-                answers.push(self.finish(key, sum, &mut rng));
-            }
-        }
+        sums: Vec<[Poly<Ntt>; 2]>,
+        rng: &mut impl CryptoRng,
+    ) -> Response {
+        let streams = Streams::fresh(rng);
+        let answers: Vec<Answer> = sums
+            .into_par_iter()
+            .enumerate()
+            .map(|(index, sum)| self.finish(key, sum, &mut streams.stream(index)))
+            .collect();
+        let mut message = Vec::with_capacity(packing.response_bytes(self.params.down_bits()));
         answers
+            .iter()
+            .for_each(|answer| message.extend_from_slice(&answer.top));
+        let bodies: Vec<&[u64]> = answers.iter().map(|a| a.body.as_slice()).collect();
+        let share = Zeroizing::new(packing.gather(&bodies, self.params.k_bits()));
+        Response { message, share }
     }
 
     /// Adds a fresh encryption of zero and rounds both halves.

@@ -1,0 +1,205 @@
+//! The weight polynomials of a convolution, ready to be evaluated tile by tile.
+//!
+//! A weight polynomial has few terms: a kernel for each pair of filter and channel that share it. So the upper levels of
+//! its transform are left out: a term w X^(m a + b) falls on vector b of each node of m vectors, as w times a constant of
+//! the node and a, and only the levels below the node are computed. The depth k of the nodes is chosen by cost. Where there
+//! are very few terms, they are evaluated at the points themselves.
+//!
+//! All polynomials of one input have their terms at the same places, whatever the weights: time does not depend on them.
+
+use super::field::{Field, LEVELS, VECTORS};
+use super::kernel::{self, MAX_WEIGHTS, TILE, Terms};
+use super::lanes::Lanes;
+use super::params::DEGREE;
+use pi_model::packing::ResponsePacking;
+use zeroize::Zeroizing;
+
+/// Bytes of ciphertexts that may be walked through for each filter: about half of a second-level cache.
+const CACHED_BYTES: usize = 600 << 10;
+
+/// Weights in the order of evaluation.
+pub(super) struct Weights {
+    /// Depth of the nodes.
+    pub(super) k: u32,
+    is_direct: bool,
+    /// Terms whose weights add up to at most [`MAX_WEIGHTS`]; 0 if the weights are too large.
+    at_once: usize,
+    shapes: Vec<Shape>,
+    /// Inputs that any weight meets: index, shape, and start of their weights among those of a filter polynomial.
+    pub(super) inputs: Vec<Input>,
+    n_terms: usize,
+    values: Zeroizing<Vec<i64>>,
+}
+
+/// An input polynomial that a convolution reads.
+pub(super) struct Input {
+    /// Its number within the group.
+    pub(super) index: usize,
+    shape: usize,
+    start: usize,
+}
+
+/// Where the terms of a weight polynomial are.
+struct Shape {
+    positions: Vec<u32>,
+    terms: Terms,
+    /// The a of each row of a table.
+    exponents: Vec<usize>,
+}
+
+/// Tables of one node, for each shape.
+pub(super) struct Tables(Vec<Vec<Lanes>>);
+
+impl Weights {
+    /// Prepares `weights`, in (O, C, kh, kw) order.
+    pub(super) fn new(packing: &ResponsePacking, weights: &[i32]) -> Self {
+        // The polynomials of numbered weights tell which weight stands where. Filter polynomial j holds filters j O_w ..
+        let numbers: Vec<i32> = (1..=weights.len() as i32).collect();
+        let mut dense = vec![0; DEGREE];
+        let mut places: Vec<(usize, Vec<(u32, i32)>)> = Vec::new();
+        for input in (0..packing.n_inputs()).filter(|&input| packing.reads(input)) {
+            packing.kernel(0, input, &numbers, &mut dense);
+            let terms = dense.iter().enumerate().filter(|(_, number)| **number != 0);
+            let terms = terms.map(|(at, &number)| (at as u32, number)).collect();
+            places.push((input, terms));
+        }
+        let most_terms = places.iter().map(|(_, t)| t.len()).max().unwrap_or(1);
+        let bytes_of_vector = 128 * packing.n_groups() * places.len();
+        let largest = weights.iter().map(|w| w.unsigned_abs()).max().unwrap_or(0);
+        let largest = u64::from(largest).next_power_of_two();
+        let fits = most_terms as u64 * largest <= MAX_WEIGHTS;
+        let (k, is_direct) = cheapest(most_terms, bytes_of_vector, packing.n_groups(), fits);
+
+        let m = (VECTORS >> k) as u32;
+        let mut shapes: Vec<Shape> = Vec::new();
+        let (mut inputs, mut order, mut n_terms) = (Vec::new(), Vec::new(), 0);
+        for (index, mut terms) in places {
+            terms.sort_unstable_by_key(|(at, _)| (at % m, at / m));
+            let positions: Vec<u32> = terms.iter().map(|(at, _)| *at).collect();
+            let known = shapes.iter().position(|s| s.positions == positions);
+            let shape = known.unwrap_or_else(|| {
+                shapes.push(Shape::new(positions, m as usize));
+                shapes.len() - 1
+            });
+            inputs.push(Input {
+                index,
+                shape,
+                start: n_terms,
+            });
+            n_terms += terms.len();
+            order.extend(terms.into_iter().map(|(_, number)| number));
+        }
+        let step = packing.filters_per_poly() * (weights.len() / packing.out_channels());
+        let mut values = Zeroizing::new(Vec::with_capacity(order.len() * packing.n_filter_polys()));
+        for j in 0..packing.n_filter_polys() {
+            values.extend(order.iter().map(|number| {
+                let at = number.unsigned_abs() as usize - 1 + j * step;
+                let weight = weights.get(at).map_or(0, |&w| i64::from(w));
+                if *number < 0 { -weight } else { weight }
+            }));
+        }
+        Self {
+            k,
+            is_direct,
+            at_once: (MAX_WEIGHTS / largest) as usize,
+            shapes,
+            inputs,
+            n_terms,
+            values,
+        }
+    }
+
+    /// The tables that [`Weights::evaluate`] needs for node `r`.
+    pub(super) fn tables(&self, field: &Field, r: usize) -> Tables {
+        let of_shape = |shape: &Shape| -> Vec<Lanes> {
+            if self.is_direct {
+                let points: [_; TILE] =
+                    std::array::from_fn(|v| Field::point(LEVELS, r * TILE + v));
+                let exponents = shape.positions.iter().map(|&at| at as usize);
+                exponents
+                    .flat_map(|e| points.map(|point| field.powers_of(&point, e)))
+                    .collect()
+            } else {
+                let point = Field::point(self.k, r);
+                let exponents = shape.exponents.iter();
+                exponents.map(|&a| field.powers_of(&point, a)).collect()
+            }
+        };
+        Tables(self.shapes.iter().map(of_shape).collect())
+    }
+
+    /// Transform of weight polynomial (`filters`, `input`) in node `r`, below 4 p.
+    pub(super) fn evaluate(
+        &self,
+        field: &Field,
+        tables: &Tables,
+        r: usize,
+        filters: usize,
+        input: &Input,
+        out: &mut [Lanes],
+    ) {
+        let shape = &self.shapes[input.shape];
+        let table = &tables.0[input.shape];
+        let start = filters * self.n_terms + input.start;
+        let weights = &self.values[start..start + shape.positions.len()];
+        if self.is_direct {
+            kernel::evaluate_direct(field, table, weights, out);
+            return;
+        }
+        if self.at_once == 0 {
+            kernel::evaluate_wide(field, &shape.terms, table, weights, out);
+        } else {
+            kernel::evaluate(field, &shape.terms, self.at_once, table, weights, out);
+        }
+        kernel::forward(field, self.k, r, out);
+    }
+}
+
+impl Shape {
+    /// Terms at `positions`, sorted by vector, in nodes of `m` vectors.
+    fn new(positions: Vec<u32>, m: usize) -> Self {
+        let mut exponents: Vec<usize> = positions.iter().map(|&at| at as usize / m).collect();
+        exponents.sort_unstable();
+        exponents.dedup();
+        let mut terms = Terms::default();
+        for (i, &at) in positions.iter().enumerate() {
+            let row = exponents.partition_point(|&a| a < at as usize / m);
+            terms.rows.push(row as u16);
+            match terms.runs.last_mut() {
+                Some((vector, end)) if *vector == at as usize % m => *end = i + 1,
+                _ => terms.runs.push((at as usize % m, i + 1)),
+            }
+        }
+        Self {
+            positions,
+            terms,
+            exponents,
+        }
+    }
+}
+
+/// Depth of the nodes, and whether terms are evaluated at the points themselves. Costs are cycles for eight vectors, as
+/// measured on a processor that starts one 512-bit multiplication a cycle.
+fn cheapest(n_terms: usize, bytes_of_vector: usize, n_groups: usize, fits: bool) -> (u32, bool) {
+    let n_terms = n_terms as f64;
+    let cost = |k: u32| {
+        let m = VECTORS >> k;
+        let spread = n_terms * 17.0 / m as f64;
+        let levels = f64::from(LEVELS - k) * 18.0;
+        let from_memory = if bytes_of_vector * m > CACHED_BYTES {
+            100.0 * n_groups as f64
+        } else {
+            0.0
+        };
+        spread + levels + from_memory + 12.0
+    };
+    let deepest = LEVELS - TILE.trailing_zeros();
+    let costs = (0..=deepest).map(|k| (cost(k), k));
+    let (least, k) = costs.fold((f64::INFINITY, 0), |a, b| if b.0 < a.0 { b } else { a });
+    if fits && n_terms * 10.0 + 12.0 < least {
+        (deepest, true)
+    } else {
+        (k, false)
+    }
+}
+
