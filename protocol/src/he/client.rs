@@ -4,7 +4,9 @@
 //! bits shifted back, its mask is r = round((c0 + c1 z_k) / 2^h), which depends on the high bits of z, and these stay here.
 //! Where a position must encrypt a given value, zero or a guest's mask, it sends r minus that, and the server subtracts it.
 
-use super::ntt::{Ntt, Poly};
+use super::field::VECTORS;
+use super::lanes::Lanes;
+use super::ntt::{Coefficient, Ntt, Poly};
 use super::params::{DEGREE, MODULUS_BITS, MODULUS_MASK, RlweParams};
 use super::sample::{self, Streams};
 use crate::{Error, Result};
@@ -29,6 +31,7 @@ impl SecretKey {
         let az = key.times(&sample::uniform(public_seed, 0).to_ntt());
         let e = sample::gaussian(rng);
         let b: Vec<u128> = az
+            .coefficients()
             .iter()
             .zip(e.iter())
             .map(|(az, &e)| e.wrapping_sub(*az) & MODULUS_MASK)
@@ -36,11 +39,16 @@ impl SecretKey {
         (key, bits::pack_wide(&b, MODULUS_BITS))
     }
 
-    /// Coefficients of `poly` times the key.
-    fn times(&self, poly: &Poly<Ntt>) -> Zeroizing<Vec<u128>> {
+    /// `poly` times the key.
+    fn product(&self, poly: &Poly<Ntt>) -> Poly<Ntt> {
         let mut product = Poly::zero();
         product.add_product(poly, &self.z);
-        Zeroizing::new(product.into_coefficients().coefficients().to_vec())
+        product
+    }
+
+    /// Its coefficients.
+    fn times(&self, poly: &Poly<Ntt>) -> Poly<Coefficient> {
+        self.product(poly).into_coefficients()
     }
 }
 
@@ -99,6 +107,7 @@ impl ClientSource {
             .into_par_iter()
             .map(|index| {
                 let c1z = key.times(&sample::uniform(public_seed, index).to_ntt());
+                let c1z = c1z.coefficients();
                 let e = sample::gaussian(&mut streams.stream(index));
                 let sent: Vec<u64> = c1z
                     .iter()
@@ -179,10 +188,10 @@ pub fn decrypt(
             let top = bits::unpack(bytes, DEGREE, params.down_bits())
                 .map_err(|e| Error::peer("response", layer, "packed coefficients", e))?;
             let acc1 = Poly::from_coefficients(top.iter().map(|&v| params.undropped(v)).collect());
-            let product = key.times(&acc1.to_ntt());
-            Ok(Zeroizing::new(
-                product.iter().map(|&c| params.round(c)).collect(),
-            ))
+            let (half, bits) = params.rounding();
+            let mut no_noise = [Lanes::ZERO; VECTORS];
+            let product = key.product(&acc1.to_ntt()).into_words();
+            Ok(Zeroizing::new(product.shifted(&mut no_noise, half, bits)))
         })
         .collect();
     let polys = polys?;

@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code)]
 
-use super::field::{Field, LEVELS, VECTORS};
+use super::field::{Field, LEVELS, VECTORS, power, quotient};
 #[cfg(target_arch = "x86_64")]
 use super::lanes::Ifma;
 use super::lanes::{Lanes, MASK_52, Portable, Vector, available};
@@ -71,6 +71,15 @@ kernels! {
     fn accumulate(sums: &mut [Lanes], w: &[Lanes], stride: usize, c: &[Lanes]);
     /// Reduces the sums of [`accumulate`] to `out[8 h + v]`, below 2 p.
     fn settle(field: &Field, sums: &[Lanes], out: &mut [Lanes]);
+    /// Joins residues `x` and `y` modulo both primes, below 2 p: the integer between -p1 p2 / 2 and p1 p2 / 2 modulo 2^72.
+    /// Its low 52 bits replace `x`, its upper 20 bits `y`.
+    fn join(fields: &[Field; 2], x: &mut [Lanes], y: &mut [Lanes]);
+    /// The low 64 bits of `(low + 2^52 high + noise + offset mod 2^72) / 2^bits`, for words as [`join`] leaves them, noise
+    /// below 2^50 in absolute value, and bits from 1 to 71. The result replaces the noise.
+    fn shift(low: &[Lanes], high: &[Lanes], offset: u128, bits: u32, noise: &mut [Lanes]);
+    /// Turns uniform words into samples of a symmetric distribution, two's complement: `cumulative[i]` is 2^63 times the
+    /// probability of an absolute value up to i.
+    fn sample(cumulative: &[u64; 29], words: &mut [Lanes]);
 }
 
 #[inline(always)]
@@ -362,6 +371,81 @@ mod generic {
     }
 
     #[inline(always)]
+    pub(super) fn join<V: Vector>(fields: &[Field; 2], x: &mut [Lanes], y: &mut [Lanes]) {
+        let [p1, p2] = [fields[0].p, fields[1].p];
+        // Adding (p1 p2 - 1) / 2 before and subtracting it after centres the result.
+        let half = (u128::from(p1) * u128::from(p2) - 1) / 2;
+        let half_of = |p: u64| V::splat((half % u128::from(p)) as u64);
+        let (half_1, half_2) = (half_of(p1), half_of(p2));
+        let half_low = V::splat(half as u64 & MASK_52);
+        let half_high = V::splat((half >> 52) as u64);
+        let inverse = power(p1, p2 - 2, p2);
+        let inverse = [inverse, quotient(inverse, p2)].map(V::splat);
+        let (one, two) = (V::splat(p1), V::splat(p2));
+        let c = Constants::<V>::new(&fields[1]);
+        for (x, y) in x.iter_mut().zip(y) {
+            let a = V::load(x).add(half_1);
+            let a = a.min(a.sub(one.add(one)));
+            let a = a.min(a.sub(one));
+            let b = V::load(y).add(half_2);
+            // a < p1 < 2 p2 and b < 3 p2, so the difference is below 2^52 once reduced.
+            let b = b.min(b.sub(c.p2));
+            let t = c.times(b.add(c.p2).sub(a), inverse);
+            let t = t.min(t.sub(two));
+            let low = a.lo(t, one).sub(half_low);
+            let high = V::splat(0).hi(t, one).sub(half_high).add(low.sar(52));
+            low.and(c.mask).store(x);
+            high.and(V::splat((1 << 20) - 1)).store(y);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn shift<V: Vector>(
+        low: &[Lanes],
+        high: &[Lanes],
+        offset: u128,
+        bits: u32,
+        noise: &mut [Lanes],
+    ) {
+        let (mask, mask_high) = (V::splat(MASK_52), V::splat((1 << 20) - 1));
+        let offset_low = V::splat(offset as u64 & MASK_52);
+        let offset_high = V::splat((offset >> 52) as u64);
+        for (noise, (low, high)) in noise.iter_mut().zip(low.iter().zip(high)) {
+            let low = V::load(low).add(V::load(noise)).add(offset_low);
+            let high = V::load(high)
+                .add(offset_high)
+                .add(low.sar(52))
+                .and(mask_high);
+            let low = low.and(mask);
+            let out = if bits <= 52 {
+                // The two parts share no bits.
+                low.shr(bits).add(high.shl(52 - bits))
+            } else {
+                high.shr(bits - 52)
+            };
+            out.store(noise);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn sample<V: Vector>(cumulative: &[u64; 29], words: &mut [Lanes]) {
+        let (zero, one) = (V::splat(0), V::splat(1));
+        for vector in words {
+            let word = V::load(vector);
+            let uniform = word.shr(1);
+            let mut magnitude = V::splat(cumulative.len() as u64);
+            for &entry in cumulative {
+                // The difference of two numbers below 2^63 has its top bit set if the first is the smaller.
+                magnitude = magnitude.sub(uniform.sub(V::splat(entry)).shr(63));
+            }
+            let sign = zero.sub(word.and(one));
+            magnitude
+                .sub(magnitude.add(magnitude).and(sign))
+                .store(vector);
+        }
+    }
+
+    #[inline(always)]
     pub(super) fn settle<V: Vector>(field: &Field, sums: &[Lanes], out: &mut [Lanes]) {
         let (sums, _) = sums.as_chunks::<{ 2 * TILE }>();
         for (sums, out) in sums.iter().zip(out.chunks_exact_mut(TILE)) {
@@ -371,3 +455,6 @@ mod generic {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

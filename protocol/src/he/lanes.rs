@@ -37,6 +37,8 @@ pub(super) trait Vector: Copy {
     fn and(self, other: Self) -> Self;
     /// Logical shift; `bits` below 64.
     fn shr(self, bits: u32) -> Self;
+    /// Shift to the left; `bits` below 64.
+    fn shl(self, bits: u32) -> Self;
     /// Arithmetic shift; `bits` below 64.
     fn sar(self, bits: u32) -> Self;
     /// Low 64 bits of the product.
@@ -100,6 +102,11 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn shl(self, bits: u32) -> Self {
+        Self(self.0.map(|a| a << bits))
+    }
+
+    #[inline(always)]
     fn sar(self, bits: u32) -> Self {
         Self(self.0.map(|a| (a as i64 >> bits) as u64))
     }
@@ -144,7 +151,8 @@ mod x86 {
     use std::arch::x86_64::{
         __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_load_si512, _mm512_madd52hi_epu64,
         _mm512_madd52lo_epu64, _mm512_min_epu64, _mm512_mullo_epi64, _mm512_set1_epi64,
-        _mm512_srav_epi64, _mm512_srlv_epi64, _mm512_store_si512, _mm512_sub_epi64,
+        _mm512_sllv_epi64, _mm512_srav_epi64, _mm512_srlv_epi64, _mm512_store_si512,
+        _mm512_sub_epi64,
     };
 
     /// Lanes in a 512-bit register. Its operations may run only where [`super::available`] says so, inside functions that are
@@ -201,6 +209,12 @@ mod x86 {
         fn shr(self, bits: u32) -> Self {
             // SAFETY: see above.
             Self(unsafe { _mm512_srlv_epi64(self.0, _mm512_set1_epi64(bits.into())) })
+        }
+
+        #[inline(always)]
+        fn shl(self, bits: u32) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_sllv_epi64(self.0, _mm512_set1_epi64(bits.into())) })
         }
 
         #[inline(always)]

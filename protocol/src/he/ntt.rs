@@ -6,7 +6,7 @@
 //!
 //! Coefficient `512 a + b` passes through lane a of vector b, and values modulo a prime p are kept below 4 p.
 
-use super::field::{FIELDS, PRIMES, VECTORS, power};
+use super::field::{FIELDS, VECTORS};
 use super::kernel;
 use super::lanes::Lanes;
 use super::params::{DEGREE, MODULUS_MASK};
@@ -14,11 +14,6 @@ use zeroize::Zeroize;
 
 /// log2 of the product of both primes, rounded down.
 pub(super) const PRODUCT_BITS: f64 = 99.999_999;
-const PRODUCT: u128 = PRIMES[0] as u128 * PRIMES[1] as u128;
-/// Inverse of the first prime modulo the second.
-const INVERSE: u64 = power(PRIMES[0], PRIMES[1] - 2, PRIMES[1]);
-const INVERSE_SHOUP: u64 = (((INVERSE as u128) << 64) / PRIMES[1] as u128) as u64;
-
 /// A form in which a polynomial is kept.
 pub(super) trait Form {
     /// What it is kept in.
@@ -28,11 +23,18 @@ pub(super) trait Form {
 /// Coefficients modulo Q, constant term first.
 pub(super) enum Coefficient {}
 
+/// Coefficients modulo Q in the order of transforms: their low 52 bits, then their upper 20.
+pub(super) enum Words {}
+
 /// Transforms modulo both primes, one after the other.
 pub(super) enum Ntt {}
 
 impl Form for Coefficient {
     type Data = Vec<u128>;
+}
+
+impl Form for Words {
+    type Data = Vec<Lanes>;
 }
 
 impl Form for Ntt {
@@ -129,56 +131,58 @@ impl Poly<Ntt> {
         }
     }
 
-    /// Back to coefficients: the integer between -p1 p2 / 2 and p1 p2 / 2 that the residues stand for, modulo Q. The values
-    /// must be below 2 p.
-    pub(super) fn into_coefficients(mut self) -> Poly<Coefficient> {
+    /// Back to coefficients in two words: the integer between -p1 p2 / 2 and p1 p2 / 2 that the residues stand for, modulo
+    /// Q. The values must be below 2 p.
+    pub(super) fn into_words(mut self) -> Poly<Words> {
         for (data, field) in self.data.chunks_exact_mut(VECTORS).zip(FIELDS.iter()) {
             kernel::backward(field, data);
             kernel::matrix(field, &field.from_lanes, data);
         }
-        let (first, second) = self.data.split_at(VECTORS);
+        let (x, y) = self.data.split_at_mut(VECTORS);
+        kernel::join(&FIELDS, x, y);
+        Poly {
+            data: std::mem::take(&mut self.data),
+        }
+    }
+
+    /// Back to coefficients.
+    pub(super) fn into_coefficients(self) -> Poly<Coefficient> {
+        let words = self.into_words();
+        let (low, high) = words.data.split_at(VECTORS);
         let mut data = Vec::with_capacity(DEGREE);
         for a in 0..8 {
-            let lane = first.iter().zip(second);
-            data.extend(lane.map(|(x, y)| join(x.0[a], y.0[a])));
+            let lane = low.iter().zip(high);
+            data.extend(lane.map(|(l, h)| u128::from(l.0[a]) | u128::from(h.0[a]) << 52));
         }
         Poly { data }
     }
 }
 
-/// The integer that is `x` modulo the first prime and `y` modulo the second (both below twice their prime), centred and
-/// reduced modulo Q.
-fn join(x: u64, y: u64) -> u128 {
-    let p = PRIMES[1];
-    let x = x.min(x.wrapping_sub(PRIMES[0]));
-    let y = y.min(y.wrapping_sub(p));
-    // The primes differ by less than p, so x < 2 p.
-    let x_mod_p = x.min(x.wrapping_sub(p));
-    let difference = y.wrapping_sub(x_mod_p);
-    let difference = difference.min(difference.wrapping_add(p));
-    let quotient = ((u128::from(difference) * u128::from(INVERSE_SHOUP)) >> 64) as u64;
-    let t = difference
-        .wrapping_mul(INVERSE)
-        .wrapping_sub(quotient.wrapping_mul(p));
-    let t = t.min(t.wrapping_sub(p));
-    let value = u128::from(x) + u128::from(t) * u128::from(PRIMES[0]);
-    let is_negative = (PRODUCT / 2).wrapping_sub(value) >> 127;
-    value.wrapping_sub(PRODUCT & is_negative.wrapping_neg()) & MODULUS_MASK
+impl Poly<Words> {
+    /// The low 64 bits of `(coefficient + noise + offset mod Q) / 2^bits`, constant term first. The noise is overwritten.
+    pub(super) fn shifted(&self, noise: &mut [Lanes], offset: u128, bits: u32) -> Vec<u64> {
+        let (low, high) = self.data.split_at(VECTORS);
+        kernel::shift(low, high, offset, bits, noise);
+        let mut values = Vec::with_capacity(DEGREE);
+        for a in 0..8 {
+            values.extend(noise.iter().map(|v| v.0[a]));
+        }
+        values
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::he::field::PRIMES;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha20Rng;
+
+    const PRODUCT: u128 = PRIMES[0] as u128 * PRIMES[1] as u128;
 
     #[test]
     fn the_product_is_as_large_as_stated() {
         assert!((PRODUCT as f64).log2() > PRODUCT_BITS);
-        assert_eq!(
-            u128::from(INVERSE) * u128::from(PRIMES[0]) % u128::from(PRIMES[1]),
-            1
-        );
     }
 
     #[test]
@@ -245,12 +249,15 @@ mod tests {
             PRIMES[0] as i128,
             -(PRIMES[1] as i128),
         ] {
-            let residue = |p: u64| value.rem_euclid(p as i128) as u64;
-            assert_eq!(
-                join(residue(PRIMES[0]), residue(PRIMES[1])),
-                value as u128 & MODULUS_MASK,
-                "{value}"
-            );
+            // Both representatives of a residue below 2 p are taken.
+            for [two_x, two_y] in [[0, 0], [0, 1], [1, 0], [1, 1]] {
+                let residue = |p: u64, twice: u64| value.rem_euclid(p as i128) as u64 + twice * p;
+                let mut x = [Lanes([residue(PRIMES[0], two_x); 8])];
+                let mut y = [Lanes([residue(PRIMES[1], two_y); 8])];
+                kernel::join(&FIELDS, &mut x, &mut y);
+                let got = u128::from(x[0].0[3]) | u128::from(y[0].0[3]) << 52;
+                assert_eq!(got, value as u128 & MODULUS_MASK, "{value}");
+            }
         }
     }
 }

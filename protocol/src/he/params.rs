@@ -102,6 +102,11 @@ impl RlweParams {
         u64::MAX >> (64 - self.k)
     }
 
+    /// The same as a sum and a shift: round(value / 2^h) is `(value + offset mod Q) / 2^bits`.
+    pub(super) fn rounding(&self) -> (u128, u32) {
+        (1 << (self.h - 1), self.h)
+    }
+
     /// The low half c0 that both sides rebuild from its bits that travelled.
     pub(super) fn low_half(&self, bits: u64) -> u128 {
         (u128::from(bits) << self.lambda) + (1 << (self.lambda - 1))

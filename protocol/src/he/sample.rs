@@ -5,6 +5,9 @@
 //! of deviation 3.2 is below 2^-60 for each coefficient, tail and rounding of the table included. Uniform and ternary
 //! coefficients are exact.
 
+use super::field::VECTORS;
+use super::kernel;
+use super::lanes::Lanes;
 use super::ntt::{Coefficient, Poly};
 use super::params::{DEGREE, MODULUS_BITS};
 use rand::{CryptoRng, Rng, RngCore, SeedableRng};
@@ -96,29 +99,20 @@ pub(super) fn ternary(rng: &mut impl CryptoRng) -> Zeroizing<Vec<i32>> {
 
 /// Coefficients from the discrete Gaussian of deviation 3.2, as differences to add modulo 2^128.
 pub(super) fn gaussian(rng: &mut impl CryptoRng) -> Zeroizing<Vec<u128>> {
-    const CHUNK: usize = 256;
-    let mut noise = Zeroizing::new(Vec::with_capacity(DEGREE));
-    let mut words = Zeroizing::new([0u64; CHUNK]);
-    let mut magnitudes = Zeroizing::new([0u64; CHUNK]);
-    for _ in 0..DEGREE / CHUNK {
+    let noise = gaussian_lanes(rng);
+    let words = noise.iter().flat_map(|lanes| lanes.0);
+    Zeroizing::new(words.map(|e| i128::from(e as i64) as u128).collect())
+}
+
+/// The same, as differences to add modulo 2^64.
+pub(super) fn gaussian_lanes(rng: &mut impl CryptoRng) -> Zeroizing<Vec<Lanes>> {
+    let mut noise = Zeroizing::new(Vec::with_capacity(VECTORS));
+    let mut words = Zeroizing::new([0u64; 256]);
+    while noise.len() < VECTORS {
         rng.fill(words.as_mut());
-        magnitudes.fill(CUMULATIVE.len() as u64);
-        for entry in CUMULATIVE {
-            for (magnitude, word) in magnitudes.iter_mut().zip(words.iter()) {
-                // The difference of two numbers below 2^63 has its top bit set if the first is the smaller.
-                *magnitude -= (word >> 1).wrapping_sub(entry) >> 63;
-            }
-        }
-        noise.extend(
-            words
-                .iter()
-                .zip(magnitudes.iter())
-                .map(|(word, &magnitude)| {
-                    let sign = (u128::from(word & 1)).wrapping_neg();
-                    (u128::from(magnitude) ^ sign).wrapping_sub(sign)
-                }),
-        );
+        noise.extend(words.as_chunks().0.iter().map(|&lanes| Lanes(lanes)));
     }
+    kernel::sample(&CUMULATIVE, &mut noise);
     noise
 }
 

@@ -169,15 +169,13 @@ impl ServerSource {
         let u = Poly::from_small(&sample::ternary(rng));
         acc0.add_product(&key.b, &u);
         acc1.add_product(&key.a, &u);
-        let (e0, e1) = (sample::gaussian(rng), sample::gaussian(rng));
-        let (acc0, acc1) = (acc0.into_coefficients(), acc1.into_coefficients());
-        let noisy = |(&c, &e): (&u128, &u128)| c.wrapping_add(e) & MODULUS_MASK;
-        let body = acc0.coefficients().iter().zip(e0.iter()).map(noisy);
-        let top = acc1.coefficients().iter().zip(e1.iter()).map(noisy);
-        let top: Vec<u64> = top.map(|c| (c >> self.params.drop()) as u64).collect();
+        let (mut e0, mut e1) = (sample::gaussian_lanes(rng), sample::gaussian_lanes(rng));
+        let (acc0, acc1) = (acc0.into_words(), acc1.into_words());
+        let top = acc1.shifted(&mut e1, 0, self.params.drop());
+        let (half, bits) = self.params.rounding();
         Answer {
             top: bits::pack(&top, self.params.down_bits()),
-            body: Zeroizing::new(body.map(|c| self.params.round(c)).collect()),
+            body: Zeroizing::new(acc0.shifted(&mut e0, half, bits)),
         }
     }
 }

@@ -53,23 +53,21 @@ pub(super) struct Tables(Vec<Vec<Lanes>>);
 impl Weights {
     /// Prepares `weights`, in (O, C, kh, kw) order.
     pub(super) fn new(packing: &ResponsePacking, weights: &[i32]) -> Self {
-        // The polynomials of numbered weights tell which weight stands where. Filter polynomial j holds filters j O_w ..
-        let numbers: Vec<i32> = (1..=weights.len() as i32).collect();
-        let mut dense = vec![0; DEGREE];
-        let mut places: Vec<(usize, Vec<(u32, i32)>)> = Vec::new();
-        for input in (0..packing.n_inputs()).filter(|&input| packing.reads(input)) {
-            packing.kernel(0, input, &numbers, &mut dense);
-            let terms = dense.iter().enumerate().filter(|(_, number)| **number != 0);
-            let terms = terms.map(|(at, &number)| (at as u32, number)).collect();
-            places.push((input, terms));
-        }
+        let places = places(packing);
         let most_terms = places.iter().map(|(_, t)| t.len()).max().unwrap_or(1);
         let bytes_of_vector = 128 * packing.n_groups() * places.len();
-        let largest = weights.iter().map(|w| w.unsigned_abs()).max().unwrap_or(0);
-        let largest = u64::from(largest).next_power_of_two();
-        let fits = most_terms as u64 * largest <= MAX_WEIGHTS;
+        let fits = most_terms as u64 * largest(weights) <= MAX_WEIGHTS;
         let (k, is_direct) = cheapest(most_terms, bytes_of_vector, packing.n_groups(), fits);
+        Self::arrange(packing, weights, places, k, is_direct)
+    }
 
+    fn arrange(
+        packing: &ResponsePacking,
+        weights: &[i32],
+        places: Vec<Places>,
+        k: u32,
+        is_direct: bool,
+    ) -> Self {
         let m = (VECTORS >> k) as u32;
         let mut shapes: Vec<Shape> = Vec::new();
         let (mut inputs, mut order, mut n_terms) = (Vec::new(), Vec::new(), 0);
@@ -101,7 +99,7 @@ impl Weights {
         Self {
             k,
             is_direct,
-            at_once: (MAX_WEIGHTS / largest) as usize,
+            at_once: (MAX_WEIGHTS / largest(weights)) as usize,
             shapes,
             inputs,
             n_terms,
@@ -154,6 +152,30 @@ impl Weights {
     }
 }
 
+/// The number of an input, and for each coefficient that holds a weight in its first polynomial the number of that weight,
+/// counted from 1 and negated if the coefficient is.
+type Places = (usize, Vec<(u32, i32)>);
+
+/// Where weights stand. Filter polynomial j holds filters j O_w .., so the first polynomial of each input tells it all.
+fn places(packing: &ResponsePacking) -> Vec<Places> {
+    let numbers: Vec<i32> = (1..=packing.n_weights() as i32).collect();
+    let mut dense = vec![0; DEGREE];
+    let mut places = Vec::new();
+    for input in (0..packing.n_inputs()).filter(|&input| packing.reads(input)) {
+        packing.kernel(0, input, &numbers, &mut dense);
+        let terms = dense.iter().enumerate().filter(|(_, number)| **number != 0);
+        let terms = terms.map(|(at, &number)| (at as u32, number)).collect();
+        places.push((input, terms));
+    }
+    places
+}
+
+/// A bound on the weights' absolute values: only their width shows.
+fn largest(weights: &[i32]) -> u64 {
+    let largest = weights.iter().map(|w| w.unsigned_abs()).max().unwrap_or(0);
+    u64::from(largest).next_power_of_two()
+}
+
 impl Shape {
     /// Terms at `positions`, sorted by vector, in nodes of `m` vectors.
     fn new(positions: Vec<u32>, m: usize) -> Self {
@@ -199,5 +221,94 @@ fn cheapest(n_terms: usize, bytes_of_vector: usize, n_groups: usize, fits: bool)
         (deepest, true)
     } else {
         (k, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::he::field::FIELDS;
+    use crate::he::ntt::Poly;
+    use pi_model::packing::{ConvGeometry, PackingChoice, SourcePacking, SourceSpec};
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha20Rng;
+
+    #[test]
+    fn nodes_of_any_depth_equal_the_whole_transform() {
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let conv = |out_channels, kernel, padding| ConvGeometry {
+            out_channels,
+            kernel_h: kernel,
+            kernel_w: kernel,
+            padding,
+        };
+        for (channels, size, stride, choice) in [
+            (3, 9, 1, (2, 2, [2, 3])),
+            (5, 10, 2, (1, 3, [2, 1])),
+            (2, 15, 1, (1, 2, [4, 8])),
+        ] {
+            let spec = SourceSpec {
+                channels,
+                height: size,
+                width: size,
+                batch: 2,
+                stride,
+                consumers: vec![conv(5, 3, 1), conv(4, 1, 0)],
+            };
+            let choice = PackingChoice {
+                images: choice.0,
+                channels: choice.1,
+                filters: choice.2.to_vec(),
+            };
+            let packing = SourcePacking::new(&spec, DEGREE, &choice).unwrap();
+            for response in packing.responses() {
+                for largest in [1, 127, 40_000] {
+                    let weights: Vec<i32> = (0..response.n_weights())
+                        .map(|_| rng.random_range(-largest..=largest))
+                        .collect();
+                    check(response, &weights);
+                }
+            }
+        }
+    }
+
+    fn check(packing: &ResponsePacking, weights: &[i32]) {
+        let places = places(packing);
+        let most_terms = places.iter().map(|(_, terms)| terms.len()).max().unwrap();
+        let fits = most_terms as u64 * largest(weights) <= MAX_WEIGHTS;
+        for (k, is_direct) in (0..=6).map(|k| (k, false)).chain([(6, true)]) {
+            if is_direct && !fits {
+                continue;
+            }
+            let arranged = Weights::arrange(packing, weights, places.clone(), k, is_direct);
+            let (m, mut dense) = (VECTORS >> k, vec![0; DEGREE]);
+            for (prime, field) in FIELDS.iter().enumerate() {
+                for r in [0, (1 << k) / 3, (1 << k) - 1] {
+                    let tables = arranged.tables(field, r);
+                    for input in &arranged.inputs {
+                        for j in 0..packing.n_filter_polys() {
+                            packing.kernel(j, input.index, weights, &mut dense);
+                            let whole = Poly::from_small(&dense);
+                            let due = &whole.transforms()[prime * VECTORS + r * m..][..m];
+                            let mut out = vec![Lanes::ZERO; m];
+                            arranged.evaluate(field, &tables, r, j, input, &mut out);
+                            let reduced = |v: &Lanes| v.0.map(|a| a % field.p);
+                            assert!(
+                                out.iter().map(reduced).eq(due.iter().map(reduced)),
+                                "depth {k}, node {r}, filters {j}, input {}",
+                                input.index
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn few_terms_are_evaluated_directly_and_many_high_up() {
+        assert_eq!(cheapest(2, 128, 1, true), (6, true));
+        assert!(!cheapest(2, 128, 1, false).1 && !cheapest(27, 128, 1, true).1);
+        assert!(cheapest(1440, 128, 1, true).0 <= 2);
     }
 }
