@@ -19,25 +19,25 @@ const TILES: usize = VECTORS / TILE;
 /// Vectors of weight polynomials that are evaluated before they are multiplied.
 const EVALUATED: usize = 512;
 
-/// Ciphertexts, tile by tile: (prime, tile, polynomial, half, vector). They are no secrets, and are not wiped.
+/// Ciphertexts, for each tile modulo each prime: (polynomial, half, vector). They are no secrets, and are not wiped.
 pub(super) struct Ciphertexts {
     n_polys: usize,
-    data: Vec<Lanes>,
+    tiles: Vec<Vec<Lanes>>,
 }
 
 impl Ciphertexts {
     pub(super) fn new(polys: &[[Poly<Ntt>; 2]]) -> Self {
-        let n_polys = polys.len();
-        let mut data = vec![Lanes::ZERO; 2 * TILES * n_polys * 2 * TILE];
-        data.par_chunks_mut((n_polys * 2 * TILE).max(1))
-            .enumerate()
-            .for_each(|(tile, data)| {
-                let halves = polys.iter().flatten();
-                for (out, half) in data.chunks_exact_mut(TILE).zip(halves) {
-                    out.copy_from_slice(&half.transforms()[tile * TILE..][..TILE]);
-                }
-            });
-        Self { n_polys, data }
+        let of_tile = |tile: usize| {
+            let mut data = Vec::with_capacity(polys.len() * 2 * TILE);
+            for half in polys.iter().flatten() {
+                data.extend_from_slice(&half.transforms()[tile * TILE..][..TILE]);
+            }
+            data
+        };
+        Self {
+            n_polys: polys.len(),
+            tiles: (0..2 * TILES).into_par_iter().map(of_tile).collect(),
+        }
     }
 
     pub(super) fn n_polys(&self) -> usize {
@@ -46,8 +46,8 @@ impl Ciphertexts {
 
     /// Polynomials `polys` in tile `tile` of prime `prime`.
     fn tile(&self, prime: usize, tile: usize, polys: Range<usize>) -> &[Lanes] {
-        let start = (prime * TILES + tile) * self.n_polys;
-        &self.data[(start + polys.start) * 2 * TILE..(start + polys.end) * 2 * TILE]
+        let data = &self.tiles[prime * TILES + tile];
+        &data[polys.start * 2 * TILE..polys.end * 2 * TILE]
     }
 
     /// For each response polynomial `g * J + j` both halves of the sum over all inputs i of group g of ciphertext times
