@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use pi_model::PublicPlan;
-use pi_model::packing::{GROUPS_AT_ONCE, ResponsePacking};
+use pi_model::packing::ResponsePacking;
 use pi_protocol::block::ActiveLabel;
 use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase};
@@ -74,8 +74,7 @@ pub fn multiply_adds(plan: &PublicPlan) -> u64 {
 /// Polynomials of weights that one response transforms.
 #[must_use]
 pub fn n_transforms(response: &ResponsePacking) -> usize {
-    let n_groups = response.n_groups();
-    response.n_products() / n_groups * n_groups.div_ceil(GROUPS_AT_ONCE)
+    response.n_products() / response.n_groups()
 }
 
 /// Times of the three phases, and of each layer online. `plan_s` is how long it took to make the plan here: a client makes

@@ -28,7 +28,7 @@ mod response;
 mod zeros;
 
 pub use goal::PackingGoal;
-pub use plan::{CoefficientBits, GROUPS_AT_ONCE, PackingCost, RankedPacking, choose, rank};
+pub use plan::{CoefficientBits, PackingCost, RankedPacking, choose, rank};
 pub use response::ResponsePacking;
 
 use crate::bits::packed_bytes;

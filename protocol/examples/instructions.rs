@@ -85,6 +85,7 @@ fn encryption(n_transform: usize, n_product: usize) -> Outcome {
     let mut rng = ChaCha20Rng::seed_from_u64(2);
     let params = RlweParams::HIDDEN;
     let spec = SourceSpec {
+        guests: vec![],
         batch: 1,
         channels: 16,
         height: 16,

@@ -7,9 +7,6 @@
 
 use super::{Block, PackingChoice, PackingError, PackingGoal, SourcePacking, SourceSpec};
 
-/// Groups of images that share one transform of a weight polynomial at the server.
-pub const GROUPS_AT_ONCE: usize = 8;
-
 /// Bits that stand for each number on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CoefficientBits {
@@ -72,8 +69,8 @@ impl SourcePacking {
         PackingCost {
             bytes: self.noise_bytes(up_bits) + bytes,
             products,
-            weight_transforms: products / self.n_groups()
-                * self.n_groups().div_ceil(GROUPS_AT_ONCE),
+            // All groups of images share a transform.
+            weight_transforms: products / self.n_groups(),
             inputs: self.n_polys(),
             responses: responses.iter().map(|r| r.n_polys()).sum(),
         }

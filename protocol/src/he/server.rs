@@ -14,7 +14,7 @@ use super::weights::Weights;
 use super::{check_length, check_products, public_key_bytes};
 use crate::{Error, Result};
 use pi_model::bits;
-use pi_model::packing::{GROUPS_AT_ONCE, ResponsePacking, SourcePacking};
+use pi_model::packing::{ResponsePacking, SourcePacking};
 use rand::CryptoRng;
 use rayon::prelude::*;
 use zeroize::Zeroizing;

@@ -248,6 +248,7 @@ mod tests {
             (2, 15, 1, (1, 2, [4, 8])),
         ] {
             let spec = SourceSpec {
+                guests: vec![],
                 channels,
                 height: size,
                 width: size,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use pi_model::Model;
 use pi_model::executor;
 use pi_model::packing::PackingGoal;
 use pi_model::plan::{Plan, PublicPlan};
