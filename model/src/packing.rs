@@ -29,7 +29,7 @@ mod zeros;
 
 pub use goal::PackingGoal;
 pub use plan::{CoefficientBits, PackingCost, RankedPacking, choose, rank};
-pub use response::ResponsePacking;
+pub use response::{ResponsePacking, Stride};
 
 use crate::bits::packed_bytes;
 use block::{Block, Part};

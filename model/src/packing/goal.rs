@@ -34,8 +34,8 @@ impl PackingGoal {
     pub const fn for_bandwidth(bandwidth: u64) -> Self {
         Self {
             bandwidth,
-            product_ns: 5_000,
-            transform_ns: 13_000,
+            product_ns: 3_000,
+            transform_ns: 9_000,
             input_ns: 250_000,
             response_ns: 400_000,
         }

@@ -29,6 +29,15 @@ pub struct ResponsePacking {
     origin: usize,
 }
 
+/// From a weight to the one at its place in the next filters' polynomial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stride {
+    /// Weights from one to the next.
+    pub step: usize,
+    /// One past the last weight of the same convolution.
+    pub end: usize,
+}
+
 /// One convolution that adds into the response.
 #[derive(Clone, Debug)]
 struct Feed {
@@ -263,6 +272,21 @@ impl ResponsePacking {
                 }
             }
         }
+    }
+
+    /// Where weight `number` of weight polynomials (0, ..) has its counterparts in polynomials (j, ..): at `number + j * step`,
+    /// as long as that is below `end`. The numbers are those of [`Self::kernel`].
+    pub fn stride(&self, number: usize) -> Stride {
+        let mut end = 0;
+        let mut step = 0;
+        for feed in &self.feeds {
+            let each = feed.n_weights_per_filter();
+            (step, end) = (self.o_w * each, end + self.out_channels * each);
+            if number < end {
+                break;
+            }
+        }
+        Stride { step, end }
     }
 
     /// Sums of |w| and of w^2 over all filters of response polynomial `filters`, all inputs together.

@@ -87,13 +87,21 @@ impl Weights {
             n_terms += terms.len();
             order.extend(terms.into_iter().map(|(_, number)| number));
         }
-        let step = packing.filters_per_poly() * (weights.len() / packing.out_channels());
+        // A guest's weights follow all of the host's, and have a stride of their own.
+        let order: Vec<_> = order
+            .into_iter()
+            .map(|number: i32| {
+                let at = number.unsigned_abs() as usize - 1;
+                (at, packing.stride(at), number < 0)
+            })
+            .collect();
         let mut values = Zeroizing::new(Vec::with_capacity(order.len() * packing.n_filter_polys()));
         for j in 0..packing.n_filter_polys() {
-            values.extend(order.iter().map(|number| {
-                let at = number.unsigned_abs() as usize - 1 + j * step;
-                let weight = weights.get(at).map_or(0, |&w| i64::from(w));
-                if *number < 0 { -weight } else { weight }
+            values.extend(order.iter().map(|(first, stride, is_negated)| {
+                let at = first + j * stride.step;
+                let weight = weights.get(at).filter(|_| at < stride.end);
+                let weight = weight.map_or(0, |&w| i64::from(w));
+                if *is_negated { -weight } else { weight }
             }));
         }
         Self {
@@ -229,7 +237,7 @@ mod tests {
     use super::*;
     use crate::he::field::FIELDS;
     use crate::he::ntt::Poly;
-    use pi_model::packing::{ConvGeometry, PackingChoice, SourcePacking, SourceSpec};
+    use pi_model::packing::{ConvGeometry, GuestSpec, PackingChoice, SourcePacking, SourceSpec};
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha20Rng;
 
@@ -247,8 +255,17 @@ mod tests {
             (5, 10, 2, (1, 3, [2, 1])),
             (2, 15, 1, (1, 2, [4, 8])),
         ] {
+            // A shortcut of stride 2 on twice the map joins the first consumer where the strides allow it.
+            let guest = GuestSpec {
+                channels: 2,
+                height: 2 * size,
+                width: 2 * size,
+                stride: 2,
+                conv: conv(5, 1, 0),
+                consumer: 0,
+            };
             let spec = SourceSpec {
-                guests: vec![],
+                guests: if stride == 1 { vec![guest] } else { vec![] },
                 channels,
                 height: size,
                 width: size,
