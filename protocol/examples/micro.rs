@@ -10,9 +10,9 @@ use pi_protocol::ot::softspoken::{ReceiverSetup, SenderSetup};
 use pi_protocol::ot::{CotReceiver, CotSender};
 use pi_protocol::prg::os_seed;
 
-/// Best of five, in nanoseconds for each of `n` items.
+/// Best of twenty, in nanoseconds for each of `n` items.
 fn best<T>(n: usize, mut work: impl FnMut() -> T) -> f64 {
-    let times = (0..5).map(|_| {
+    let times = (0..20).map(|_| {
         let start = Instant::now();
         black_box(work());
         start.elapsed().as_secs_f64()
@@ -39,13 +39,21 @@ fn main() -> pi_protocol::Result<()> {
     let zero = vec![ZeroLabel::default(); instances.n_evaluator_labels()];
     let active = vec![ActiveLabel::default(); instances.n_evaluator_labels()];
     let garbled = garble(&instances, &delta, &seed, &zero, None)?;
-    println!("threads: {}", rayon::current_num_threads());
-    let ns = best(n_and, || garble(&instances, &delta, &seed, &zero, None));
-    println!("garble   {ns:6.1} ns for each AND");
-    let ns = best(n_and, || {
-        evaluate(&instances, &garbled.tables, &active, &active)
-    });
-    println!("evaluate {ns:6.1} ns for each AND");
+    let all = rayon::current_num_threads();
+    for n_threads in if all == 1 { vec![1] } else { vec![1, all] } {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
+        let pool = pool
+            .build()
+            .map_err(|e| pi_protocol::Error::Misuse(format!("no threads: {e}")))?;
+        pool.install(|| {
+            let ns = best(n_and, || garble(&instances, &delta, &seed, &zero, None));
+            println!("garble   {ns:6.1} ns for each AND, {n_threads} threads");
+            let ns = best(n_and, || {
+                evaluate(&instances, &garbled.tables, &active, &active)
+            });
+            println!("evaluate {ns:6.1} ns for each AND, {n_threads} threads");
+        });
+    }
 
     let session = [0; 32];
     let start = Instant::now();

@@ -198,6 +198,14 @@ impl ActiveLabel {
     }
 }
 
+/// Every string is a label.
+impl From<[u8; 16]> for ActiveLabel {
+    #[inline(always)]
+    fn from(bytes: [u8; 16]) -> Self {
+        Self::from_bytes(bytes)
+    }
+}
+
 impl DefaultIsZeroes for ActiveLabel {}
 
 impl fmt::Debug for ActiveLabel {

@@ -12,16 +12,18 @@
 //!
 //! A key is never shared: it encodes domain, inference, layer and group; below it, the tweak is lane, gate and half-gate.
 
+mod aesni;
+mod portable;
+pub(crate) mod simd;
 mod vaes;
 
-use aes::Aes128Enc;
-use aes::cipher::{BlockEncrypt, KeyInit};
+use zeroize::Zeroizing;
 
+use self::simd::{KEYS, Kernel, LANE_NUMBERS, Path, Row, Simd};
 use crate::block::Block;
 use crate::error::{Error, Result};
 
-/// Instances that are garbled in lockstep and share a key.
-pub const LANES: usize = 8;
+pub use simd::LANES;
 /// Blocks under one key in [`hash_to_bits`].
 const FLAT_GROUP: u64 = 64;
 
@@ -68,62 +70,13 @@ impl TweakBase {
     }
 }
 
-/// TMMO under the key of one group.
-pub struct Hasher(Cipher);
-
-/// The permutation, by what the processor has.
-enum Cipher {
-    Portable(Box<Aes128Enc>),
-    Vaes(vaes::Keys),
-}
-
-impl Hasher {
-    /// The hasher of `group` in `domain`: key `start + (domain, inference, layer, group)`.
-    pub fn new(start: Block, domain: Domain, base: TweakBase, group: u64) -> Self {
-        let key = Self::key(start, domain, base, group);
-        match vaes::Keys::new(key) {
-            Some(keys) => Self(Cipher::Vaes(keys)),
-            None => Self::portable(key),
-        }
-    }
-
-    fn key(start: Block, domain: Domain, base: TweakBase, group: u64) -> u128 {
-        let number = (domain as u128) << 120
-            | u128::from(base.inference) << 88
-            | u128::from(base.layer) << 64
-            | u128::from(group);
-        start.0.wrapping_add(number)
-    }
-
-    fn portable(key: u128) -> Self {
-        let cipher = Aes128Enc::new(&key.to_le_bytes().into());
-        Self(Cipher::Portable(Box::new(cipher)))
-    }
-
-    /// `x[i] = H(x[i], tweak(i))` for every `i`, with several AES calls in flight.
-    #[inline(always)]
-    pub fn hash<const N: usize>(&self, x: &mut [Block; N], tweak: impl Fn(usize) -> u128) {
-        let tweaks = std::array::from_fn(tweak);
-        match &self.0 {
-            Cipher::Vaes(keys) => keys.hash(x, &tweaks),
-            Cipher::Portable(cipher) => hash_portable(cipher, x, &tweaks),
-        }
-    }
-}
-
-fn hash_portable<const N: usize>(cipher: &Aes128Enc, x: &mut [Block; N], tweaks: &[u128; N]) {
-    let mut once = x.map(|b| aes::Block::from(b.to_le_bytes()));
-    cipher.encrypt_blocks(&mut once);
-    let mut twice = once;
-    for (block, tweak) in twice.iter_mut().zip(tweaks) {
-        *block = (u128::from_le_bytes((*block).into()) ^ tweak)
-            .to_le_bytes()
-            .into();
-    }
-    cipher.encrypt_blocks(&mut twice);
-    for ((x, once), twice) in x.iter_mut().zip(once).zip(twice) {
-        *x = Block::from_le_bytes(once.into()) ^ Block::from_le_bytes(twice.into());
-    }
+/// The key of `group` in `domain`: `start + (domain, inference, layer, group)`.
+pub(crate) fn group_key(start: Block, domain: Domain, base: TweakBase, group: u64) -> u128 {
+    let number = (domain as u128) << 120
+        | u128::from(base.inference) << 88
+        | u128::from(base.layer) << 64
+        | u128::from(group);
+    start.0.wrapping_add(number)
 }
 
 /// The low `bits` of the hash of every block; block `i` has the unique number `first + i` in (start, domain, base).
@@ -144,33 +97,85 @@ pub fn hash_to_bits(
         )));
     }
     let keep = u64::MAX >> (64 - bits);
-    let mut blocks = blocks;
-    let mut number = first;
     let mut out = Vec::with_capacity(blocks.len());
+    let key = |group| group_key(start, domain, base, group);
+    hash_flat(Path::best(), key, first, blocks, |x| {
+        out.push(x.0 as u64 & keep)
+    });
+    Ok(out)
+}
+
+/// Blocks whose keys are expanded together.
+const FLAT_BATCH: usize = KEYS * FLAT_GROUP as usize;
+
+/// The hashes of `blocks`, in order, to `give`: the block of number `i` under the key of group `i / 64` with tweak `i % 64`.
+fn hash_flat(
+    path: Path,
+    key: impl Fn(u64) -> u128,
+    first: u64,
+    mut blocks: impl ExactSizeIterator<Item = Block>,
+    mut give: impl FnMut(Block),
+) {
+    let mut rows = Zeroizing::new([Row::default(); FLAT_BATCH / LANES]);
+    let mut number = first;
     while blocks.len() > 0 {
-        let hasher = Hasher::new(start, domain, base, number / FLAT_GROUP);
-        let mut left = blocks
-            .len()
-            .min((FLAT_GROUP - number % FLAT_GROUP) as usize);
-        while left > 0 {
-            let n = left.min(LANES);
-            let mut x = [Block::ZERO; LANES];
-            for (x, block) in x.iter_mut().zip(blocks.by_ref().take(n)) {
-                *x = block;
-            }
-            let offset = u128::from(number % FLAT_GROUP);
-            hasher.hash(&mut x, |i| offset + i as u128);
-            out.extend(x[..n].iter().map(|x| x.0 as u64 & keep));
-            number += n as u64;
-            left -= n;
+        let skipped = (number % FLAT_BATCH as u64) as usize;
+        let range = skipped..FLAT_BATCH.min(skipped + blocks.len());
+        for (i, block) in range.clone().zip(blocks.by_ref()) {
+            rows[i / LANES].0[i % LANES] = block;
+        }
+        let first_group = number / FLAT_BATCH as u64 * KEYS as u64;
+        path.run(FlatBatch {
+            keys: std::array::from_fn(|i| key(first_group + i as u64)),
+            rows: &mut rows,
+            used: range.start / LANES..range.end.div_ceil(LANES),
+        });
+        number += range.len() as u64;
+        for i in range {
+            give(rows[i / LANES].0[i % LANES]);
         }
     }
-    Ok(out)
+}
+
+/// Hashes four flat groups in place; only the rows around `used` count.
+struct FlatBatch<'a> {
+    keys: [u128; KEYS],
+    rows: &'a mut [Row; FLAT_BATCH / LANES],
+    used: std::ops::Range<usize>,
+}
+
+impl Kernel for FlatBatch<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        const IN_FLIGHT: usize = 4;
+        let keys = s.expand(&self.keys);
+        let lanes = s.load(&LANE_NUMBERS);
+        let rows_of_key = FLAT_GROUP as usize / LANES;
+        for (at, rows) in (0..).step_by(IN_FLIGHT).zip(self.rows.as_chunks_mut().0) {
+            if at + IN_FLIGHT <= self.used.start || at >= self.used.end {
+                continue;
+            }
+            let mut x = [[lanes; IN_FLIGHT]];
+            let mut tweaks = [lanes; IN_FLIGHT];
+            for i in 0..IN_FLIGHT {
+                x[0][i] = s.load(&rows[i]);
+                let row = (at + i) % rows_of_key;
+                tweaks[i] = s.xor(lanes, s.splat((row * LANES) as u128));
+            }
+            s.tmmo(&keys, at / rows_of_key, &mut x, &tweaks);
+            let rows: &mut [Row; IN_FLIGHT] = rows;
+            for i in 0..IN_FLIGHT {
+                s.store(x[0][i], &mut rows[i]);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aes::Aes128Enc;
+    use aes::cipher::{BlockEncrypt, KeyInit};
 
     fn base() -> TweakBase {
         TweakBase::new(0, 0).unwrap()
@@ -194,51 +199,44 @@ mod tests {
         );
     }
 
-    fn is_tmmo<const N: usize>(hasher: &Hasher, key: u128) {
-        let inputs: [Block; N] = std::array::from_fn(|i| Block((i as u128 + 1) << (3 * i)));
-        let mut hashed = inputs;
-        hasher.hash(&mut hashed, |i| 1000 + i as u128);
-        for (i, (input, hash)) in inputs.iter().zip(hashed).enumerate() {
-            let once = permute(key, input.0);
-            assert_eq!(
-                hash.0,
-                permute(key, once ^ (1000 + i as u128)) ^ once,
-                "lane {i} of {N}"
-            );
-        }
-    }
-
     #[test]
-    fn both_kernels_are_tmmo_for_any_number_of_blocks() {
+    fn every_path_is_tmmo_for_any_number_of_blocks() {
         for start in [
             0,
             99,
             u128::MAX - 3,
             0x0123_4567_89ab_cdef_0011_2233_4455_6677,
         ] {
-            let key = Hasher::key(Block(start), Domain::Output, base(), 5);
-            for hasher in [
-                Hasher::new(Block(start), Domain::Output, base(), 5),
-                Hasher::portable(key),
-            ] {
-                is_tmmo::<1>(&hasher, key);
-                is_tmmo::<3>(&hasher, key);
-                is_tmmo::<8>(&hasher, key);
-                is_tmmo::<16>(&hasher, key);
-                is_tmmo::<21>(&hasher, key);
-                is_tmmo::<32>(&hasher, key);
-                is_tmmo::<37>(&hasher, key);
+            let key = |group| group_key(Block(start), Domain::Output, base(), group);
+            for (name, path) in Path::all() {
+                for n in [0, 1, 3, 8, 16, 21, 32, 37, 64, 255, 256, 300, 700] {
+                    for first in [0u64, 5, 63, 250, 1000] {
+                        let inputs: Vec<Block> =
+                            (0..n).map(|i| Block((i + 1) << (3 * (i % 40)))).collect();
+                        let mut hashed = vec![];
+                        hash_flat(path, key, first, inputs.iter().copied(), |x| hashed.push(x));
+                        assert_eq!(hashed.len(), inputs.len());
+                        for ((number, input), hash) in (first..).zip(&inputs).zip(hashed) {
+                            let key = key(number / 64);
+                            let once = permute(key, input.0);
+                            let want = permute(key, once ^ u128::from(number % 64)) ^ once;
+                            assert_eq!(hash.0, want, "{name}: {number} of {n} from {first}");
+                        }
+                    }
+                }
             }
         }
     }
 
     #[test]
     fn keys_and_tweaks_separate() {
-        let hash = |domain, inference, layer, group, tweak: u128| {
+        let hash = |domain, inference, layer, group: u64, tweak: u64| {
             let base = TweakBase::new(inference, layer).unwrap();
-            let mut x = [Block(42)];
-            Hasher::new(Block(7), domain, base, group).hash(&mut x, |_| tweak);
-            x[0].0
+            let key = |group| group_key(Block(7), domain, base, group);
+            let mut hash = Block::ZERO;
+            let blocks = std::iter::once(Block(42));
+            hash_flat(Path::best(), key, 64 * group + tweak, blocks, |x| hash = x);
+            hash.0
         };
         let all = [
             hash(Domain::Gate, 0, 0, 0, 0),

@@ -7,20 +7,39 @@
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
-use super::circuit::{Circuit, Gate};
-use super::garble::{GATE_BYTES, Instances, MIN_GROUPS, by_group, gate_tweak};
-use crate::block::{ActiveLabel, Block, mask};
+use super::garble::{GATE_BYTES, Instances, MIN_BATCHES};
+use super::group::{BATCH, Evaluation, batch_keys, by_batch, wire_rows};
+use crate::block::ActiveLabel;
 use crate::error::{Error, Result};
-use crate::hash::{Domain, Hasher, LANES, hash_to_bits};
+use crate::hash::simd::Path;
+use crate::hash::{Domain, hash_to_bits};
 
 /// Evaluates all instances; everything is instance-major. Returns the active labels of the outputs.
 ///
+/// The garbler's labels may be [`ActiveLabel`]s or the 16 bytes of each as they came.
+///
 /// # Errors
 /// [`Error::Peer`] where tables or the garbler's labels have the wrong length, [`Error::Misuse`] for the evaluator's own.
-pub fn evaluate(
+pub fn evaluate<L: Copy + Into<ActiveLabel> + Sync>(
     instances: &Instances<'_>,
     tables: &[u8],
-    garbler_active: &[ActiveLabel],
+    garbler_active: &[L],
+    evaluator_active: &[ActiveLabel],
+) -> Result<Zeroizing<Vec<ActiveLabel>>> {
+    evaluate_on(
+        Path::best(),
+        instances,
+        tables,
+        garbler_active,
+        evaluator_active,
+    )
+}
+
+pub(super) fn evaluate_on<L: Copy + Into<ActiveLabel> + Sync>(
+    path: Path,
+    instances: &Instances<'_>,
+    tables: &[u8],
+    garbler_active: &[L],
     evaluator_active: &[ActiveLabel],
 ) -> Result<Zeroizing<Vec<ActiveLabel>>> {
     let circuit = instances.circuit;
@@ -49,90 +68,29 @@ pub fn evaluate(
     );
     let stride = circuit.n_and() * GATE_BYTES;
     let mut outputs = Zeroizing::new(vec![ActiveLabel::default(); instances.n_output_labels()]);
-    by_group(&mut outputs, instances.n_groups(), n_out)
+    by_batch(&mut outputs, instances.n_batches(), n_out)
         .into_par_iter()
         .enumerate()
-        .with_min_len(MIN_GROUPS)
+        .with_min_len(MIN_BATCHES)
         .for_each_init(
-            || Zeroizing::new(vec![[Block::ZERO; LANES]; circuit.n_wires()]),
-            |wires, (group, outputs)| {
-                let first = group * LANES;
-                let n_lanes = LANES.min(instances.n_instances - first);
-                for lane in 0..n_lanes {
-                    for i in 0..n_in {
-                        wires[i][lane] = garbler_active[(first + lane) * n_in + i].0;
-                    }
-                    for i in 0..n_eval {
-                        wires[n_in + i][lane] = evaluator_active[(first + lane) * n_eval + i].0;
-                    }
-                }
-                let tables = &tables[first * stride..(first + n_lanes) * stride];
-                evaluate_group(circuit, &instances.hasher(group), wires, tables, n_lanes);
-                for lane in 0..n_lanes {
-                    for (i, wire) in circuit.outputs().iter().enumerate() {
-                        outputs[lane * n_out + i] = ActiveLabel(wires[*wire as usize][lane]);
-                    }
-                }
+            || wire_rows(instances),
+            |wires, (batch, outputs)| {
+                let first = batch * BATCH;
+                let n_instances = BATCH.min(instances.n_instances - first);
+                let end = first + n_instances;
+                path.run(Evaluation {
+                    circuit,
+                    keys: batch_keys(instances, batch),
+                    n_instances,
+                    wires,
+                    tables: &tables[first * stride..end * stride],
+                    garbler: &garbler_active[first * n_in..end * n_in],
+                    evaluator: &evaluator_active[first * n_eval..end * n_eval],
+                    outputs,
+                });
             },
         );
     Ok(outputs)
-}
-
-/// Evaluates eight instances; `wires` holds the inputs' active labels and receives all others.
-fn evaluate_group(
-    circuit: &Circuit,
-    hasher: &Hasher,
-    wires: &mut [[Block; LANES]],
-    tables: &[u8],
-    n_lanes: usize,
-) {
-    let n_inputs = circuit.n_garbler_inputs() + circuit.n_evaluator_inputs();
-    let stride = circuit.n_and() * GATE_BYTES;
-    let (tables, _) = tables.as_chunks::<16>();
-    let mut n_and = 0;
-    for (gate, wire) in circuit.gates().iter().zip(n_inputs..) {
-        wires[wire] = match *gate {
-            Gate::Xor(a, b) => {
-                let (a, b) = (&wires[a as usize], &wires[b as usize]);
-                std::array::from_fn(|lane| a[lane] ^ b[lane])
-            }
-            Gate::Not(a) => wires[a as usize],
-            Gate::And(a, b) => {
-                let (a, b) = (&wires[a as usize], &wires[b as usize]);
-                let mut halves = [[0; 2]; LANES];
-                for (lane, halves) in halves[..n_lanes].iter_mut().enumerate() {
-                    let at = lane * (stride / 16) + 2 * n_and;
-                    *halves = [
-                        u128::from_le_bytes(tables[at]),
-                        u128::from_le_bytes(tables[at + 1]),
-                    ];
-                }
-                let output = evaluate_and(hasher, n_and, a, b, &halves);
-                n_and += 1;
-                output
-            }
-        };
-    }
-}
-
-/// One AND gate of eight instances.
-#[inline(always)]
-fn evaluate_and(
-    hasher: &Hasher,
-    gate: usize,
-    a: &[Block; LANES],
-    b: &[Block; LANES],
-    halves: &[[u128; 2]; LANES],
-) -> [Block; LANES] {
-    let mut h: [Block; 2 * LANES] =
-        std::array::from_fn(|i| if i < LANES { a[i] } else { b[i - LANES] });
-    hasher.hash(&mut h, |i| gate_tweak(gate, i / LANES, i % LANES));
-    std::array::from_fn(|lane| {
-        let [generator, evaluator] = halves[lane];
-        let generator = h[lane].0 ^ (mask(a[lane].lsb()) & generator);
-        let evaluator = h[LANES + lane].0 ^ (mask(b[lane].lsb()) & (evaluator ^ a[lane].0));
-        Block(generator ^ evaluator)
-    })
 }
 
 /// `bits`-bit hashes of the active output labels, in order: for each the garbler's `h_o` with `o` the label's colour.
@@ -159,9 +117,9 @@ pub fn active_label_hash(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::{Delta, ZeroLabel};
+    use crate::block::{Block, Delta, ZeroLabel};
     use crate::gc::argmax::tests::{plain_argmax, to_bits};
-    use crate::gc::{Garbled, argmax_circuit, garble, sign_circuit};
+    use crate::gc::{Circuit, Garbled, argmax_circuit, garble, sign_circuit};
     use crate::hash::TweakBase;
     use crate::prg::Seed;
     use rand::{Rng, SeedableRng};

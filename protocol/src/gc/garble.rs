@@ -9,16 +9,18 @@
 use rayon::prelude::*;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::circuit::{Circuit, Gate};
-use crate::block::{Block, Delta, ZeroLabel, mask};
+use super::circuit::Circuit;
+use super::group::{BATCH, Garbling, batch_keys, by_batch, wire_rows};
+use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::{Error, Result};
-use crate::hash::{Domain, Hasher, LANES, TweakBase, hash_to_bits};
+use crate::hash::simd::Path;
+use crate::hash::{Domain, TweakBase, hash_to_bits};
 use crate::prg::{Expander, Seed};
 
 /// Bytes of one AND gate.
 pub(super) const GATE_BYTES: usize = 32;
-/// Groups that one task of the thread pool takes at least.
-pub(super) const MIN_GROUPS: usize = 8;
+/// Batches that one task of the thread pool takes at least.
+pub(super) const MIN_BATCHES: usize = 4;
 
 /// What both parties know of a set of instances: same values, same hash keys.
 #[derive(Clone, Copy)]
@@ -57,12 +59,8 @@ impl Instances<'_> {
         self.n_instances.saturating_mul(self.circuit.n_outputs())
     }
 
-    pub(super) fn n_groups(&self) -> usize {
-        self.n_instances.div_ceil(LANES)
-    }
-
-    pub(super) fn hasher(&self, group: usize) -> Hasher {
-        Hasher::new(self.start_key, Domain::Gate, self.tweak, group as u64)
+    pub(super) fn n_batches(&self) -> usize {
+        self.n_instances.div_ceil(BATCH)
     }
 }
 
@@ -76,28 +74,6 @@ pub struct Garbled {
     pub output_zero: Zeroizing<Vec<ZeroLabel>>,
 }
 
-/// Tweak of half-gate `2 * gate + half` in `lane`, below the group's key.
-#[inline(always)]
-pub(super) fn gate_tweak(gate: usize, half: usize, lane: usize) -> u128 {
-    ((2 * gate + half) * LANES + lane) as u128
-}
-
-/// Cuts `data` into one slice for each group of `LANES` instances of `per_instance` items, empty ones included.
-pub(super) fn by_group<T>(
-    mut data: &mut [T],
-    n_groups: usize,
-    per_instance: usize,
-) -> Vec<&mut [T]> {
-    let mut groups = Vec::with_capacity(n_groups);
-    for _ in 0..n_groups {
-        let n = data.len().min(LANES * per_instance);
-        let (head, tail) = data.split_at_mut(n);
-        groups.push(head);
-        data = tail;
-    }
-    groups
-}
-
 /// Garbles all instances.
 ///
 /// `labels` is the seed of the garbler's input labels; with the same seed and tweak they come out again, so a seed serves one
@@ -107,6 +83,24 @@ pub(super) fn by_group<T>(
 /// # Errors
 /// [`Error::Misuse`] on wrong lengths, or on `output_colour` for a circuit whose output colour cannot be chosen.
 pub fn garble(
+    instances: &Instances<'_>,
+    delta: &Delta,
+    labels: &Seed,
+    evaluator_zero: &[ZeroLabel],
+    output_colour: Option<&[u8]>,
+) -> Result<Garbled> {
+    garble_on(
+        Path::best(),
+        instances,
+        delta,
+        labels,
+        evaluator_zero,
+        output_colour,
+    )
+}
+
+pub(super) fn garble_on(
+    path: Path,
     instances: &Instances<'_>,
     delta: &Delta,
     labels: &Seed,
@@ -138,7 +132,7 @@ pub fn garble(
         None => None,
     };
 
-    let n_groups = instances.n_groups();
+    let n_batches = instances.n_batches();
     let mut tables = vec![0; instances.table_bytes()];
     let mut garbler_zero = Zeroizing::new(vec![ZeroLabel::default(); instances.n_garbler_labels()]);
     let mut output_zero = Zeroizing::new(vec![ZeroLabel::default(); instances.n_output_labels()]);
@@ -147,48 +141,37 @@ pub fn garble(
         &mut labels.stream("garbler input labels", &ids),
     ));
 
-    by_group(&mut tables, n_groups, circuit.n_and() * GATE_BYTES)
+    by_batch(&mut tables, n_batches, circuit.n_and() * GATE_BYTES)
         .into_par_iter()
-        .zip(by_group(&mut garbler_zero, n_groups, n_in))
-        .zip(by_group(&mut output_zero, n_groups, n_out))
+        .zip(by_batch(&mut garbler_zero, n_batches, n_in))
+        .zip(by_batch(&mut output_zero, n_batches, n_out))
         .enumerate()
-        .with_min_len(MIN_GROUPS)
+        .with_min_len(MIN_BATCHES)
         .for_each_init(
-            || Zeroizing::new(vec![[Block::ZERO; LANES]; circuit.n_wires()]),
-            |wires, (group, ((tables, inputs), outputs))| {
-                let first = group * LANES;
-                let n_lanes = LANES.min(instances.n_instances - first);
-                let mut random = Zeroizing::new(vec![Block::ZERO; n_lanes * n_in]);
-                labels.fill((first * n_in) as u64, &mut random);
-                for (label, random) in inputs.iter_mut().zip(random.iter()) {
-                    *label = ZeroLabel(*random);
-                }
-                for lane in 0..n_lanes {
-                    for i in 0..n_in {
-                        wires[i][lane] = inputs[lane * n_in + i].0;
-                    }
-                    for i in 0..n_eval {
-                        wires[n_in + i][lane] = evaluator_zero[(first + lane) * n_eval + i].0;
-                    }
-                }
-                garble_group(
+            || wire_rows(instances),
+            |wires, (batch, ((tables, inputs), outputs))| {
+                let first = batch * BATCH;
+                let n_instances = BATCH.min(instances.n_instances - first);
+                labels.fill_with((first * n_in) as u64, inputs, ZeroLabel);
+                path.run(Garbling {
                     circuit,
-                    &instances.hasher(group),
-                    delta,
+                    delta: delta.block(),
+                    keys: batch_keys(instances, batch),
+                    n_instances,
                     wires,
                     tables,
-                    n_lanes,
-                );
-                for lane in 0..n_lanes {
-                    for (i, wire) in circuit.outputs().iter().enumerate() {
-                        outputs[lane * n_out + i] = ZeroLabel(wires[*wire as usize][lane]);
-                    }
-                    if let (Some(input), Some(colours)) = (colour_input, output_colour) {
-                        // The input enters no AND gate, so its colour may still be chosen: a uniform label stays uniform.
-                        let output = &mut outputs[lane * n_out];
-                        let flip = Block(u128::from(output.colour() ^ (colours[first + lane] & 1)));
-                        output.0 ^= flip;
-                        inputs[lane * n_in + input].0 ^= flip;
+                    garbler: inputs,
+                    evaluator: &evaluator_zero[first * n_eval..(first + n_instances) * n_eval],
+                    outputs,
+                });
+                if let (Some(input), Some(colours)) = (colour_input, output_colour) {
+                    // The input enters no AND gate, so its colour may still be chosen: a uniform label stays uniform.
+                    let inputs = inputs.chunks_exact_mut(n_in);
+                    let labels = outputs.chunks_exact_mut(n_out).zip(inputs);
+                    for ((outputs, inputs), colour) in labels.zip(&colours[first..]) {
+                        let flip = Block(u128::from(outputs[0].colour() ^ (colour & 1)));
+                        outputs[0].0 ^= flip;
+                        inputs[input].0 ^= flip;
                     }
                 }
             },
@@ -197,75 +180,6 @@ pub fn garble(
         tables,
         garbler_zero,
         output_zero,
-    })
-}
-
-/// Garbles eight instances; `wires` holds the inputs' zero-labels and receives all others.
-fn garble_group(
-    circuit: &Circuit,
-    hasher: &Hasher,
-    delta: &Delta,
-    wires: &mut [[Block; LANES]],
-    tables: &mut [u8],
-    n_lanes: usize,
-) {
-    let delta = delta.block();
-    let n_inputs = circuit.n_garbler_inputs() + circuit.n_evaluator_inputs();
-    let stride = circuit.n_and() * GATE_BYTES;
-    let mut n_and = 0;
-    for (gate, wire) in circuit.gates().iter().zip(n_inputs..) {
-        wires[wire] = match *gate {
-            Gate::Xor(a, b) => {
-                let (a, b) = (&wires[a as usize], &wires[b as usize]);
-                std::array::from_fn(|lane| a[lane] ^ b[lane])
-            }
-            Gate::Not(a) => wires[a as usize].map(|a| a ^ delta),
-            Gate::And(a, b) => {
-                let (a, b) = (&wires[a as usize], &wires[b as usize]);
-                let mut halves = [[Block::ZERO; 2]; LANES];
-                let output = garble_and(hasher, delta, n_and, a, b, &mut halves);
-                for (lane, halves) in halves[..n_lanes].iter().enumerate() {
-                    let at = lane * stride + n_and * GATE_BYTES;
-                    tables[at..at + 16].copy_from_slice(&halves[0].to_le_bytes());
-                    tables[at + 16..at + 32].copy_from_slice(&halves[1].to_le_bytes());
-                }
-                n_and += 1;
-                output
-            }
-        };
-    }
-}
-
-/// One AND gate of eight instances: the output's zero-labels, and the two halves of each table.
-#[inline(always)]
-fn garble_and(
-    hasher: &Hasher,
-    delta: Block,
-    gate: usize,
-    a: &[Block; LANES],
-    b: &[Block; LANES],
-    halves: &mut [[Block; 2]; LANES],
-) -> [Block; LANES] {
-    let mut h: [Block; 4 * LANES] = std::array::from_fn(|i| {
-        let label = if i < 2 * LANES {
-            a[i % LANES]
-        } else {
-            b[i % LANES]
-        };
-        if (i / LANES).is_multiple_of(2) {
-            label
-        } else {
-            label ^ delta
-        }
-    });
-    hasher.hash(&mut h, |i| gate_tweak(gate, i / (2 * LANES), i % LANES));
-    std::array::from_fn(|lane| {
-        let [a0, a1, b0, b1] = std::array::from_fn(|i| h[i * LANES + lane].0);
-        let (colour_a, colour_b) = (mask(a[lane].lsb()), mask(b[lane].lsb()));
-        let generator = a0 ^ a1 ^ (colour_b & delta.0);
-        let evaluator = b0 ^ b1 ^ a[lane].0;
-        halves[lane] = [Block(generator), Block(evaluator)];
-        Block(a0 ^ (colour_a & generator) ^ b0 ^ (colour_b & (evaluator ^ a[lane].0)))
     })
 }
 

@@ -8,7 +8,10 @@ mod argmax;
 mod circuit;
 mod evaluate;
 mod garble;
+mod group;
 mod sign;
+#[cfg(test)]
+mod tests;
 
 pub use argmax::argmax_circuit;
 pub use circuit::{Builder, Circuit, Gate, Wire};

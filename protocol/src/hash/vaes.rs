@@ -1,165 +1,201 @@
-//! TMMO on processors with VAES and AVX-512: four AES blocks in a register, eight registers in flight.
+//! Processors with VAES and AVX-512: four AES blocks in a register, two registers for a group.
 //!
-//! The scalar twin is [`super::Hasher`]'s portable path; a test compares them. No table look-ups and no branches on data.
+//! An AES round has a latency of about four cycles and one a cycle can start: eight registers in flight keep the unit busy.
+//! The scalar twin is [`super::portable`]. No table look-ups and no branches on data.
 
-#![allow(unsafe_code)]
+#![cfg(target_arch = "x86_64")]
+#![allow(
+    unsafe_code,
+    reason = "vector instructions, behind a value that only detection makes"
+)]
 
-/// Round keys in the form that the kernel takes.
-#[cfg(target_arch = "x86_64")]
-pub(super) use x86::Keys;
+use std::arch::x86_64::*;
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
+use super::simd::{KEYS, Kernel, LANES, ROUND_CONSTANTS, ROUNDS, Row, Simd};
 
-    use crate::block::Block;
+/// Blocks in a register.
+const WIDTH: usize = 4;
+/// Bytes of a pair of blocks.
+const PAIR: usize = 32;
 
-    const ROUNDS: usize = 10;
-    /// Blocks in a register.
-    const WIDTH: usize = 4;
+/// Proof that the processor has AES, VAES and the AVX-512 subsets F and BW.
+#[derive(Clone, Copy)]
+pub(crate) struct Vaes(());
 
-    /// The round keys of AES-128. Hash keys are public.
-    #[derive(Clone, Copy)]
-    pub struct Keys([u128; ROUNDS + 1]);
+/// Round keys of four keys, round after round.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Keys([[u128; KEYS]; ROUNDS + 1]);
 
-    impl Keys {
-        /// Expands `key`, if this processor has what [`Self::hash`] needs.
-        pub fn new(key: u128) -> Option<Self> {
-            if is_x86_feature_detected!("aes")
-                && is_x86_feature_detected!("vaes")
-                && is_x86_feature_detected!("avx512f")
-            {
-                // SAFETY: the features that `expand` is compiled for were detected above.
-                Some(Self(unsafe { expand(key) }))
-            } else {
-                None
-            }
-        }
-
-        /// `x[i] = H(x[i], tweaks[i])`.
-        pub fn hash<const N: usize>(&self, x: &mut [Block; N], tweaks: &[u128; N]) {
-            // SAFETY: a value of this type exists only where the features were detected.
-            unsafe {
-                match N {
-                    0..=8 => tmmo::<N, 2>(&self.0, x, tweaks),
-                    9..=16 => tmmo::<N, 4>(&self.0, x, tweaks),
-                    _ => tmmo::<N, 8>(&self.0, x, tweaks),
-                }
-            }
-        }
+impl Vaes {
+    /// A value, if the processor has what it stands for.
+    pub fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("aes")
+            && is_x86_feature_detected!("vaes")
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw");
+        has.then_some(Self(()))
     }
 
-    #[target_feature(enable = "aes,sse2")]
-    fn expand(key: u128) -> [u128; ROUNDS + 1] {
-        let mut keys = [key; ROUNDS + 1];
-        let mut previous = key;
-        let mut constant: u8 = 1;
-        for round in keys.iter_mut().skip(1) {
-            // The last word, rotated, through the S-box, with the round constant added by hand.
-            let word = _mm_cvtsi32_si128((previous >> 96) as u32 as i32);
-            let assisted = _mm_aeskeygenassist_si128::<0>(_mm_slli_si128::<4>(word));
-            let substituted =
-                _mm_cvtsi128_si32(_mm_srli_si128::<4>(assisted)) as u32 ^ u32::from(constant);
-            let mut next = 0u128;
-            let mut carry = substituted;
-            for i in 0..4 {
-                carry ^= (previous >> (32 * i)) as u32;
-                next |= u128::from(carry) << (32 * i);
-            }
-            *round = next;
-            previous = next;
-            constant = constant << 1 ^ if constant & 0x80 == 0 { 0 } else { 0x1b };
+    /// Runs `kernel`, compiled for this processor.
+    pub fn run<K: Kernel>(self, kernel: K) {
+        #[target_feature(enable = "aes,vaes,avx512f,avx512bw")]
+        fn compiled<K: Kernel>(kernel: K, simd: Vaes) {
+            kernel.run(simd);
         }
-        keys
-    }
-
-    /// `DEPTH` registers in flight.
-    #[target_feature(enable = "vaes,avx512f")]
-    fn tmmo<const N: usize, const DEPTH: usize>(
-        keys: &[u128; ROUNDS + 1],
-        x: &mut [Block; N],
-        tweaks: &[u128; N],
-    ) {
-        let mut round_keys = [_mm512_setzero_si512(); ROUNDS + 1];
-        for (register, &key) in round_keys.iter_mut().zip(keys) {
-            // SAFETY: `key` is 16 readable bytes; the load asks for no alignment.
-            *register = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128((&raw const key).cast()) });
-        }
-        let mut blocks = x.chunks_mut(WIDTH * DEPTH);
-        let mut tweaks = tweaks.chunks(WIDTH * DEPTH);
-        while let (Some(blocks), Some(tweaks)) = (blocks.next(), tweaks.next()) {
-            // Lanes past the end are loaded as zero and not stored.
-            let lanes = |register: usize| -> __mmask8 {
-                let n = blocks.len().saturating_sub(register * WIDTH).min(WIDTH);
-                ((1u16 << (2 * n)) - 1) as __mmask8
-            };
-            let masks: [__mmask8; DEPTH] = std::array::from_fn(lanes);
-            let mut state = [_mm512_setzero_si512(); DEPTH];
-            for (i, state) in state.iter_mut().enumerate() {
-                if masks[i] != 0 {
-                    // SAFETY: the mask keeps the load within `blocks`; a Block is a u128, 16 bytes.
-                    *state = unsafe {
-                        _mm512_maskz_loadu_epi64(masks[i], blocks.as_ptr().add(i * WIDTH).cast())
-                    };
-                }
-            }
-            encrypt(&round_keys, &mut state);
-            let once = state;
-            for (i, state) in state.iter_mut().enumerate() {
-                if masks[i] != 0 {
-                    // SAFETY: as above, for `tweaks`, which is as long as `blocks`.
-                    let tweak = unsafe {
-                        _mm512_maskz_loadu_epi64(masks[i], tweaks.as_ptr().add(i * WIDTH).cast())
-                    };
-                    *state = _mm512_xor_si512(*state, tweak);
-                }
-            }
-            encrypt(&round_keys, &mut state);
-            for (i, (twice, once)) in state.iter().zip(once).enumerate() {
-                if masks[i] != 0 {
-                    let hash = _mm512_xor_si512(*twice, once);
-                    // SAFETY: the mask keeps the store within `blocks`.
-                    unsafe {
-                        _mm512_mask_storeu_epi64(
-                            blocks.as_mut_ptr().add(i * WIDTH).cast(),
-                            masks[i],
-                            hash,
-                        )
-                    };
-                }
-            }
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "vaes,avx512f")]
-    fn encrypt<const DEPTH: usize>(keys: &[__m512i; ROUNDS + 1], state: &mut [__m512i; DEPTH]) {
-        for block in state.iter_mut() {
-            *block = _mm512_xor_si512(*block, keys[0]);
-        }
-        for key in &keys[1..ROUNDS] {
-            for block in state.iter_mut() {
-                *block = _mm512_aesenc_epi128(*block, *key);
-            }
-        }
-        for block in state.iter_mut() {
-            *block = _mm512_aesenclast_epi128(*block, keys[ROUNDS]);
-        }
+        // SAFETY: `self` exists only where the features were detected.
+        unsafe { compiled(kernel, self) }
     }
 }
 
-/// Stands in where the kernel does not exist.
-#[cfg(not(target_arch = "x86_64"))]
-#[derive(Clone, Copy)]
-pub(super) enum Keys {}
+// SAFETY of every block below: `self` exists only where the processor has the instructions; where memory is read or written,
+// the line above the block says why it is in bounds. No load or store asks for alignment.
+impl Simd for Vaes {
+    type Lanes = [__m512i; 2];
+    type Keys = Keys;
 
-#[cfg(not(target_arch = "x86_64"))]
-impl Keys {
-    pub fn new(_key: u128) -> Option<Self> {
-        None
+    #[inline(always)]
+    fn load(self, row: &Row) -> Self::Lanes {
+        let from: *const i32 = (&raw const row.0).cast();
+        // SAFETY: a row is 128 bytes, two registers.
+        unsafe { [_mm512_loadu_epi32(from), _mm512_loadu_epi32(from.add(16))] }
     }
 
-    pub fn hash<const N: usize>(&self, _x: &mut [crate::block::Block; N], _tweaks: &[u128; N]) {
-        match *self {}
+    #[inline(always)]
+    fn store(self, x: Self::Lanes, row: &mut Row) {
+        let to: *mut i32 = (&raw mut row.0).cast();
+        // SAFETY: a row is 128 bytes, two registers.
+        unsafe {
+            _mm512_storeu_epi32(to, x[0]);
+            _mm512_storeu_epi32(to.add(16), x[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: u128) -> Self::Lanes {
+        // SAFETY: `x` is 16 readable bytes.
+        let register =
+            unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128((&raw const x).cast())) };
+        [register; 2]
+    }
+
+    #[inline(always)]
+    fn xor(self, x: Self::Lanes, y: Self::Lanes) -> Self::Lanes {
+        // SAFETY: see above.
+        unsafe { [_mm512_xor_si512(x[0], y[0]), _mm512_xor_si512(x[1], y[1])] }
+    }
+
+    #[inline(always)]
+    fn and(self, x: Self::Lanes, y: Self::Lanes) -> Self::Lanes {
+        // SAFETY: see above.
+        unsafe { [_mm512_and_si512(x[0], y[0]), _mm512_and_si512(x[1], y[1])] }
+    }
+
+    #[inline(always)]
+    fn spread_lsb(self, x: Self::Lanes) -> Self::Lanes {
+        let mut spread = x;
+        for x in &mut spread {
+            // The lowest word of each block to all four, then its lowest bit to the whole word.
+            // SAFETY: see above.
+            *x = unsafe {
+                let words = _mm512_shuffle_epi32::<0>(*x);
+                _mm512_srai_epi32::<31>(_mm512_slli_epi32::<31>(words))
+            };
+        }
+        spread
+    }
+
+    #[inline(always)]
+    fn store_pairs(self, first: Self::Lanes, second: Self::Lanes, bytes: &mut [u8], stride: usize) {
+        assert!(bytes.len() >= (LANES - 1) * stride + PAIR);
+        for half in 0..2 {
+            // SAFETY: pair `lane` ends at `lane * stride + PAIR`, within `bytes` for the last lane, hence for all.
+            unsafe {
+                let low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+                let high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+                let low = _mm512_permutex2var_epi64(first[half], low, second[half]);
+                let high = _mm512_permutex2var_epi64(first[half], high, second[half]);
+                let to = bytes.as_mut_ptr().add(half * WIDTH * stride);
+                _mm256_storeu_si256(to.cast(), _mm512_castsi512_si256(low));
+                let pair = _mm512_extracti64x4_epi64::<1>(low);
+                _mm256_storeu_si256(to.add(stride).cast(), pair);
+                let to = to.add(2 * stride);
+                _mm256_storeu_si256(to.cast(), _mm512_castsi512_si256(high));
+                let pair = _mm512_extracti64x4_epi64::<1>(high);
+                _mm256_storeu_si256(to.add(stride).cast(), pair);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn load_pairs(self, bytes: &[u8], stride: usize) -> (Self::Lanes, Self::Lanes) {
+        assert!(bytes.len() >= (LANES - 1) * stride + PAIR);
+        // SAFETY: see above.
+        let zero = unsafe { _mm512_setzero_si512() };
+        let (mut first, mut second) = ([zero; 2], [zero; 2]);
+        for half in 0..2 {
+            // SAFETY: pair `lane` ends at `lane * stride + PAIR`, within `bytes` for the last lane, hence for all.
+            unsafe {
+                let from = bytes.as_ptr().add(half * WIDTH * stride);
+                let low = _mm512_castsi256_si512(_mm256_loadu_si256(from.cast()));
+                let pair = _mm256_loadu_si256(from.add(stride).cast());
+                let low = _mm512_inserti64x4::<1>(low, pair);
+                let from = from.add(2 * stride);
+                let high = _mm512_castsi256_si512(_mm256_loadu_si256(from.cast()));
+                let pair = _mm256_loadu_si256(from.add(stride).cast());
+                let high = _mm512_inserti64x4::<1>(high, pair);
+                let firsts = _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13);
+                let seconds = _mm512_setr_epi64(2, 3, 6, 7, 10, 11, 14, 15);
+                first[half] = _mm512_permutex2var_epi64(low, firsts, high);
+                second[half] = _mm512_permutex2var_epi64(low, seconds, high);
+            }
+        }
+        (first, second)
+    }
+
+    #[inline(always)]
+    fn expand(self, keys: &[u128; KEYS]) -> Keys {
+        let mut expanded = Keys([*keys; ROUNDS + 1]);
+        // SAFETY: four keys are 64 bytes, one register, as is each row of `expanded`.
+        unsafe {
+            let mut key = _mm512_loadu_epi32(keys.as_ptr().cast());
+            // The last word, rotated by a byte, in every column: ShiftRows then changes nothing.
+            let rotate = _mm512_set1_epi32(0x0c0f_0e0d);
+            for (round, constant) in expanded.0[1..].iter_mut().zip(ROUND_CONSTANTS) {
+                let word = _mm512_shuffle_epi8(key, rotate);
+                let word = _mm512_aesenclast_epi128(word, _mm512_set1_epi32(constant));
+                key = _mm512_xor_si512(key, _mm512_bslli_epi128::<4>(key));
+                key = _mm512_xor_si512(key, _mm512_bslli_epi128::<8>(key));
+                key = _mm512_xor_si512(key, word);
+                _mm512_storeu_epi32(round.as_mut_ptr().cast(), key);
+            }
+        }
+        expanded
+    }
+
+    #[inline(always)]
+    fn permute<const N: usize, const G: usize>(
+        self,
+        keys: &Keys,
+        first: usize,
+        x: &mut [[Self::Lanes; N]; G],
+    ) {
+        assert!(first + G <= KEYS);
+        for round in 0..=ROUNDS {
+            for (g, group) in x.iter_mut().enumerate() {
+                let key: *const u128 = &keys.0[round][first + g];
+                // SAFETY: `key` is 16 readable bytes.
+                unsafe {
+                    let key = _mm512_broadcast_i32x4(_mm_loadu_si128(key.cast()));
+                    for register in group.as_flattened_mut() {
+                        *register = match round {
+                            0 => _mm512_xor_si512(*register, key),
+                            ROUNDS => _mm512_aesenclast_epi128(*register, key),
+                            _ => _mm512_aesenc_epi128(*register, key),
+                        };
+                    }
+                }
+            }
+        }
     }
 }

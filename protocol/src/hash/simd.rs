@@ -1,0 +1,148 @@
+//! Eight blocks at a time, by what the processor has: VAES with AVX-512, AES-NI, or portable code.
+//!
+//! A [`Kernel`] is written once, over the operations of [`Simd`], and [`Path::run`] compiles it for each processor: inside,
+//! everything is inlined and blocks stay in registers. Values of the implementing types are proof that the processor has the
+//! instructions. Operations take no branches and no look-ups on data; the portable cipher is that of the `aes` crate. All paths
+//! give the same bytes; tests compare them.
+
+use crate::block::Block;
+
+/// Instances that are garbled in lockstep and share a key.
+pub const LANES: usize = 8;
+/// Keys that are expanded together: those of four groups.
+pub(crate) const KEYS: usize = 4;
+/// Rounds of AES-128.
+#[cfg(target_arch = "x86_64")]
+pub(super) const ROUNDS: usize = 10;
+/// Round constants of its key schedule (FIPS-197, section 5.2).
+#[cfg(target_arch = "x86_64")]
+pub(super) const ROUND_CONSTANTS: [i32; ROUNDS] =
+    [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0x1b, 0x36];
+
+/// One block of each instance of a group.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+pub(crate) struct Row(pub [Block; LANES]);
+
+impl zeroize::DefaultIsZeroes for Row {}
+
+/// The lanes' numbers: the low bits of every tweak.
+pub(crate) const LANE_NUMBERS: Row = {
+    let mut row = Row([Block::ZERO; LANES]);
+    let mut lane = 0;
+    while lane < LANES {
+        row.0[lane] = Block(lane as u128);
+        lane += 1;
+    }
+    row
+};
+
+/// Operations on eight blocks.
+pub(crate) trait Simd: Copy {
+    /// Eight blocks.
+    type Lanes: Copy;
+    /// Round keys of [`KEYS`] keys.
+    type Keys;
+
+    fn load(self, row: &Row) -> Self::Lanes;
+    fn store(self, x: Self::Lanes, row: &mut Row);
+    fn splat(self, x: u128) -> Self::Lanes;
+    fn xor(self, x: Self::Lanes, y: Self::Lanes) -> Self::Lanes;
+    fn and(self, x: Self::Lanes, y: Self::Lanes) -> Self::Lanes;
+    /// All ones in the lanes whose least significant bit is 1, zero in the others.
+    fn spread_lsb(self, x: Self::Lanes) -> Self::Lanes;
+
+    /// Lane `i` of both goes to `bytes[i * stride..][..32]`: first, then second.
+    fn store_pairs(self, first: Self::Lanes, second: Self::Lanes, bytes: &mut [u8], stride: usize);
+    /// The reverse of [`Self::store_pairs`].
+    fn load_pairs(self, bytes: &[u8], stride: usize) -> (Self::Lanes, Self::Lanes);
+
+    /// The key schedules of AES-128. Hash keys are public.
+    fn expand(self, keys: &[u128; KEYS]) -> Self::Keys;
+    /// AES-128 of every block, in place: `x[g]` under key `first + g`.
+    fn permute<const N: usize, const G: usize>(
+        self,
+        keys: &Self::Keys,
+        first: usize,
+        x: &mut [[Self::Lanes; N]; G],
+    );
+
+    /// TMMO, in place: `x[g][n] = H(x[g][n], tweaks[n])` under key `first + g`.
+    #[inline(always)]
+    fn tmmo<const N: usize, const G: usize>(
+        self,
+        keys: &Self::Keys,
+        first: usize,
+        x: &mut [[Self::Lanes; N]; G],
+        tweaks: &[Self::Lanes; N],
+    ) {
+        self.permute(keys, first, x);
+        let once = *x;
+        for group in x.iter_mut() {
+            for n in 0..N {
+                group[n] = self.xor(group[n], tweaks[n]);
+            }
+        }
+        self.permute(keys, first, x);
+        for g in 0..G {
+            for n in 0..N {
+                x[g][n] = self.xor(x[g][n], once[g][n]);
+            }
+        }
+    }
+}
+
+/// A computation over [`Simd`]. `run` and all that it calls is to be inlined.
+pub(crate) trait Kernel {
+    fn run<S: Simd>(self, simd: S);
+}
+
+/// The instructions that a kernel is run with.
+#[derive(Clone, Copy)]
+pub(crate) enum Path {
+    Portable(super::portable::Portable),
+    #[cfg(target_arch = "x86_64")]
+    AesNi(super::aesni::AesNi),
+    #[cfg(target_arch = "x86_64")]
+    Vaes(super::vaes::Vaes),
+}
+
+impl Path {
+    /// The fastest that this processor has.
+    pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if let Some(vaes) = super::vaes::Vaes::detect() {
+                return Self::Vaes(vaes);
+            }
+            if let Some(aesni) = super::aesni::AesNi::detect() {
+                return Self::AesNi(aesni);
+            }
+        }
+        Self::Portable(super::portable::Portable)
+    }
+
+    /// Every one that this processor has, with its name.
+    #[cfg(test)]
+    pub fn all() -> Vec<(&'static str, Self)> {
+        let mut all = vec![("portable", Self::Portable(super::portable::Portable))];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(super::aesni::AesNi::detect().map(|simd| ("AES-NI", Self::AesNi(simd))));
+            all.extend(super::vaes::Vaes::detect().map(|simd| ("VAES", Self::Vaes(simd))));
+        }
+        all
+    }
+
+    /// Runs `kernel` with these instructions.
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) {
+        match self {
+            Self::Portable(simd) => kernel.run(simd),
+            #[cfg(target_arch = "x86_64")]
+            Self::AesNi(simd) => simd.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vaes(simd) => simd.run(kernel),
+        }
+    }
+}
