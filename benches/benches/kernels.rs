@@ -35,7 +35,9 @@ fn hash(c: &mut Criterion) {
     let mut group = c.benchmark_group("hash");
     group.throughput(Throughput::Elements(N as u64));
     group.bench_function("blocks to 52 bits, one core", |b| {
-        b.iter(|| hash_to_bits(start, Domain::Output, base, 0, blocks.iter().copied(), 52).unwrap());
+        b.iter(|| {
+            hash_to_bits(start, Domain::Output, base, 0, blocks.iter().copied(), 52).unwrap()
+        });
     });
     group.finish();
 }

@@ -56,16 +56,18 @@ impl ReluLayer {
         packed_bytes(self.positions.removed().len(), self.ring_out.bits())
     }
 
+    /// What the sign test adds of `accumulators`, one value for each ReLU: its low [`Self::sign_bits`] bits count.
+    #[must_use]
+    pub fn sign_values(&self, accumulators: &[u64]) -> Vec<u64> {
+        let kept = self.positions.kept().iter();
+        kept.map(|&i| accumulators[i as usize] >> self.truncated_bits)
+            .collect()
+    }
+
     /// The bits of `accumulators` that the sign test adds, ReLU after ReLU, least significant first.
     #[must_use]
     pub fn sign_inputs(&self, accumulators: &[u64]) -> Vec<u8> {
-        bits_of(
-            self.positions
-                .kept()
-                .iter()
-                .map(|&i| accumulators[i as usize] >> self.truncated_bits),
-            self.sign_bits,
-        )
+        bits_of(self.sign_values(accumulators).into_iter(), self.sign_bits)
     }
 }
 

@@ -111,12 +111,6 @@ impl Expander {
     /// Blocks `first..first + out.len()` of the stream. Eight at a time are in flight.
     #[inline]
     pub fn fill(&self, first: u64, out: &mut [Block]) {
-        self.fill_with(first, out, |block| block);
-    }
-
-    /// As [`Self::fill`], for what `make` makes of each block.
-    #[inline]
-    pub fn fill_with<T>(&self, first: u64, out: &mut [T], make: impl Fn(Block) -> T) {
         for (chunk, counter) in out.chunks_mut(8).zip((first..).step_by(8)) {
             let mut blocks = [aes::Block::default(); 8];
             for (block, i) in blocks.iter_mut().zip(counter..) {
@@ -124,7 +118,7 @@ impl Expander {
             }
             self.0.encrypt_blocks(&mut blocks[..chunk.len()]);
             for (out, block) in chunk.iter_mut().zip(blocks) {
-                *out = make(Block::from_le_bytes(block.into()));
+                *out = Block::from_le_bytes(block.into());
             }
         }
     }

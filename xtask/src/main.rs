@@ -1,7 +1,8 @@
-//! The two commands of the README: `cargo xtask demo` and `cargo xtask test`.
+//! The commands of the README, `cargo xtask demo` and `cargo xtask test`, and those for developers.
 
 mod demo;
 mod demo_tables;
+mod instructions;
 mod libtorch;
 mod table;
 mod test;
@@ -14,6 +15,8 @@ usage: cargo xtask demo [--models DIR] [--images N]
            a server and a client on this machine, on real images, with what it cost
        cargo xtask test
            formatting, lints, documentation, and all tests, those of the trainer included
+       cargo xtask instructions [--write]
+           instructions of each kernel, by valgrind, against those on record
        cargo xtask trainer ARGS
            fetches libtorch if it is not there, builds pi-trainer and runs it; try --help";
 
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
     {
         Some(("demo", rest)) => demo::run(rest),
         Some(("test", [])) => test::run(),
+        Some(("instructions", rest)) => instructions::run(rest),
         Some(("trainer", rest)) => test::trainer(rest),
         _ => {
             eprintln!("{USAGE}");

@@ -105,7 +105,7 @@ impl<C: Channel> ClientSession<C> {
                 let outputs = evaluate(
                     &signs,
                     &material.tables,
-                    &read_labels(&labels),
+                    labels.as_chunks::<{ ActiveLabel::BYTES }>().0,
                     &material.labels,
                 )?;
                 let colours: Vec<u8> = outputs.iter().map(|label| label.colour()).collect();
@@ -164,7 +164,7 @@ impl<C: Channel> ClientSession<C> {
                     let outputs = evaluate(
                         &circuit,
                         &material.tables,
-                        &read_labels(&labels),
+                        labels.as_chunks::<{ ActiveLabel::BYTES }>().0,
                         &material.labels,
                     )?;
                     let bits = outputs
@@ -184,13 +184,4 @@ impl<C: Channel> ClientSession<C> {
         }
         Ok(Output::Class(class))
     }
-}
-
-fn read_labels(bytes: &[u8]) -> Vec<ActiveLabel> {
-    bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|&b| ActiveLabel::from_bytes(b))
-        .collect()
 }

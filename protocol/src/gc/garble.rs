@@ -15,7 +15,7 @@ use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::{Error, Result};
 use crate::hash::simd::Path;
 use crate::hash::{Domain, TweakBase, hash_to_bits};
-use crate::prg::{Expander, Seed};
+use crate::prg::Seed;
 
 /// Bytes of one AND gate.
 pub(super) const GATE_BYTES: usize = 32;
@@ -137,9 +137,8 @@ pub(super) fn garble_on(
     let mut garbler_zero = Zeroizing::new(vec![ZeroLabel::default(); instances.n_garbler_labels()]);
     let mut output_zero = Zeroizing::new(vec![ZeroLabel::default(); instances.n_output_labels()]);
     let ids = [instances.tweak.inference(), instances.tweak.layer() as u64];
-    let labels = Expander::new(Block::random(
-        &mut labels.stream("garbler input labels", &ids),
-    ));
+    let mut labels = labels.stream("garbler input labels", &ids);
+    let label_key = Zeroizing::new(Block::random(&mut labels));
 
     by_batch(&mut tables, n_batches, circuit.n_and() * GATE_BYTES)
         .into_par_iter()
@@ -152,7 +151,6 @@ pub(super) fn garble_on(
             |wires, (batch, ((tables, inputs), outputs))| {
                 let first = batch * BATCH;
                 let n_instances = BATCH.min(instances.n_instances - first);
-                labels.fill_with((first * n_in) as u64, inputs, ZeroLabel);
                 path.run(Garbling {
                     circuit,
                     delta: delta.block(),
@@ -160,9 +158,11 @@ pub(super) fn garble_on(
                     n_instances,
                     wires,
                     tables,
-                    garbler: inputs,
+                    label_key: *label_key,
+                    first_label: (first * n_in) as u64,
+                    garbler: &mut *inputs,
                     evaluator: &evaluator_zero[first * n_eval..(first + n_instances) * n_eval],
-                    outputs,
+                    outputs: &mut *outputs,
                 });
                 if let (Some(input), Some(colours)) = (colour_input, output_colour) {
                     // The input enters no AND gate, so its colour may still be chosen: a uniform label stays uniform.

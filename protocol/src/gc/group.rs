@@ -15,8 +15,11 @@ use crate::hash::{Domain, LANES, group_key};
 
 /// Instances of a batch.
 pub(super) const BATCH: usize = KEYS * LANES;
-/// Most groups that go through the circuit at a time.
+/// Groups that go through the circuit at a time in evaluation: with two hashes a gate, one group would not fill the pipeline.
 const LOCKSTEP: usize = 2;
+const _: () = assert!(LOCKSTEP == 2, "what is left over is one group");
+/// Rows of labels drawn at a time.
+const DRAWN: usize = 4;
 
 /// Cuts `data` into one slice for each batch, of `per_instance` items an instance, empty ones included.
 pub(super) fn by_batch<T>(
@@ -44,16 +47,12 @@ pub(super) fn wire_rows(instances: &Instances<'_>) -> Zeroizing<Vec<Row>> {
 pub(super) fn batch_keys(instances: &Instances<'_>, batch: usize) -> [u128; KEYS] {
     std::array::from_fn(|i| {
         let group = (batch * KEYS + i) as u64;
-        group_key(
-            instances.start_key,
-            Domain::Gate,
-            instances.tweak,
-            group,
-        )
+        group_key(instances.start_key, Domain::Gate, instances.tweak, group)
     })
 }
 
-/// Garbles one batch. Slices hold `n_instances` instances; `wires` is of [`wire_rows`].
+/// Garbles one batch. Slices hold `n_instances` instances; `wires` is of [`wire_rows`]. The labels of the garbler's inputs are
+/// AES-128 under `label_key` of their numbers, from `first_label` on, a multiple of eight.
 pub(super) struct Garbling<'a> {
     pub circuit: &'a Circuit,
     pub delta: Block,
@@ -61,7 +60,9 @@ pub(super) struct Garbling<'a> {
     pub n_instances: usize,
     pub wires: &'a mut [Row],
     pub tables: &'a mut [u8],
-    pub garbler: &'a [ZeroLabel],
+    pub label_key: Block,
+    pub first_label: u64,
+    pub garbler: &'a mut [ZeroLabel],
     pub evaluator: &'a [ZeroLabel],
     pub outputs: &'a mut [ZeroLabel],
 }
@@ -82,19 +83,40 @@ impl Kernel for Garbling<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let keys = s.expand(&self.keys);
-        let n_groups = self.n_instances.div_ceil(LANES);
-        let mut group = 0;
-        while group + 2 <= n_groups {
-            self.groups::<S, 2>(s, &keys, group);
-            group += 2;
-        }
-        if group < n_groups {
+        self.draw_labels(s);
+        for group in 0..self.n_instances.div_ceil(LANES) {
             self.groups::<S, 1>(s, &keys, group);
         }
     }
 }
 
 impl Garbling<'_> {
+    /// The labels of the garbler's inputs, to their place.
+    #[inline(always)]
+    fn draw_labels<S: Simd>(&mut self, s: S) {
+        let mut keys = s.expand(&[self.label_key.0; KEYS]);
+        let lane_numbers = s.load(&LANE_NUMBERS);
+        let mut number = u128::from(self.first_label);
+        let mut rows = Zeroizing::new([Row::default(); DRAWN]);
+        for labels in self.garbler.chunks_mut(DRAWN * LANES) {
+            let mut x = [[lane_numbers; DRAWN]];
+            for lanes in &mut x[0] {
+                *lanes = s.xor(lane_numbers, s.splat(number));
+                number += LANES as u128;
+            }
+            s.permute(&keys, 0, &mut x);
+            for (lanes, row) in x[0].iter().zip(rows.iter_mut()) {
+                s.store(*lanes, row);
+            }
+            for (labels, row) in labels.chunks_mut(LANES).zip(rows.iter()) {
+                for (label, block) in labels.iter_mut().zip(&row.0) {
+                    *label = ZeroLabel(*block);
+                }
+            }
+        }
+        s.wipe(&mut keys);
+    }
+
     #[inline(always)]
     fn groups<S: Simd, const G: usize>(&mut self, s: S, keys: &S::Keys, first: usize) {
         let circuit = self.circuit;
@@ -106,15 +128,34 @@ impl Garbling<'_> {
         let instance = |g: usize, lane: usize| (first + g) * LANES + lane;
         for g in 0..G {
             let at = instance(g, 0);
-            spread(&mut wires[..n_in], g, lanes[g], &self.garbler[at * n_in..], |l| l.0);
+            spread(
+                &mut wires[..n_in],
+                g,
+                lanes[g],
+                &self.garbler[at * n_in..],
+                |l| l.0,
+            );
             let n_eval = n_inputs - n_in;
             let labels = &self.evaluator[at * n_eval..];
             spread(&mut wires[n_in..n_inputs], g, lanes[g], labels, |l| l.0);
         }
+        let at = instance(G, 0);
+        let mut ahead = Ahead {
+            tables: self.tables.as_ptr().wrapping_add(at * stride),
+            labels: [
+                self.garbler.as_ptr().wrapping_add(at * n_in).cast(),
+                self.evaluator
+                    .as_ptr()
+                    .wrapping_add(at * (n_inputs - n_in))
+                    .cast(),
+            ],
+            n_groups: G,
+        };
         let delta = s.splat(self.delta.0);
         let lane_numbers = s.load(&LANE_NUMBERS);
         let mut n_and = 0;
         for (gate, wire) in circuit.gates().iter().zip(n_inputs..) {
+            ahead.next(s);
             match *gate {
                 Gate::Xor(a, b) => xor(s, wires, a, b, wire),
                 Gate::Not(a) => {
@@ -147,6 +188,7 @@ impl Garbling<'_> {
                         store_gates(s, generator, evaluator, tables, stride, lanes[g]);
                     }
                     n_and += 1;
+                    ahead.next_tables(s);
                 }
             }
         }
@@ -168,9 +210,9 @@ impl<L: Copy + Into<ActiveLabel>> Kernel for Evaluation<'_, L> {
         let keys = s.expand(&self.keys);
         let n_groups = self.n_instances.div_ceil(LANES);
         let mut group = 0;
-        while group + 2 <= n_groups {
-            self.groups::<S, 2>(s, &keys, group);
-            group += 2;
+        while group + LOCKSTEP <= n_groups {
+            self.groups::<S, LOCKSTEP>(s, &keys, group);
+            group += LOCKSTEP;
         }
         if group < n_groups {
             self.groups::<S, 1>(s, &keys, group);
@@ -196,9 +238,22 @@ impl<L: Copy + Into<ActiveLabel>> Evaluation<'_, L> {
             let labels = &self.evaluator[at * n_eval..];
             spread(&mut wires[n_in..n_inputs], g, lanes[g], labels, |l| l.0);
         }
+        let at = instance(G, 0);
+        let mut ahead = Ahead {
+            tables: self.tables.as_ptr().wrapping_add(at * stride),
+            labels: [
+                self.garbler.as_ptr().wrapping_add(at * n_in).cast(),
+                self.evaluator
+                    .as_ptr()
+                    .wrapping_add(at * (n_inputs - n_in))
+                    .cast(),
+            ],
+            n_groups: G,
+        };
         let lane_numbers = s.load(&LANE_NUMBERS);
         let mut n_and = 0;
         for (gate, wire) in circuit.gates().iter().zip(n_inputs..) {
+            ahead.next(s);
             match *gate {
                 Gate::Xor(a, b) => xor(s, wires, a, b, wire),
                 Gate::Not(a) => wires[wire] = wires[a as usize],
@@ -221,6 +276,7 @@ impl<L: Copy + Into<ActiveLabel>> Evaluation<'_, L> {
                         s.store(output, &mut wires[wire][g]);
                     }
                     n_and += 1;
+                    ahead.next_tables(s);
                 }
             }
         }
@@ -232,6 +288,34 @@ impl<L: Copy + Into<ActiveLabel>> Evaluation<'_, L> {
                     *output = ActiveLabel(wires[*wire as usize][g].0[lane]);
                 }
             }
+        }
+    }
+}
+
+/// What the next groups will read and write, asked of memory while these groups compute: their share of tables at each AND
+/// gate, a line of labels at each gate. Hints only, so they may run past the batch.
+struct Ahead {
+    tables: *const u8,
+    labels: [*const u8; 2],
+    n_groups: usize,
+}
+
+impl Ahead {
+    const LINE: usize = 64;
+
+    #[inline(always)]
+    fn next<S: Simd>(&mut self, s: S) {
+        for labels in &mut self.labels {
+            s.prefetch(*labels);
+            *labels = labels.wrapping_add(Self::LINE);
+        }
+    }
+
+    #[inline(always)]
+    fn next_tables<S: Simd>(&mut self, s: S) {
+        for _ in 0..self.n_groups * LANES * GATE_BYTES / Self::LINE {
+            s.prefetch(self.tables);
+            self.tables = self.tables.wrapping_add(Self::LINE);
         }
     }
 }
@@ -305,12 +389,7 @@ fn store_gates<S: Simd>(
 
 /// Reads both halves of one gate of `n_lanes` instances, one every `stride` bytes.
 #[inline(always)]
-fn load_gates<S: Simd>(
-    s: S,
-    tables: &[u8],
-    stride: usize,
-    n_lanes: usize,
-) -> (S::Lanes, S::Lanes) {
+fn load_gates<S: Simd>(s: S, tables: &[u8], stride: usize, n_lanes: usize) -> (S::Lanes, S::Lanes) {
     if n_lanes == LANES {
         return s.load_pairs(tables, stride);
     }

@@ -9,6 +9,7 @@ mod circuit;
 mod evaluate;
 mod garble;
 mod group;
+mod labels;
 mod sign;
 #[cfg(test)]
 mod tests;
@@ -17,4 +18,5 @@ pub use argmax::argmax_circuit;
 pub use circuit::{Builder, Circuit, Gate, Wire};
 pub use evaluate::{active_label_hash, evaluate};
 pub use garble::{Garbled, Instances, garble, label_hash};
+pub use labels::active_label_bytes;
 pub use sign::sign_circuit;

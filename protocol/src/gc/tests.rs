@@ -44,7 +44,15 @@ impl<'a> Fixed<'a> {
 
     fn garble(&self, path: Path) -> Garbled {
         let (labels, colours) = (Seed::from([9; 32]), self.colours.as_deref());
-        garble_on(path, &self.instances, &self.delta, &labels, &self.zero, colours).unwrap()
+        garble_on(
+            path,
+            &self.instances,
+            &self.delta,
+            &labels,
+            &self.zero,
+            colours,
+        )
+        .unwrap()
     }
 }
 
@@ -56,10 +64,26 @@ fn bytes<'a>(labels: impl Iterator<Item = &'a ZeroLabel>) -> Vec<[u8; 16]> {
 #[test]
 fn bytes_stay_what_they_were() {
     let answers = [
-        (sign_circuit(14).unwrap(), 101, "a835de48576fe60e0f67a307d26001da"),
-        (sign_circuit(16).unwrap(), 64, "969a2ef88d1cd91fc44a5a9900210886"),
-        (argmax_circuit(10, 24).unwrap(), 1, "d7472ab9b055af1ac43653c76f71020f"),
-        (argmax_circuit(7, 20).unwrap(), 70, "4da328f1e6d2be0077efc9d00103354c"),
+        (
+            sign_circuit(14).unwrap(),
+            101,
+            "a835de48576fe60e0f67a307d26001da",
+        ),
+        (
+            sign_circuit(16).unwrap(),
+            64,
+            "969a2ef88d1cd91fc44a5a9900210886",
+        ),
+        (
+            argmax_circuit(10, 24).unwrap(),
+            1,
+            "d7472ab9b055af1ac43653c76f71020f",
+        ),
+        (
+            argmax_circuit(7, 20).unwrap(),
+            70,
+            "4da328f1e6d2be0077efc9d00103354c",
+        ),
     ];
     for (circuit, n_instances, want) in answers {
         let fixed = Fixed::new(&circuit, n_instances);

@@ -10,6 +10,8 @@
 
 use std::arch::x86_64::*;
 
+use zeroize::Zeroize;
+
 use super::simd::{KEYS, Kernel, LANES, ROUND_CONSTANTS, ROUNDS, Row, Simd};
 
 /// Bytes of a pair of blocks.
@@ -130,6 +132,12 @@ impl Simd for AesNi {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: a hint; it reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
     fn expand(self, keys: &[u128; KEYS]) -> Keys {
         let mut expanded = [[self.splat(0)[0]; ROUNDS + 1]; KEYS];
         // SAFETY: a key is 16 readable bytes.
@@ -151,6 +159,10 @@ impl Simd for AesNi {
             }
         }
         expanded
+    }
+
+    fn wipe(self, keys: &mut Keys) {
+        keys.zeroize();
     }
 
     #[inline(always)]

@@ -61,6 +61,9 @@ impl Simd for Portable {
         keys.map(|key| Aes128Enc::new(&key.to_le_bytes().into()))
     }
 
+    /// Nothing: these wipe themselves when dropped.
+    fn wipe(self, _keys: &mut Self::Keys) {}
+
     fn permute<const N: usize, const G: usize>(
         self,
         keys: &Self::Keys,

@@ -57,8 +57,13 @@ pub(crate) trait Simd: Copy {
     /// The reverse of [`Self::store_pairs`].
     fn load_pairs(self, bytes: &[u8], stride: usize) -> (Self::Lanes, Self::Lanes);
 
-    /// The key schedules of AES-128. Hash keys are public.
+    /// A hint that the cache line of `at` is needed soon. Reads nothing, so any address will do.
+    fn prefetch(self, _at: *const u8) {}
+
+    /// The key schedules of AES-128.
     fn expand(self, keys: &[u128; KEYS]) -> Self::Keys;
+    /// Wipes a schedule of secret keys; those of the hash are public.
+    fn wipe(self, keys: &mut Self::Keys);
     /// AES-128 of every block, in place: `x[g]` under key `first + g`.
     fn permute<const N: usize, const G: usize>(
         self,

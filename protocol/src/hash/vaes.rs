@@ -11,6 +11,8 @@
 
 use std::arch::x86_64::*;
 
+use zeroize::Zeroize;
+
 use super::simd::{KEYS, Kernel, LANES, ROUND_CONSTANTS, ROUNDS, Row, Simd};
 
 /// Blocks in a register.
@@ -74,8 +76,7 @@ impl Simd for Vaes {
     #[inline(always)]
     fn splat(self, x: u128) -> Self::Lanes {
         // SAFETY: `x` is 16 readable bytes.
-        let register =
-            unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128((&raw const x).cast())) };
+        let register = unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128((&raw const x).cast())) };
         [register; 2]
     }
 
@@ -154,6 +155,12 @@ impl Simd for Vaes {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: a hint; it reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
     fn expand(self, keys: &[u128; KEYS]) -> Keys {
         let mut expanded = Keys([*keys; ROUNDS + 1]);
         // SAFETY: four keys are 64 bytes, one register, as is each row of `expanded`.
@@ -173,6 +180,10 @@ impl Simd for Vaes {
         expanded
     }
 
+    fn wipe(self, keys: &mut Keys) {
+        keys.0.zeroize();
+    }
+
     #[inline(always)]
     fn permute<const N: usize, const G: usize>(
         self,
@@ -181,21 +192,30 @@ impl Simd for Vaes {
         x: &mut [[Self::Lanes; N]; G],
     ) {
         assert!(first + G <= KEYS);
-        for round in 0..=ROUNDS {
-            for (g, group) in x.iter_mut().enumerate() {
-                let key: *const u128 = &keys.0[round][first + g];
-                // SAFETY: `key` is 16 readable bytes.
-                unsafe {
-                    let key = _mm512_broadcast_i32x4(_mm_loadu_si128(key.cast()));
-                    for register in group.as_flattened_mut() {
-                        *register = match round {
-                            0 => _mm512_xor_si512(*register, key),
-                            ROUNDS => _mm512_aesenclast_epi128(*register, key),
-                            _ => _mm512_aesenc_epi128(*register, key),
-                        };
+        let mut state = *x;
+        // SAFETY: see above.
+        unsafe {
+            for g in 0..G {
+                let key = self.splat(keys.0[0][first + g])[0];
+                for x in state[g].as_flattened_mut() {
+                    *x = _mm512_xor_si512(*x, key);
+                }
+            }
+            for round in 1..ROUNDS {
+                for g in 0..G {
+                    let key = self.splat(keys.0[round][first + g])[0];
+                    for x in state[g].as_flattened_mut() {
+                        *x = _mm512_aesenc_epi128(*x, key);
                     }
                 }
             }
+            for g in 0..G {
+                let key = self.splat(keys.0[ROUNDS][first + g])[0];
+                for x in state[g].as_flattened_mut() {
+                    *x = _mm512_aesenclast_epi128(*x, key);
+                }
+            }
         }
+        *x = state;
     }
 }

@@ -8,9 +8,9 @@ use pi_model::linear;
 use pi_model::relu_set::{gather, scatter};
 
 use super::{LayerMaterial, Prepared, ServerSession};
-use crate::block::{ActiveLabel, Delta, ZeroLabel};
 use crate::channel::Channel;
 use crate::error::Result;
+use crate::gc::active_label_bytes;
 use crate::layout::ReluLayer;
 use crate::ledger::Phase;
 use crate::relu::{ServerKeys, server_encrypt};
@@ -58,12 +58,9 @@ impl<C: Channel> ServerSession<C> {
         if let (Some(argmax), Some(material)) = (&layout.argmax, &prepared.argmax) {
             let ledger = &mut self.wire.ledger;
             let message = ledger.time_of_layer(Phase::Online, "labels", last, || {
-                active_labels(
-                    &material.labels,
-                    &argmax.inputs(y.values()),
-                    &prepared.delta,
-                )
-            });
+                let n_bits = argmax.bits as usize;
+                active_label_bytes(&material.labels, y.values(), n_bits, &prepared.delta)
+            })?;
             self.wire
                 .send(tag(Step::Labels, last, batch, index), &message)?;
             return self
@@ -128,9 +125,10 @@ impl<C: Channel> ServerSession<C> {
             return Ok(next);
         }
         let labels = ledger.time_of_layer(Phase::Online, "labels", layer, || {
-            let bits = relu.sign_inputs(y.values());
-            active_labels(&material.input_labels, &bits, &prepared.delta)
-        });
+            let values = relu.sign_values(y.values());
+            let (zeros, n_bits) = (&material.input_labels, relu.sign_bits as usize);
+            active_label_bytes(zeros, &values, n_bits, &prepared.delta)
+        })?;
         self.wire
             .send(tag(Step::Labels, layer, batch, index), &labels)?;
         let ledger = &mut self.wire.ledger;
@@ -165,13 +163,4 @@ impl<C: Channel> ServerSession<C> {
             Ok(next)
         })
     }
-}
-
-/// The labels of `bits`, one after the other.
-fn active_labels(zeros: &[ZeroLabel], bits: &[u8], delta: &Delta) -> Vec<u8> {
-    let mut labels = Vec::with_capacity(bits.len() * ActiveLabel::BYTES);
-    for (zero, &bit) in zeros.iter().zip(bits) {
-        labels.extend_from_slice(&zero.active(bit, delta).to_bytes());
-    }
-    labels
 }

@@ -1,0 +1,158 @@
+//! Runs one kernel a number of times, from fixed seeds, on one thread: what `cargo xtask instructions` counts.
+//!
+//! Without arguments it lists the kernels, each with its unit; with a kernel and a number it runs the kernel as often.
+
+use std::hint::black_box;
+
+use pi_model::kernel::{Conv2d, Shape};
+use pi_model::packing::{ConvGeometry, SourcePacking, SourceSpec, choose};
+use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
+use pi_protocol::gc::{Instances, evaluate, garble, sign_circuit};
+use pi_protocol::hash::{Domain, TweakBase, hash_to_bits};
+use pi_protocol::he::{ClientSource, DEGREE, PublicKey, RlweParams, SecretKey, ServerSource};
+use pi_protocol::prg::Seed;
+use rand::SeedableRng;
+use rand_chacha::ChaCha20Rng;
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+const KERNELS: [&str; 6] = [
+    "hash",
+    "garble",
+    "evaluate",
+    "transform",
+    "product",
+    "convolution",
+];
+
+fn main() -> Outcome {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [kernel, times] = &args[..] else {
+        println!("{}", KERNELS.join("\n"));
+        return Ok(());
+    };
+    let times: usize = times.parse()?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+    pool.install(|| match kernel.as_str() {
+        "hash" => hash(times).map_err(|e| e.to_string()),
+        "garble" => circuits(times, 0).map_err(|e| e.to_string()),
+        "evaluate" => circuits(0, times).map_err(|e| e.to_string()),
+        "transform" => encryption(times, 0).map_err(|e| e.to_string()),
+        "product" => encryption(0, times).map_err(|e| e.to_string()),
+        "convolution" => convolution(times).map_err(|e| e.to_string()),
+        _ => Err(format!("there is no kernel {kernel}")),
+    })?;
+    Ok(())
+}
+
+/// 4,096 label hashes to 52 bits.
+fn hash(times: usize) -> Outcome {
+    let blocks = vec![Block(7); 4096];
+    let base = TweakBase::new(0, 0)?;
+    for _ in 0..times {
+        let blocks = blocks.iter().copied();
+        black_box(hash_to_bits(Block(3), Domain::Output, base, 0, blocks, 52)?);
+    }
+    Ok(())
+}
+
+/// 256 sign tests of 14 bits: 3,328 AND gates.
+fn circuits(n_garble: usize, n_evaluate: usize) -> Outcome {
+    let mut rng = ChaCha20Rng::seed_from_u64(1);
+    let circuit = sign_circuit(14)?;
+    let signs = Instances {
+        circuit: &circuit,
+        n_instances: 256,
+        start_key: Block(5),
+        tweak: TweakBase::new(0, 0)?,
+    };
+    let delta = Delta::random(&mut rng);
+    let zero = vec![ZeroLabel::default(); signs.n_evaluator_labels()];
+    let active = vec![ActiveLabel::default(); signs.n_evaluator_labels()];
+    let seed = Seed::from([1; 32]);
+    let garbled = garble(&signs, &delta, &seed, &zero, None)?;
+    for _ in 0..n_garble {
+        black_box(garble(&signs, &delta, &seed, &zero, None)?);
+    }
+    for _ in 0..n_evaluate {
+        black_box(evaluate(&signs, &garbled.tables, &active, &active)?);
+    }
+    Ok(())
+}
+
+/// 16 to 16 channels of 16 x 16 under encryption: ciphertexts rebuilt and transformed, or multiplied and answered.
+fn encryption(n_transform: usize, n_product: usize) -> Outcome {
+    let mut rng = ChaCha20Rng::seed_from_u64(2);
+    let params = RlweParams::HIDDEN;
+    let spec = SourceSpec {
+        batch: 1,
+        channels: 16,
+        height: 16,
+        width: 16,
+        stride: 1,
+        consumers: vec![ConvGeometry {
+            out_channels: 16,
+            kernel_h: 3,
+            kernel_w: 3,
+            padding: 1,
+        }],
+    };
+    let choice = choose(
+        &spec,
+        DEGREE,
+        params.k_bits(),
+        params.up_bits(),
+        params.down_bits(),
+    )?;
+    let packing = SourcePacking::new(&spec, DEGREE, &choice)?;
+    let (key, message) = SecretKey::generate(&[1; 32], &mut rng);
+    let public = PublicKey::from_message(&[1; 32], 0, &message)?;
+    let (_, sent) = ClientSource::new(&key, &params, &packing, &[2; 32], &mut rng)?;
+    let rebuild = || {
+        ServerSource::new(
+            &params,
+            &packing,
+            &[2; 32],
+            0,
+            &sent.noise,
+            &sent.corrections,
+        )
+    };
+    let server = rebuild()?;
+    let response = &packing.responses()[0];
+    let weights: Vec<i32> = (0..response.n_weights())
+        .map(|i| (i * 31 % 255) as i32 - 127)
+        .collect();
+    for _ in 0..n_transform {
+        black_box(rebuild()?);
+    }
+    for _ in 0..n_product {
+        black_box(server.respond(&public, response, &weights, &mut rng)?);
+    }
+    Ok(())
+}
+
+/// 16 to 16 channels of 16 x 16, 3 x 3, in Z_2^52.
+fn convolution(times: usize) -> Outcome {
+    let shape = Shape {
+        in_channels: 16,
+        height: 16,
+        width: 16,
+        out_channels: 16,
+        kernel_h: 3,
+        kernel_w: 3,
+        stride: 1,
+        padding: 1,
+    };
+    let weights: Vec<i32> = (0..shape.n_weights())
+        .map(|i| (i * 31 % 255) as i32 - 127)
+        .collect();
+    let conv = Conv2d::new(shape, &weights, 52)?;
+    let x: Vec<u64> = (0..shape.n_inputs() as u64)
+        .map(|i| i * 0x9e37_79b9 % (1 << 52))
+        .collect();
+    for _ in 0..times {
+        black_box(conv.apply_serial(&x)?);
+    }
+    Ok(())
+}
