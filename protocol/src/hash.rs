@@ -146,6 +146,10 @@ struct FlatBatch<'a> {
 
 impl Kernel for FlatBatch<'_> {
     #[inline(always)]
+    #[allow(
+        clippy::needless_range_loop,
+        reason = "one index for rows, blocks and tweaks"
+    )]
     fn run<S: Simd>(self, s: S) {
         const IN_FLIGHT: usize = 4;
         let keys = s.expand(&self.keys);

@@ -5,6 +5,11 @@
 //! in a [`Row`]; tables instance after instance. Lanes past the last instance compute on stale labels and leave nothing.
 //! No branch and no address depends on a label.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "a group's number indexes rows, hashes, lanes and tables alike"
+)]
+
 use zeroize::Zeroizing;
 
 use super::circuit::{Circuit, Gate};

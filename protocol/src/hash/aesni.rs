@@ -7,6 +7,10 @@
     unsafe_code,
     reason = "vector instructions, behind a value that only detection makes"
 )]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "a group's number indexes blocks and keys alike"
+)]
 
 use std::arch::x86_64::*;
 

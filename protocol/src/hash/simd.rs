@@ -74,6 +74,10 @@ pub(crate) trait Simd: Copy {
 
     /// TMMO, in place: `x[g][n] = H(x[g][n], tweaks[n])` under key `first + g`.
     #[inline(always)]
+    #[allow(
+        clippy::needless_range_loop,
+        reason = "one index for blocks and tweaks"
+    )]
     fn tmmo<const N: usize, const G: usize>(
         self,
         keys: &Self::Keys,
