@@ -5,8 +5,6 @@
     reason = "a benchmark that cannot be set up must stop, and criterion's macros make undocumented functions"
 )]
 
-use std::hint::black_box;
-
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use pi_model::kernel::{Conv2d, Shape};
 use pi_model::packing::{ConvGeometry, SourcePacking, SourceSpec, choose};

@@ -93,11 +93,11 @@ fn build() -> Result<PathBuf> {
         bail!("the kernels do not build; the compiler's message is above");
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    let messages = text.lines().filter_map(|line| {
+    let mut messages = text.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(message.get("executable")?.as_str()?.to_owned())
     });
-    let program = messages.last().context("cargo named no program")?;
+    let program = messages.next_back().context("cargo named no program")?;
     Ok(program.into())
 }
 
