@@ -3,30 +3,62 @@
 use std::collections::BTreeMap;
 
 use pi_protocol::cost::Cost;
+use pi_protocol::record::{Party, StepRecord};
 use pi_protocol::wire::Step;
 
 use crate::error::BenchError;
 use crate::network::NetworkInfo;
-use crate::result::{LayerRun, Memory, PhaseRun, Phases, Plaintext, Run};
-use crate::runner::Subject;
+use crate::result::{LayerRun, Memory, PhaseRun, Phases, Plaintext, Run, TimelineEvent};
 use crate::stats::{Latency, median};
+use crate::subject::Subject;
 use crate::worker::{Order, Sample};
 
-/// All samples of one pair of processes, with the server's CPU seconds beside each.
+/// One step, as both parties measured it.
+pub struct Taken {
+    /// By the client.
+    pub client: Sample,
+    /// By the server, where it can tell.
+    pub server: Option<StepRecord>,
+    /// CPU time of the server's process.
+    pub cpu_s_server: f64,
+}
+
+/// All samples of one pair of processes.
 #[derive(Default)]
 pub struct Samples {
-    setup: Vec<(Sample, f64)>,
-    offline: Vec<(Sample, f64)>,
-    online: Vec<(Sample, f64)>,
+    setup: Vec<Taken>,
+    offline: Vec<Taken>,
+    online: Vec<Taken>,
+}
+
+/// What an operation of the server is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Linear layers, in the clear on shares or under encryption, and the truncation that ends them.
+    Linear,
+    /// Garbled circuits and multiplexers.
+    Relu,
+    /// Reading and writing messages, keys, OT for all layers together.
+    Other,
+}
+
+impl Part {
+    fn of(operation: &str) -> Self {
+        match operation {
+            "linear" | "truncate" | "transform" | "respond" | "masks" => Self::Linear,
+            "labels" | "multiplex" | "garble" => Self::Relu,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl Samples {
     /// Keeps the sample of an order.
-    pub fn add(&mut self, order: Order, sample: Sample, cpu_s_server: f64) {
+    pub fn add(&mut self, order: Order, taken: Taken) {
         match order {
-            Order::Open => self.setup.push((sample, cpu_s_server)),
-            Order::Prepare => self.offline.push((sample, cpu_s_server)),
-            Order::Infer | Order::Burst(_) => self.online.push((sample, cpu_s_server)),
+            Order::Open => self.setup.push(taken),
+            Order::Prepare => self.offline.push(taken),
+            Order::Infer | Order::Burst(_) => self.online.push(taken),
         }
     }
 
@@ -53,14 +85,14 @@ impl Samples {
         let peaks = all
             .iter()
             .flat_map(|s| s.iter())
-            .map(|(s, _)| s.peak_memory);
+            .map(|t| t.client.peak_memory);
         let time = phases.offline.latency.median_s + batch as f64 * phases.online.latency.median_s;
         Ok(Run {
             model: subject.info.clone(),
             batch,
             network: network.clone(),
             layers: self.layers(subject)?,
-            ledger: traffic.flat_map(|(s, _)| s.traffic.clone()).collect(),
+            ledger: traffic.flat_map(|t| t.client.traffic.clone()).collect(),
             memory: Memory {
                 client_peak_bytes: peaks.max().unwrap_or(0),
                 server_peak_bytes: 0,
@@ -68,7 +100,7 @@ impl Samples {
             plaintext: self.plaintext(),
             throughput_per_s: if time > 0.0 { batch as f64 / time } else { 0.0 },
             predicted: None,
-            timeline: self.typical().map(|s| s.events.clone()).unwrap_or_default(),
+            timeline: self.typical().map(timeline).unwrap_or_default(),
             foreign_cpu_share: 0.0,
             load_average: 0.0,
             phases,
@@ -76,14 +108,14 @@ impl Samples {
     }
 
     /// The inference in the middle of all.
-    fn typical(&self) -> Option<&Sample> {
-        let mut sorted: Vec<&Sample> = self.online.iter().map(|(s, _)| s).collect();
-        sorted.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    fn typical(&self) -> Option<&Taken> {
+        let mut sorted: Vec<&Taken> = self.online.iter().collect();
+        sorted.sort_by(|a, b| a.client.seconds.total_cmp(&b.client.seconds));
         sorted.get(sorted.len() / 2).copied()
     }
 
     fn plaintext(&self) -> Plaintext {
-        let checks: Vec<_> = self.online.iter().filter_map(|(s, _)| s.check).collect();
+        let checks: Vec<_> = self.online.iter().filter_map(|t| t.client.check).collect();
         Plaintext {
             n_compared: checks.len(),
             n_agree: checks.iter().filter(|c| c.0).count(),
@@ -102,8 +134,17 @@ impl Samples {
                 let of = self
                     .online
                     .iter()
-                    .filter_map(|(s, _)| s.layers.get(&(index as u16)));
+                    .filter_map(|t| t.client.layers.get(&(index as u16)));
                 median(&of.map(|t| t[which]).collect::<Vec<_>>())
+            };
+            let server = |samples: &[Taken], part: Part| {
+                let steps = samples.iter().filter_map(|t| t.server.as_ref());
+                let time = |step: &StepRecord| {
+                    let of = step.layers_s.iter();
+                    of.filter(|l| l.layer == index as u16 && Part::of(&l.operation) == part)
+                        .fold(0.0, |sum, l| sum + l.seconds)
+                };
+                median(&steps.map(time).collect::<Vec<_>>())
             };
             layers.push(LayerRun {
                 name: layer.name.clone(),
@@ -114,10 +155,14 @@ impl Samples {
                 ciphertexts: work.n_ciphertexts,
                 online_wait_s: part(0),
                 online_client_s: part(1),
+                online_server_linear_s: server(&self.online, Part::Linear),
+                online_server_relu_s: server(&self.online, Part::Relu),
+                offline_server_linear_s: server(&self.offline, Part::Linear),
+                offline_server_relu_s: server(&self.offline, Part::Relu),
                 ..LayerRun::default()
             });
         }
-        let first = |samples: &[(Sample, f64)]| samples.first().map(|(s, _)| s.traffic.clone());
+        let first = |samples: &[Taken]| samples.first().map(|t| t.client.traffic.clone());
         let entries = [first(&self.offline), first(&self.online)]
             .into_iter()
             .flatten();
@@ -150,32 +195,59 @@ fn is_of_a_layer(operation: &str) -> bool {
     !of_a_batch.iter().any(|step| step.name() == operation)
 }
 
-fn phase(samples: &[(Sample, f64)]) -> PhaseRun {
-    let n = samples.len().max(1) as f64;
-    let mean = |of: &dyn Fn(&(Sample, f64)) -> f64| samples.iter().map(of).sum::<f64>() / n;
-    let Some((first, _)) = samples.first() else {
+/// Both parties' events in order of time. Both clocks are this machine's.
+fn timeline(taken: &Taken) -> Vec<TimelineEvent> {
+    let mut events = taken.client.events.clone();
+    if let Some(server) = &taken.server {
+        let shift_s = server.epoch_unix_s - taken.client.input_unix_s;
+        let of_server = server.events.iter();
+        events.extend(of_server.map(|e| TimelineEvent::new(Party::Server, e, shift_s)));
+    }
+    events.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
+    events
+}
+
+/// The mean of each operation.
+fn means<'a>(all: impl Iterator<Item = &'a BTreeMap<String, f64>>) -> BTreeMap<String, f64> {
+    let mut sums: BTreeMap<String, f64> = BTreeMap::new();
+    let mut n = 0;
+    for operations in all {
+        n += 1;
+        for (name, time) in operations {
+            *sums.entry(name.clone()).or_default() += time;
+        }
+    }
+    sums.values_mut().for_each(|sum| *sum /= f64::from(n));
+    sums
+}
+
+fn phase(samples: &[Taken]) -> PhaseRun {
+    let Some(first) = samples.first() else {
         return PhaseRun::default();
     };
+    let mean = |of: &dyn Fn(&Taken) -> f64| -> f64 {
+        samples.iter().map(of).sum::<f64>() / samples.len() as f64
+    };
+    let traffic = &first.client.traffic;
     let bytes = |direction: &str| {
-        let of = first.traffic.iter().filter(|e| e.direction == direction);
+        let of = traffic.iter().filter(|e| e.direction == direction);
         of.map(|e| e.bytes).sum()
     };
-    let names = first.operations.keys().cloned();
+    let server = |of: &dyn Fn(&StepRecord) -> f64| mean(&|t| t.server.as_ref().map_or(0.0, of));
+    let told = samples.iter().filter_map(|t| t.server.as_ref());
     PhaseRun {
-        latency: Latency::new(samples.iter().map(|(s, _)| s.seconds).collect()),
-        cpu_s_client: mean(&|(s, _)| s.cpu_s),
-        cpu_s_server: mean(&|(_, server)| *server),
+        latency: Latency::new(samples.iter().map(|t| t.client.seconds).collect()),
+        cpu_s_client: mean(&|t| t.client.cpu_s),
+        cpu_s_server: mean(&|t| t.cpu_s_server),
         bytes_c2s: bytes("c2s"),
         bytes_s2c: bytes("s2c"),
-        messages: first.traffic.iter().map(|e| e.messages).sum(),
-        rounds: first.rounds,
-        waited_s_client: mean(&|(s, _)| s.waited_s),
-        operations_s_client: names
-            .map(|name| {
-                let time = mean(&|(s, _)| s.operations.get(&name).copied().unwrap_or(0.0));
-                (name, time)
-            })
-            .collect(),
+        messages: traffic.iter().map(|e| e.messages).sum(),
+        rounds: first.client.rounds,
+        waited_s_client: mean(&|t| t.client.waited_s),
+        operations_s_client: means(samples.iter().map(|t| &t.client.operations)),
+        wall_s_server: server(&|step| step.seconds),
+        waited_s_server: server(&|step| step.waited_s),
+        operations_s_server: means(told.map(|step| &step.operations_s)),
     }
 }
 

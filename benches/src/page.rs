@@ -1,10 +1,13 @@
 //! One self-contained HTML page: facts, tables, pictures. Nothing is loaded from anywhere.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::charts::{self, Series, Stack};
 use crate::error::BenchError;
-use crate::result::{self, Report, Run};
+use crate::models::{COST_MODELS, CostModel, Load};
+use crate::network::NetworkInfo;
+use crate::result::{self, LayerRun, Report, Run};
 use crate::tables;
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;color:#111;background:#fff;margin:0 auto;max-width:1500px;padding:1rem}
@@ -12,6 +15,7 @@ h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.2rem;margin:1.5rem 0 .5rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem}
 th,td{border-bottom:1px solid #ccc;padding:.3rem .6rem;text-align:right;white-space:nowrap}
 th{vertical-align:bottom;white-space:normal;border-bottom:2px solid #111}th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}
+.text th,.text td{text-align:left}.text td:last-child{white-space:normal;min-width:24rem}
 .pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,560px),1fr));gap:1rem;align-items:start}
 figure{margin:0;border:1px solid #ccc}figure .wide svg{display:block;width:100%;min-width:340px;height:auto}
 figcaption{font-size:.85rem;padding:.4rem .8rem}.caution{border-left:4px solid #111;padding-left:.8rem}
@@ -45,24 +49,9 @@ fn html(report: &Report) -> Result<String, BenchError> {
         ("One client", tables::rows(report)),
         ("Many clients", tables::scale_rows(report)),
     ] {
-        if rows.is_empty() {
-            continue;
+        if !rows.is_empty() {
+            body += &format!("<h2>{title}</h2>{}", table(&head, &rows));
         }
-        let cells = |tag: &str, row: &mut dyn Iterator<Item = &str>| {
-            row.map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell)))
-                .collect::<String>()
-        };
-        body += &format!(
-            "<h2>{title}</h2><div class=wide><table><tr>{}</tr>",
-            cells("th", &mut head.into_iter())
-        );
-        for row in rows {
-            body += &format!(
-                "<tr>{}</tr>",
-                cells("td", &mut row.iter().map(String::as_str))
-            );
-        }
-        body += "</table></div>";
     }
     let pictures = pictures(report)?;
     if !pictures.is_empty() {
@@ -76,10 +65,36 @@ fn html(report: &Report) -> Result<String, BenchError> {
         }
         body += "</div>";
     }
+    let (head, rows) = tables::operation_rows(report);
+    if !rows.is_empty() {
+        body += &format!(
+            "<h2>Where the time goes</h2><details><summary>Every phase, party and operation: {} rows</summary><div class=text>{}</div></details>",
+            rows.len(),
+            table(&head, &rows)
+        );
+    }
     Ok(format!(
         "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content=\"width=device-width,initial-scale=1\"><title>{} - private inference</title><style>{STYLE}</style></head><body>{body}</body></html>\n",
         escaped(&report.suite)
     ))
+}
+
+fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let cells = |tag: &str, row: &mut dyn Iterator<Item = &str>| {
+        row.map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell)))
+            .collect::<String>()
+    };
+    let mut text = format!(
+        "<div class=wide><table><tr>{}</tr>",
+        cells("th", &mut head.iter().copied())
+    );
+    for row in rows {
+        text += &format!(
+            "<tr>{}</tr>",
+            cells("td", &mut row.iter().map(String::as_str))
+        );
+    }
+    text + "</table></div>"
 }
 
 /// Lets the page scale a picture: the size stays in its viewBox.
@@ -117,7 +132,7 @@ fn groups(report: &Report) -> Vec<Vec<&Run>> {
 }
 
 fn pictures(report: &Report) -> Result<Vec<(String, String)>, BenchError> {
-    let mut pictures = Vec::new();
+    let mut pictures = accuracies(report)?;
     let mut drawn = Vec::new();
     for group in groups(report) {
         let network = &group[0].network;
@@ -146,16 +161,21 @@ fn pictures(report: &Report) -> Result<Vec<(String, String)>, BenchError> {
             let (floor, slope) = fit.unwrap_or_default();
             let title = format!("Online latency: {base} over {}", network.name);
             let caption = format!(
-                "Fitted: {} without any ReLU and {:.2} us for each ReLU. Linear is the measured time of the run with the fewest ReLUs less the client's evaluation; ReLU is the client's evaluation; other is the rest: labels, their bytes, round trips. {}.{note}",
+                "Fitted: {} without any ReLU and {:.2} us for each ReLU. {} Dashed and dotted lines are cost models of published systems at their best, on top of the fitted floor: computed from published constants, not measured. {}.{note}",
                 tables::seconds(floor),
                 1e6 * slope,
+                if is_told(&shown) {
+                    "Linear is what the server measured in its linear layers; ReLU is the server's work on labels and multiplexers and the client's evaluation, as each measured it; other is the rest: bytes on the wire, round trips, serialisation, scheduling."
+                } else {
+                    "ReLU is the client's evaluation; this report has no times of the server, so the rest is not split."
+                },
                 network.text()
             );
             let stack = Stack {
                 title,
                 y_label: "ms".into(),
                 parts: latency_parts(&shown),
-                lines: vec![],
+                lines: latency_models(&shown, network, report.host.n_cpus, floor),
             };
             pictures.push((charts::stack(&stack)?, caption));
             // Bytes are the same on every network.
@@ -168,49 +188,55 @@ fn pictures(report: &Report) -> Result<Vec<(String, String)>, BenchError> {
                 drawn.push(shape);
             }
         }
-        let accurate: Vec<(String, f64, f64)> = group
-            .iter()
-            .filter_map(|r| {
-                Some((
-                    r.model.name.clone(),
-                    1e3 * r.phases.online.latency.median_s,
-                    r.model.accuracy?,
-                ))
-            })
-            .collect();
-        if !accurate.is_empty() {
-            let title = format!("Accuracy against online latency over {}", network.name);
-            pictures.push((
-                charts::accuracy(&title, &accurate)?,
-                "Accuracy of the fixed-point network on its whole test set, from its card.".into(),
-            ));
-        }
         if let Some(run) = shown.last().filter(|r| !r.timeline.is_empty()) {
             pictures.push((
                 charts::layers(run)?,
-                "Each bar is one round trip: it ends in the named layer and includes layers before it that keep no ReLU.".into(),
+                "Each bar is one round trip: it ends in the named layer and includes layers before it that keep no ReLU. Each party measured its own part; the rest of the client's wait is bytes on the wire, delay, serialisation and scheduling.".into(),
             ));
             pictures.push((
                 charts::timeline(run)?,
-                "The inference with the median latency, by the client's clock. The server's lane is derived from the client's waits less the network's delay; it includes the time that bytes take to leave.".into(),
+                "The inference with the median latency. Each party measured itself; both use the clock of this machine. A message is a line from the moment its sender handed it over to the moment it had arrived whole.".into(),
             ));
         }
     }
     Ok(pictures)
 }
 
-fn latency_parts(runs: &[&Run]) -> Vec<Series> {
-    let evaluate = |r: &Run| {
-        r.phases
-            .online
-            .operations_s_client
-            .get("evaluate")
-            .copied()
-            .unwrap_or(0.0)
+/// Name, latency in milliseconds, accuracy in percent.
+type Points = Vec<(String, f64, f64)>;
+
+/// Accuracy against latency for each data set and network: trained models of any shape in one picture.
+fn accuracies(report: &Report) -> Result<Vec<(String, String)>, BenchError> {
+    let mut groups: BTreeMap<(&str, &str), Points> = BTreeMap::new();
+    for run in &report.runs {
+        if let Some(accuracy) = run.model.accuracy {
+            let of = (run.model.dataset.as_str(), run.network.name.as_str());
+            let latency_ms = 1e3 * run.phases.online.latency.median_s;
+            let points = groups.entry(of).or_default();
+            points.push((run.model.name.clone(), latency_ms, accuracy));
+        }
+    }
+    let draw = |((dataset, network), points): (&(&str, &str), &Points)| {
+        let title = format!("Accuracy on {dataset} against online latency over {network}");
+        Ok((
+            charts::accuracy(&title, points)?,
+            "Accuracy of the fixed-point network on its whole test set, from its card.".into(),
+        ))
     };
-    let floor = runs
-        .first()
-        .map_or(0.0, |r| r.phases.online.latency.median_s - evaluate(r));
+    groups.iter().map(draw).collect()
+}
+
+/// Whether the server has told its times in all of the runs; reports of version 1 have none.
+fn is_told(runs: &[&Run]) -> bool {
+    runs.iter()
+        .all(|r| !r.phases.online.operations_s_server.is_empty())
+}
+
+fn latency_parts(runs: &[&Run]) -> Vec<Series> {
+    let sum = |run: &Run, of: fn(&LayerRun) -> f64| run.layers.iter().map(of).sum::<f64>();
+    let linear = |run: &Run| sum(run, |l| l.online_server_linear_s);
+    let relu = |run: &Run| sum(run, |l| l.online_server_relu_s + l.online_client_s);
+    let rest = |run: &Run| (run.phases.online.latency.median_s - linear(run) - relu(run)).max(0.0);
     let series = |name: &str, of: &dyn Fn(&Run) -> f64| Series {
         name: name.to_owned(),
         points: runs
@@ -218,12 +244,29 @@ fn latency_parts(runs: &[&Run]) -> Vec<Series> {
             .map(|r| (r.model.relus_kept as f64, 1e3 * of(r)))
             .collect(),
     };
-    let total = |r: &Run| r.phases.online.latency.median_s;
-    vec![
-        series("linear", &|r| floor.min(total(r))),
-        series("ReLU", &evaluate),
-        series("other", &|r| (total(r) - floor - evaluate(r)).max(0.0)),
-    ]
+    let mut parts = vec![series("ReLU", &relu), series("other", &rest)];
+    if is_told(runs) {
+        parts.insert(0, series("linear", &linear));
+    }
+    parts
+}
+
+/// The least that other systems' ReLUs would add to the floor, in milliseconds, where their models say anything.
+fn latency_models(runs: &[&Run], network: &NetworkInfo, n_cpus: usize, floor: f64) -> Vec<Series> {
+    let lines = COST_MODELS.iter().map(|model| Series {
+        name: format!("{}, at least", model.short),
+        points: runs
+            .iter()
+            .map(|run| {
+                let seconds = model.online_s(&Load::of(run, n_cpus), network).0;
+                (run.model.relus_kept as f64, 1e3 * (floor + seconds))
+            })
+            .collect(),
+    });
+    // A line without computation and without a wire would say nothing.
+    lines
+        .filter(|l| l.points.iter().any(|p| p.1 > 1e3 * floor))
+        .collect()
 }
 
 fn bytes_stack(runs: &[&Run], base: &str) -> Stack {
@@ -255,12 +298,11 @@ fn bytes_stack(runs: &[&Run], base: &str) -> Stack {
             .map(|r| (r.model.relus_kept as f64, of(r)))
             .collect(),
     };
-    let line = |name: &str, each: f64| {
-        series(name, &|r| {
-            sum(r, 0) + r.model.relus_kept as f64 * each / 1e6
-        })
+    let line = |name: &str, model: &CostModel| {
+        // Bytes do not depend on the machine.
+        series(name, &|r| sum(r, 0) + model.bytes(&Load::of(r, 1)) / 1e6)
     };
-    let [delphi, ot] = &tables::COST_MODELS;
+    let [delphi, ot] = &COST_MODELS;
     Stack {
         title: format!("Bytes of one inference: {base}"),
         y_label: "MB".into(),
@@ -270,14 +312,8 @@ fn bytes_stack(runs: &[&Run], base: &str) -> Stack {
             series("other (input, identity)", &|r| sum(r, 2)),
         ],
         lines: vec![
-            line(
-                "model: DELPHI, 20,281 B a ReLU",
-                delphi.offline_bytes + delphi.online_bytes,
-            ),
-            line(
-                "model: OT comparison, 56 B a ReLU",
-                ot.offline_bytes + ot.online_bytes,
-            ),
+            line("model: DELPHI, 20,281 B a ReLU", delphi),
+            line("model: OT comparison, 56 B a ReLU", ot),
         ],
     }
 }

@@ -9,9 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use pi_protocol::ledger::Phase;
+use pi_protocol::record::StepRecord;
+
 use crate::error::{BenchError, failed};
 use crate::host;
 use crate::network::{NetworkInfo, Shaping};
+use crate::server_ledger::ServerLedger;
 use crate::shaper;
 use crate::worker::{Answer, Order, Sample};
 
@@ -20,6 +24,9 @@ pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Longest time for one order: all ReLUs of ResNet-18 over the slowest network fit.
 const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// Longest time from a client's end of a step to the server's: the last messages' time on the wire.
+const FINISH_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Makes Ctrl-C and SIGTERM set [`INTERRUPTED`] in place of ending the process.
 pub fn watch_signals() {
@@ -45,31 +52,64 @@ pub fn watch_signals() {
     });
 }
 
-/// pi-server's program: beside this one, or built now.
-///
-/// # Errors
-/// [`BenchError::Process`] when it is not there and cannot be built.
-pub fn server_binary() -> Result<PathBuf, BenchError> {
-    let me = std::env::current_exe().map_err(|e| failed("server", e))?;
-    let dir = me.parent().unwrap_or(Path::new("."));
-    let path = dir.join("pi-server");
-    if !path.exists() {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command.args(["build", "-q", "-p", "pi-server"]);
-        if !cfg!(debug_assertions) {
-            command.arg("--release");
+/// The two programs of a measurement, of one build.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// pi-server.
+    pub server: PathBuf,
+    /// pi-bench, for the client and the proxy between namespaces.
+    pub bench: PathBuf,
+}
+
+impl Build {
+    /// This program, and the pi-server beside it; that is built now if it is not there.
+    ///
+    /// # Errors
+    /// [`BenchError::Process`] when it is not there and cannot be built.
+    pub fn here() -> Result<Self, BenchError> {
+        let bench = std::env::current_exe().map_err(|e| failed("server", e))?;
+        let server = bench.with_file_name("pi-server");
+        if !server.exists() {
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            let mut command = Command::new(cargo);
+            command.args(["build", "-q", "-p", "pi-server"]);
+            if !cfg!(debug_assertions) {
+                command.arg("--release");
+            }
+            // A failure shows in the file that is still not there.
+            let _ = command.status();
         }
-        // A failure shows in the file that is still not there.
-        let _ = command.status();
-    }
-    if path.exists() {
-        Ok(path)
-    } else {
+        if server.exists() {
+            return Ok(Self { server, bench });
+        }
         Err(failed(
             "server",
             "pi-server is not beside pi-bench and could not be built; run cargo build -p pi-server",
         ))
+    }
+
+    /// Another build's programs, in `folder`.
+    ///
+    /// # Errors
+    /// [`BenchError::Process`] when one of them is not there.
+    pub fn in_folder(folder: &Path) -> Result<Self, BenchError> {
+        let program = |name: &str| {
+            let path = folder.join(name);
+            let there = path.is_file().then_some(path);
+            there.ok_or_else(|| {
+                failed(
+                    "baseline",
+                    format!(
+                        "{} has no {name}; it needs another build's pi-server and pi-bench",
+                        folder.display()
+                    ),
+                )
+            })
+        };
+        Ok(Self {
+            server: program("pi-server")?,
+            bench: program("pi-bench")?,
+        })
     }
 }
 
@@ -132,23 +172,26 @@ fn start_listening(mut command: Command, log: &Path) -> Result<(Owned, SocketAdd
 pub struct Server {
     child: Owned,
     proxy: Option<Owned>,
+    /// None where the build's server knows no ledger.
+    ledger: Option<ServerLedger>,
     /// Where clients connect.
     pub address: SocketAddr,
 }
 
 impl Server {
-    /// Starts pi-server with one model behind `network`; its log goes to `log`.
+    /// Starts pi-server with one model behind `network`; its log goes to `log`, its ledger beside it.
     ///
     /// # Errors
     /// [`BenchError::Process`] with what the server said.
     pub fn start(
+        build: &Build,
         model: &Path,
         network: &NetworkInfo,
         max_batch: usize,
         max_sessions: usize,
         log: &Path,
     ) -> Result<Self, BenchError> {
-        let mut server = command(network, "server", &server_binary()?);
+        let mut server = command(network, "server", &build.server);
         let listen = if network.shaping == Shaping::Namespaces {
             "10.77.0.1:0"
         } else {
@@ -166,13 +209,18 @@ impl Server {
         server.args(["--max-batch", &max_batch.to_string()]);
         server.args(["--max-sessions", &max_sessions.to_string()]);
         server.arg("--model").arg(model);
+        let mut ledger = None;
+        if ServerLedger::is_known_to(&build.server) {
+            let path = log.with_extension("ledger.jsonl");
+            ledger = Some(ServerLedger::create(&path)?);
+            server.arg("--ledger").arg(path);
+        }
         let (child, server_address) = start_listening(server, log)?;
         let (address, proxy) = match network.shaping {
             Shaping::Loopback => (server_address, None),
             Shaping::Proxy => (shaper::start(network, server_address)?, None),
             Shaping::Namespaces => {
-                let me = std::env::current_exe().map_err(|e| failed("proxy", e))?;
-                let mut proxy = command(network, "client", &me);
+                let mut proxy = command(network, "client", &build.bench);
                 proxy.args([
                     "delay",
                     "--network",
@@ -187,8 +235,42 @@ impl Server {
         Ok(Self {
             child,
             proxy,
+            ledger,
             address,
         })
+    }
+
+    /// Waits until the server has finished the step of `phase` that a client has just done, and returns what it has
+    /// measured of it; none where it knows no ledger.
+    ///
+    /// # Errors
+    /// [`BenchError::Process`] when it says nothing, [`BenchError::Interrupted`].
+    pub fn finished(&mut self, phase: Phase) -> Result<Option<StepRecord>, BenchError> {
+        let Some(ledger) = &mut self.ledger else {
+            return Ok(None);
+        };
+        let started = Instant::now();
+        loop {
+            match ledger.poll()? {
+                Some(step) if step.phase == phase => return Ok(Some(step)),
+                Some(_) => continue,
+                None => {}
+            }
+            if INTERRUPTED.load(Ordering::SeqCst) {
+                return Err(BenchError::Interrupted);
+            }
+            let ended = self.child.0.try_wait().map_err(|e| failed("server", e))?;
+            if let Some(status) = ended {
+                return Err(failed("server", format!("it ended: {status}")));
+            }
+            if started.elapsed() > FINISH_PATIENCE {
+                return Err(failed(
+                    "server",
+                    format!("its ledger has no line after {FINISH_PATIENCE:?}"),
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// CPU seconds so far.
@@ -220,18 +302,18 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts this program as a client of the server at `address`.
+    /// Starts pi-bench as a client of the server at `address`.
     ///
     /// # Errors
     /// [`BenchError::Process`].
     pub fn start(
+        build: &Build,
         network: &NetworkInfo,
         address: SocketAddr,
         model: &Path,
         batch: usize,
     ) -> Result<Self, BenchError> {
-        let me = std::env::current_exe().map_err(|e| failed("client", e))?;
-        let mut child = command(network, "client", &me)
+        let mut child = command(network, "client", &build.bench)
             .args(["client-worker", "--url", &format!("http://{address}")])
             .args(["--batch", &batch.to_string()])
             .arg("--model")

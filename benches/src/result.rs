@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use pi_protocol::record::{EventRecord, Party};
 use serde::{Deserialize, Serialize};
 
 use crate::calibrate::Rates;
@@ -15,8 +16,8 @@ use crate::host::Host;
 use crate::network::NetworkInfo;
 use crate::stats::Latency;
 
-/// Version of the document.
-pub const SCHEMA_VERSION: u32 = 1;
+/// Version of the document. Version 1 had no times of the server; it is still read.
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Name of the file in the folder of a report.
 pub const FILE: &str = "report.json";
@@ -83,7 +84,7 @@ pub struct Run {
     pub throughput_per_s: f64,
     /// From plan and calibration alone.
     pub predicted: Option<Predicted>,
-    /// One inference, as the client's ledger saw it.
+    /// One inference, as both parties' ledgers saw it.
     pub timeline: Vec<TimelineEvent>,
     /// CPU time of all other processes during the samples, as a share of the machine's.
     pub foreign_cpu_share: f64,
@@ -153,6 +154,15 @@ pub struct PhaseRun {
     pub waited_s_client: f64,
     /// Time of the client's own computations by operation, mean.
     pub operations_s_client: BTreeMap<String, f64>,
+    /// From the first to the last moment of the server's part, mean: computing, waiting, handing messages over.
+    #[serde(default)]
+    pub wall_s_server: f64,
+    /// Time in which the server waited for the client or the wire, mean.
+    #[serde(default)]
+    pub waited_s_server: f64,
+    /// Time of the server's own computations by operation, mean; empty when the server could not tell.
+    #[serde(default)]
+    pub operations_s_server: BTreeMap<String, f64>,
 }
 
 /// One layer. Online times are those of the round trip that ends in this layer; layers without a ReLU have none of their
@@ -182,6 +192,19 @@ pub struct LayerRun {
     pub online_wait_s: f64,
     /// The client evaluates and opens; median.
     pub online_client_s: f64,
+    /// The server's convolutions and truncation, of this very layer; median.
+    #[serde(default)]
+    pub online_server_linear_s: f64,
+    /// The server selects labels and multiplexes, in this very layer; median.
+    #[serde(default)]
+    pub online_server_relu_s: f64,
+    /// Of one batch: the server rebuilds ciphertexts and multiplies under encryption for this layer; median.
+    #[serde(default)]
+    pub offline_server_linear_s: f64,
+    /// Of one batch: the server garbles this layer and prepares its multiplexers; median. OT extension is for all layers
+    /// together and not in here.
+    #[serde(default)]
+    pub offline_server_relu_s: f64,
     /// From plan and calibration.
     pub online_predicted_s: f64,
 }
@@ -246,22 +269,41 @@ pub struct Predicted {
     pub online_other_s: f64,
 }
 
-/// One event of one inference; the clock starts with the inference.
+/// One event of one inference; the clock starts when the masked input leaves the client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TimelineEvent {
+    /// Whose.
+    #[serde(default)]
+    pub party: Party,
     /// compute, wait, sent or received.
     pub kind: String,
     /// Operation or kind of message.
     pub what: String,
-    /// Index of the layer of a message.
-    pub layer: u16,
+    /// Index of the layer, where there is one.
+    pub layer: Option<u16>,
     /// Payload of a message.
     pub bytes: u64,
     /// When it began.
     pub start_s: f64,
     /// How long it took; zero for messages.
     pub seconds: f64,
+}
+
+impl TimelineEvent {
+    /// An event of `party`, on a clock that is `shift_s` ahead of the record's.
+    #[must_use]
+    pub fn new(party: Party, event: &EventRecord, shift_s: f64) -> Self {
+        Self {
+            party,
+            kind: event.kind.clone(),
+            what: event.what.clone(),
+            layer: event.layer,
+            bytes: event.bytes,
+            start_s: event.start_s + shift_s,
+            seconds: event.seconds,
+        }
+    }
 }
 
 /// Many clients at once, each a process of its own.
@@ -294,6 +336,9 @@ pub struct ScaleRun {
     pub cpu_s_server: f64,
     /// Its peak resident memory.
     pub server_peak_bytes: u64,
+    /// CPU time of all other processes during the measurement, warm-up included, as a share of the machine's.
+    #[serde(default)]
+    pub foreign_cpu_share: f64,
 }
 
 impl Report {
@@ -325,11 +370,11 @@ impl Report {
             path: path.clone(),
             reason: format!("not a report of this release: {e}"),
         })?;
-        if report.schema_version != SCHEMA_VERSION {
+        if !(1..=SCHEMA_VERSION).contains(&report.schema_version) {
             return Err(BenchError::Content {
                 path,
                 reason: format!(
-                    "version {} of the document; this release reads {SCHEMA_VERSION}",
+                    "version {} of the document; this release reads 1 to {SCHEMA_VERSION}",
                     report.schema_version
                 ),
             });

@@ -2,31 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::models::COST_MODELS;
 use crate::result::{PhaseRun, Report, Run};
-
-/// Cost models of published systems. They are arithmetic on published constants, never measurements.
-pub struct CostModel {
-    /// System and source.
-    pub name: &'static str,
-    /// Offline bytes for each ReLU.
-    pub offline_bytes: f64,
-    /// Online bytes for each ReLU.
-    pub online_bytes: f64,
-}
-
-/// DELPHI's published code with its 41-bit prime, and comparison by OT.
-pub const COST_MODELS: [CostModel; 2] = [
-    CostModel {
-        name: "model of DELPHI (Mishra et al., USENIX Security 2020): 19,088 B offline, 1,193 B online a ReLU",
-        offline_bytes: 19_088.0,
-        online_bytes: 1_193.0,
-    },
-    CostModel {
-        name: "model of OT-based comparison: 446 bits a ReLU, 6 to 10 rounds a layer, all online",
-        offline_bytes: 0.0,
-        online_bytes: 446.0 / 8.0,
-    },
-];
 
 /// Bytes for one inference, offline share and online together.
 #[must_use]
@@ -160,6 +137,53 @@ pub fn scale_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
     (head, rows.collect())
 }
 
+/// The head and the rows of the table of operations: what each party computed in each phase, and how long it waited.
+#[must_use]
+pub fn operation_rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let head = vec![
+        "model",
+        "network",
+        "phase",
+        "party",
+        "computes",
+        "waits",
+        "operations, longest first",
+    ];
+    let mut rows = Vec::new();
+    for run in &report.runs {
+        for (name, phase) in [
+            ("setup", &run.phases.setup),
+            ("offline, one batch", &run.phases.offline),
+            ("online", &run.phases.online),
+        ] {
+            let (client, server) = (&phase.operations_s_client, &phase.operations_s_server);
+            for (party, operations, waited) in [
+                ("client", client, phase.waited_s_client),
+                ("server", server, phase.waited_s_server),
+            ] {
+                if operations.is_empty() {
+                    continue;
+                }
+                let mut sorted: Vec<_> = operations.iter().collect();
+                sorted.sort_by(|a, b| b.1.total_cmp(a.1));
+                let texts = sorted
+                    .iter()
+                    .map(|(what, s)| format!("{what} {}", seconds(**s)));
+                rows.push(vec![
+                    run.model.name.clone(),
+                    run.network.name.clone(),
+                    name.to_owned(),
+                    party.to_owned(),
+                    seconds(operations.values().sum()),
+                    seconds(waited),
+                    texts.collect::<Vec<_>>().join(", "),
+                ]);
+            }
+        }
+    }
+    (head, rows)
+}
+
 /// Where and how, in sentences.
 #[must_use]
 pub fn facts(report: &Report) -> Vec<String> {
@@ -263,7 +287,8 @@ pub fn markdown(report: &Report) -> String {
         text.push_str(&format!("- {caution}\n"));
     }
     text.push('\n');
-    for (head, rows) in [rows(report), scale_rows(report)] {
+    let tables = [rows(report), operation_rows(report), scale_rows(report)];
+    for (head, rows) in tables {
         if !rows.is_empty() {
             markdown_table(&mut text, &head, &rows);
         }
@@ -275,7 +300,7 @@ pub fn markdown(report: &Report) -> String {
 #[must_use]
 pub fn csv(report: &Report) -> String {
     let mut text = String::from(
-        "model,network,shaping,relus_kept,relus_total,batch,phase,median_s,p90_s,quartile_distance_s,samples,outliers,cpu_s_client,cpu_s_server,bytes_c2s,bytes_s2c,messages,rounds\n",
+        "model,network,shaping,relus_kept,relus_total,batch,phase,median_s,p90_s,quartile_distance_s,samples,outliers,cpu_s_client,cpu_s_server,bytes_c2s,bytes_s2c,messages,rounds,computed_s_client,waited_s_client,wall_s_server,computed_s_server,waited_s_server\n",
     );
     for run in &report.runs {
         let phases = &run.phases;
@@ -289,7 +314,7 @@ pub fn csv(report: &Report) -> String {
             let clean = run.model.name.replace([',', '"', '\n'], "_");
             let _ = writeln!(
                 text,
-                "{clean},{},{},{},{},{},{name},{},{},{},{},{},{},{},{},{},{},{}",
+                "{clean},{},{},{},{},{},{name},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
                 run.network.name,
                 run.network.shaping.text().replace(',', ";"),
                 run.model.relus_kept,
@@ -305,7 +330,12 @@ pub fn csv(report: &Report) -> String {
                 phase.bytes_c2s,
                 phase.bytes_s2c,
                 phase.messages,
-                phase.rounds
+                phase.rounds,
+                phase.operations_s_client.values().sum::<f64>(),
+                phase.waited_s_client,
+                phase.wall_s_server,
+                phase.operations_s_server.values().sum::<f64>(),
+                phase.waited_s_server
             );
         }
     }

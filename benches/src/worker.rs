@@ -11,7 +11,8 @@ use clap::Args;
 use pi_client::{Client, ConnectOptions, Description, Session};
 use pi_model::{Model, executor};
 use pi_protocol::client::Output;
-use pi_protocol::ledger::{Activity, Direction, Ledger, Phase};
+use pi_protocol::ledger::{Ledger, Phase};
+use pi_protocol::record::{Party, StepRecord};
 use pi_protocol::wire::Step;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,7 @@ pub enum Answer {
 
 /// One measurement.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Sample {
     /// Wall-clock time.
     pub seconds: f64,
@@ -73,8 +75,10 @@ pub struct Sample {
     pub operations: BTreeMap<String, f64>,
     /// Seconds of waiting and of computing by layer, of one inference.
     pub layers: BTreeMap<u16, [f64; 2]>,
-    /// Events of one inference.
+    /// Events of one inference, from its masked input on.
     pub events: Vec<TimelineEvent>,
+    /// Time of day at which the masked input left, in seconds from 1970.
+    pub input_unix_s: f64,
     /// Comparison with the clear: same class, largest logit difference, seconds in the clear.
     pub check: Option<(bool, f64, f64)>,
     /// Latency of every inference of a burst.
@@ -172,7 +176,7 @@ impl Worker {
         let Some(session) = &mut self.session else {
             bail!("no session is open");
         };
-        let before = session.ledger().clone();
+        let before = session.ledger().mark();
         let (started, cpu) = (Instant::now(), cpu());
         let value = body(session)?;
         let clock = (started.elapsed().as_secs_f64(), crate::worker::cpu() - cpu);
@@ -250,79 +254,54 @@ pub const fn phase_name(phase: Phase) -> &'static str {
 
 impl Sample {
     fn new(before: &Ledger, after: &Ledger, phase: Phase, clock: (f64, f64)) -> Self {
-        let delta = after.since(before);
-        let traffic = delta
-            .traffic()
-            .filter(|(step, ..)| step.phase() == phase && *step != Step::Request);
-        let traffic = traffic.map(|(step, layer, traffic)| LedgerEntry {
+        let step = StepRecord::new(&after.since(before), phase, Party::Client);
+        let traffic = step.traffic.iter().map(|traffic| LedgerEntry {
             phase: phase_name(phase).to_owned(),
-            layer,
-            operation: step.name().to_owned(),
-            direction: match step.direction() {
-                Direction::Up => "c2s",
-                Direction::Down => "s2c",
-            }
-            .to_owned(),
-            bytes: traffic.n_bytes,
-            messages: traffic.n_messages,
+            layer: traffic.layer,
+            operation: traffic.step.clone(),
+            direction: traffic.direction.clone(),
+            bytes: traffic.bytes,
+            messages: traffic.messages,
         });
-        let own = delta.seconds().filter(|(p, ..)| *p == phase);
         let mut sample = Self {
             seconds: clock.0,
             cpu_s: clock.1,
-            waited_s: delta.seconds_waited(phase),
-            rounds: delta.round_trips(phase),
+            waited_s: step.waited_s,
+            rounds: step.round_trips,
             traffic: traffic.collect(),
-            operations: own.map(|(_, what, s)| (what.to_owned(), s)).collect(),
+            operations: step.operations_s.clone(),
             ..Self::default()
         };
         if phase == Phase::Online {
-            sample.follow(after);
+            sample.follow(&step);
         }
         sample
     }
 
-    /// Takes the last inference out of the events: from its masked input on.
-    fn follow(&mut self, ledger: &Ledger) {
-        let events: Vec<_> = ledger.events().collect();
-        let is_input = |a: &Activity| matches!(a, Activity::Message(Step::Input, ..));
-        let first = events
-            .iter()
-            .rposition(|e| is_input(&e.activity))
-            .unwrap_or(0);
-        let start = events.get(first).map_or(0.0, |e| e.start_s);
-        let mut open = [0.0; 2];
-        for event in &events[first..] {
-            let (kind, what, layer, bytes) = match event.activity {
-                Activity::Compute(_, operation) => {
-                    open[1] += event.seconds;
-                    ("compute", operation, 0, 0)
-                }
-                Activity::Wait(_) => {
-                    open[0] += event.seconds;
-                    ("wait", "", 0, 0)
-                }
-                Activity::Message(step, layer, bytes) => {
-                    if matches!(step, Step::ReluResults | Step::Logits) {
-                        self.layers.insert(layer, std::mem::take(&mut open));
-                    }
-                    let sent = step.direction() == Direction::Up;
-                    (
-                        if sent { "sent" } else { "received" },
-                        step.name(),
-                        layer,
-                        bytes,
-                    )
-                }
-            };
-            self.events.push(TimelineEvent {
-                kind: kind.to_owned(),
-                what: what.to_owned(),
-                layer,
-                bytes,
-                start_s: event.start_s - start,
-                seconds: event.seconds,
-            });
+    /// Events and layers of the inference, from its masked input on.
+    fn follow(&mut self, step: &StepRecord) {
+        let is_input = |what: &str| what == Step::Input.name();
+        let first = step.events.iter().position(|e| is_input(&e.what));
+        let events = step.events.get(first.unwrap_or(0)..).unwrap_or_default();
+        let start_s = events.first().map_or(0.0, |e| e.start_s);
+        self.input_unix_s = step.epoch_unix_s + start_s;
+        // A wait belongs to the layer whose answer leaves or whose result is there next.
+        let ends = [Step::ReluResults, Step::Logits, Step::DecodeBits].map(Step::name);
+        let mut waited = 0.0;
+        for event in events {
+            if event.kind == "wait" {
+                waited += event.seconds;
+            }
+            if let Some(layer) = event.layer.filter(|_| ends.contains(&event.what.as_str())) {
+                self.layers.entry(layer).or_default()[0] += std::mem::take(&mut waited);
+            }
         }
+        for layer in &step.layers_s {
+            self.layers.entry(layer.layer).or_default()[1] += layer.seconds;
+        }
+        let events = events.iter();
+        self.events = events
+            .map(|e| TimelineEvent::new(Party::Client, e, -start_s))
+            .collect();
     }
 }
