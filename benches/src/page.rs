@@ -193,10 +193,12 @@ fn pictures(report: &Report) -> Result<Vec<(String, String)>, BenchError> {
                 charts::layers(run)?,
                 "Each bar is one round trip: it ends in the named layer and includes layers before it that keep no ReLU. Each party measured its own part; the rest of the client's wait is bytes on the wire, delay, serialisation and scheduling.".into(),
             ));
-            pictures.push((
-                charts::timeline(run)?,
-                "The inference with the median latency. Each party measured itself; both use the clock of this machine. A message is a line from the moment its sender handed it over to the moment it had arrived whole.".into(),
-            ));
+            if is_told(&[run]) {
+                pictures.push((
+                    charts::timeline(run)?,
+                    "The inference with the median latency. Each party measured itself; both use the clock of this machine. A message is a line from the moment its sender handed it over to the moment it had arrived whole.".into(),
+                ));
+            }
         }
     }
     Ok(pictures)
