@@ -1,4 +1,4 @@
-//! Cost models of published systems: arithmetic on published constants, on top of the linear layers here. Never measurements.
+//! Cost models of published systems: arithmetic on stated constants, on top of the linear layers here. Never measurements.
 //!
 //! | system | offline, B a ReLU | online, B a ReLU | garble / evaluate, us a ReLU | round trips a ReLU layer |
 //! |---|---|---|---|---|

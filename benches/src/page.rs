@@ -161,7 +161,7 @@ fn pictures(report: &Report) -> Result<Vec<(String, String)>, BenchError> {
             let (floor, slope) = fit.unwrap_or_default();
             let title = format!("Online latency: {base} over {}", network.name);
             let caption = format!(
-                "Fitted: {} without any ReLU and {:.2} us for each ReLU. {} Dashed and dotted lines are cost models of published systems at their best, on top of the fitted floor: computed from published constants, not measured. {}.{note}",
+                "Fitted: {} without any ReLU and {:.2} us for each ReLU. {} Dashed and dotted lines are cost models of published systems at their best, on top of the fitted floor: computed from the constants that stand below the tables, not measured. {}.{note}",
                 tables::seconds(floor),
                 1e6 * slope,
                 if is_told(&shown) {
