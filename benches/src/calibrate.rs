@@ -19,7 +19,7 @@ use crate::error::BenchError;
 use crate::host::Host;
 
 /// Version of the set of rates; stored rates of another are measured again.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 macro_rules! rates {
     ($($(#[$doc:meta])* $name:ident, $text:literal, $unit:literal, $of:expr;)*) => {
@@ -54,6 +54,8 @@ rates! {
     evaluate_and_s, "evaluate one AND gate", "ns", |s| s * 1e9;
     /// Everything of one OT by extension.
     ot_s, "one extended OT, both parties", "ns", |s| s * 1e9;
+    /// Everything of one silent OT.
+    silent_ot_s, "one silent OT, both parties", "ns", |s| s * 1e9;
     /// One set of base OTs.
     base_ot_s, "one set of base OTs, both parties", "ms", |s| s * 1e3;
     /// Offline, for each label: derandomisation and both parties' labels.

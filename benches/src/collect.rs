@@ -90,6 +90,7 @@ impl Samples {
         Ok(Run {
             model: subject.info.clone(),
             batch,
+            ot: subject.ot,
             network: network.clone(),
             layers: self.layers(subject)?,
             ledger: traffic.flat_map(|t| t.client.traffic.clone()).collect(),
@@ -126,7 +127,9 @@ impl Samples {
 
     fn layers(&self, subject: &Subject) -> Result<Vec<LayerRun>, BenchError> {
         let batch = subject.plan.batch() as u64;
-        let work: BTreeMap<u16, _> = Cost::of(&subject.plan)?.work_by_layer().collect();
+        let work: BTreeMap<u16, _> = Cost::with_ot(&subject.plan, subject.ot)?
+            .work_by_layer()
+            .collect();
         let mut layers: Vec<LayerRun> = Vec::new();
         for (index, layer) in subject.plan.graph().layers.iter().enumerate() {
             let work = work.get(&(index as u16)).copied().unwrap_or_default();

@@ -76,7 +76,10 @@ pub fn compare(a: &Report, b: &Report) -> (String, usize) {
 }
 
 fn same(a: &Run, b: &Run) -> bool {
-    a.model.name == b.model.name && a.network.name == b.network.name && a.batch == b.batch
+    a.model.name == b.model.name
+        && a.network.name == b.network.name
+        && a.batch == b.batch
+        && a.ot == b.ot
 }
 
 fn counts(run: &Run) -> Vec<(String, u64)> {

@@ -87,9 +87,9 @@ impl Pair {
     /// # Errors
     /// [`BenchError::Process`] with what the server said.
     pub fn start(lane: &Lane<'_>, batch: usize, temporary: &Path) -> Result<Self, BenchError> {
-        let (build, dir, network) = (lane.build, &lane.subject.dir, lane.network);
-        let server = Server::start(build, dir, network, batch, 2, &lane.log(temporary))?;
-        let client = Client::start(build, network, server.address, dir, batch)?;
+        let (build, subject, network) = (lane.build, lane.subject, lane.network);
+        let server = Server::start(build, &subject.dir, network, batch, 2, &lane.log(temporary))?;
+        let client = Client::start(build, network, server.address, subject, batch)?;
         Ok(Self {
             server,
             client,

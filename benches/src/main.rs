@@ -35,6 +35,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use pi_model::{Model, PublicPlan};
 use pi_protocol::cost::Cost;
+use pi_protocol::ot::mode::OtMode;
 
 use crate::arch::Network;
 use crate::calibrate::Rates;
@@ -74,6 +75,9 @@ enum Command {
         /// Between the parties.
         #[arg(long, default_value = "loopback")]
         network: String,
+        /// How oblivious transfers are made: softspoken or silent.
+        #[arg(long, value_name = "MODE", default_value_t)]
+        ot: OtMode,
         /// File with the rates of this machine, as `calibrate` writes it.
         #[arg(long)]
         calibration: Option<PathBuf>,
@@ -134,6 +138,9 @@ struct RunArgs {
     /// Inferences prepared together in place of the suite's.
     #[arg(long)]
     batch: Option<usize>,
+    /// How oblivious transfers are made, in place of the suite's: softspoken or silent.
+    #[arg(long, value_name = "MODE")]
+    ot: Option<OtMode>,
     /// Folder that holds the suite's trained models, in place of the one that the suite names (models/ in the current
     /// folder for the built-in suites).
     #[arg(long, value_name = "DIR")]
@@ -174,8 +181,9 @@ fn run(command: Command) -> Result<()> {
             model,
             shape,
             network,
+            ot,
             calibration,
-        } => predicted(model.as_deref(), &shape, &network, calibration)?,
+        } => predicted(model.as_deref(), &shape, &network, ot, calibration)?,
         Command::Calibrate { out } => {
             let path = out.unwrap_or_else(Rates::default_path);
             let rates = Rates::measure()?;
@@ -216,6 +224,7 @@ fn run_suite(args: &RunArgs) -> Result<()> {
     }
     suite.repetitions = args.repetitions.unwrap_or(suite.repetitions).max(1);
     suite.batch = args.batch.unwrap_or(suite.batch).max(1);
+    suite.ot = args.ot.unwrap_or(suite.ot);
     if let Some(models) = &args.models {
         for path in suite.models.iter_mut().filter_map(|m| m.path.as_mut()) {
             *path = models.join(path.file_name().unwrap_or_default());
@@ -260,6 +269,7 @@ fn predicted(
     model: Option<&Path>,
     shape: &Network,
     network: &str,
+    ot: OtMode,
     calibration: Option<PathBuf>,
 ) -> Result<()> {
     let network = NetworkInfo::find(network)?;
@@ -280,8 +290,8 @@ fn predicted(
     let started = std::time::Instant::now();
     let plan = PublicPlan::new(model.public(), shape.batch)?;
     let plan_s = started.elapsed().as_secs_f64();
-    let (times, _) = predict::predict(&plan, plan_s, &rates, &network)?;
-    println!("{}\n", Cost::of(&plan)?);
+    let (times, _) = predict::predict(&plan, ot, plan_s, &rates, &network)?;
+    println!("{}\n", Cost::with_ot(&plan, ot)?);
     println!("Predicted times over {}", network.text());
     println!("setup {}", tables::seconds(times.setup_s));
     let each = times.offline_s / shape.batch as f64;

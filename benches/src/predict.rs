@@ -13,6 +13,7 @@ use pi_model::packing::ResponsePacking;
 use pi_protocol::block::ActiveLabel;
 use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase};
+use pi_protocol::ot::mode::OtMode;
 use pi_protocol::sizes::GATE_BYTES;
 use pi_protocol::wire::{MAX_FRAME_BYTES, Step};
 
@@ -84,11 +85,12 @@ pub fn n_transforms(response: &ResponsePacking) -> usize {
 /// [`BenchError::Protocol`] when the plan cannot be laid out.
 pub fn predict(
     plan: &PublicPlan,
+    ot: OtMode,
     plan_s: f64,
     rates: &Rates,
     network: &NetworkInfo,
 ) -> Result<(Predicted, Vec<LayerTime>), BenchError> {
-    let cost = Cost::of(plan)?;
+    let cost = Cost::with_ot(plan, ot)?;
     let layers = online(plan, &cost, rates, network);
     let sum = |part: fn(&LayerTime) -> f64| layers.iter().map(part).sum::<f64>();
     let (linear, relu, other) = (sum(|l| l.linear_s), sum(|l| l.relu_s), sum(|l| l.other_s));
@@ -114,7 +116,7 @@ pub fn predict(
     Ok((
         Predicted {
             setup_s,
-            offline_s: offline(plan, &cost, rates, network),
+            offline_s: offline(plan, ot, &cost, rates, network),
             online_s: linear + relu + other,
             online_linear_s: linear,
             online_relu_s: relu,
@@ -149,7 +151,13 @@ fn message_seconds(
     first as f64 * rates.message_byte_s + ends.max(wire)
 }
 
-fn offline(plan: &PublicPlan, cost: &Cost, rates: &Rates, network: &NetworkInfo) -> f64 {
+fn offline(
+    plan: &PublicPlan,
+    ot: OtMode,
+    cost: &Cost,
+    rates: &Rates,
+    network: &NetworkInfo,
+) -> f64 {
     let bytes = |steps: &[Step]| -> u64 {
         let all = cost
             .bytes_by_step()
@@ -194,12 +202,18 @@ fn offline(plan: &PublicPlan, cost: &Cost, rates: &Rates, network: &NetworkInfo)
         let batch = plan.batch() as f64;
         let n_relus = batch * plan.graph().n_relus() as f64;
         let n_labels = work.n_ots as f64 - n_relus;
-        let transfers_s = rates.base_ot_s + work.n_ots as f64 * rates.ot_s;
-        let replies = [Step::LabelBaseReply, Step::MuxExtension];
+        // Few OTs are made as the base extension makes them in either mode.
+        let each_s = |n: f64| match ot.reply_bytes(n as usize) {
+            0 => n * rates.ot_s,
+            _ => n * rates.silent_ot_s,
+        };
+        let transfers_s = rates.base_ot_s + each_s(n_labels) + each_s(n_relus);
+        let replies = [Step::LabelBaseReply, Step::MuxExtension, Step::LabelReply];
         let shares = [
             Step::LabelTrees,
             Step::LabelExtension,
             Step::LabelBits,
+            Step::MuxReply,
             Step::MuxCorrections,
         ];
         let around_s = n_labels * rates.prepare_label_s + n_relus * rates.prepare_relu_s;
@@ -272,7 +286,9 @@ mod tests {
         };
         let [near, far] = ["loopback", "wan"].map(|name| {
             let network = NetworkInfo::find(name).unwrap();
-            predict(&plan, 0.0, &rates, &network).unwrap().0
+            predict(&plan, OtMode::SoftSpoken, 0.0, &rates, &network)
+                .unwrap()
+                .0
         });
         let parts = far.online_linear_s + far.online_relu_s + far.online_other_s;
         assert!((far.online_s - parts).abs() < 1e-12);

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use pi_protocol::ledger::Phase;
+use pi_protocol::ot::mode::OtMode;
 use pi_protocol::record::StepRecord;
 
 use crate::error::{BenchError, failed};
@@ -17,6 +18,7 @@ use crate::host;
 use crate::network::{NetworkInfo, Shaping};
 use crate::server_ledger::ServerLedger;
 use crate::shaper;
+use crate::subject::Subject;
 use crate::worker::{Answer, Order, Sample};
 
 /// Set by Ctrl-C; looked at wherever this program waits.
@@ -310,14 +312,20 @@ impl Client {
         build: &Build,
         network: &NetworkInfo,
         address: SocketAddr,
-        model: &Path,
+        subject: &Subject,
         batch: usize,
     ) -> Result<Self, BenchError> {
-        let mut child = command(network, "client", &build.bench)
+        let mut client = command(network, "client", &build.bench);
+        client
             .args(["client-worker", "--url", &format!("http://{address}")])
             .args(["--batch", &batch.to_string()])
             .arg("--model")
-            .arg(model)
+            .arg(&subject.dir);
+        // Another build may not know the argument; the default needs none.
+        if subject.ot != OtMode::default() {
+            client.args(["--ot", subject.ot.name()]);
+        }
+        let mut child = client
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use pi_protocol::ot::mode::OtMode;
 use pi_protocol::record::{EventRecord, Party};
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,9 @@ pub struct Run {
     pub model: ModelInfo,
     /// Inferences prepared together.
     pub batch: usize,
+    /// How OTs were made; older documents know one way only.
+    #[serde(default)]
+    pub ot: OtMode,
     /// Between the two processes.
     pub network: NetworkInfo,
     /// Times and counts.
@@ -316,6 +320,9 @@ pub struct ScaleRun {
     pub network: NetworkInfo,
     /// Inferences prepared together.
     pub batch: usize,
+    /// How OTs were made.
+    #[serde(default)]
+    pub ot: OtMode,
     /// How many.
     pub clients: usize,
     /// Whether inferences were prepared before the clock started.

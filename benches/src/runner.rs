@@ -373,8 +373,13 @@ impl Runner {
         run.memory.server_peak_bytes = pair.server.peak_memory();
         // The calibration is of this build's kernels.
         if !lane.is_baseline {
-            let (predicted, layers) =
-                predict::predict(&subject.plan, subject.plan_s, &self.rates, network)?;
+            let (predicted, layers) = predict::predict(
+                &subject.plan,
+                subject.ot,
+                subject.plan_s,
+                &self.rates,
+                network,
+            )?;
             run.predicted = Some(predicted);
             for (layer, time) in run.layers.iter_mut().zip(&layers) {
                 layer.online_predicted_s = time.linear_s + time.relu_s + time.other_s;

@@ -48,7 +48,7 @@ pub fn run(
         &log,
     )?;
     let mut clients = (0..load.clients)
-        .map(|_| Client::start(build, network, server.address, &subject.dir, load.batch))
+        .map(|_| Client::start(build, network, server.address, subject, load.batch))
         .collect::<Result<Vec<_>, _>>()?;
     let all = |clients: &mut [Client], order: Order| {
         clients.iter_mut().try_for_each(|c| c.tell(order))?;
@@ -74,6 +74,7 @@ pub fn run(
         model: subject.info.clone(),
         network: network.clone(),
         batch: load.batch,
+        ot: subject.ot,
         clients: load.clients,
         prepared: load.prepared,
         requests: latencies.len(),

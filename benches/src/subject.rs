@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use pi_model::spec::OutputMode;
 use pi_model::{Model, PublicPlan};
 use pi_protocol::cost::Cost;
+use pi_protocol::ot::mode::OtMode;
 
 use crate::error::BenchError;
 use crate::predict;
@@ -19,6 +20,8 @@ pub struct Subject {
     pub info: ModelInfo,
     /// Its plan for the suite's batch.
     pub plan: PublicPlan,
+    /// How its sessions make OTs.
+    pub ot: OtMode,
     /// How long it took to make it.
     pub plan_s: f64,
 }
@@ -73,17 +76,18 @@ impl Subject {
         let mut subjects = Vec::new();
         for entry in &suite.models {
             for (dir, model) in models(entry, temporary)? {
-                subjects.push(Self::new(dir, &model, suite.batch)?);
+                subjects.push(Self::new(dir, &model, suite)?);
             }
         }
         Ok(subjects)
     }
 
-    fn new(dir: PathBuf, model: &Model, batch: usize) -> Result<Self, BenchError> {
+    fn new(dir: PathBuf, model: &Model, suite: &Suite) -> Result<Self, BenchError> {
+        let (batch, ot) = (suite.batch, suite.ot);
         let started = std::time::Instant::now();
         let plan = PublicPlan::new(model.public(), batch)?;
         let plan_s = started.elapsed().as_secs_f64();
-        let cost = Cost::of(&plan)?;
+        let cost = Cost::with_ot(&plan, ot)?;
         let work = cost.total_work();
         let (spec, graph) = (model.public().spec(), model.public().graph());
         let mut hash = blake3::Hasher::new();
@@ -109,6 +113,7 @@ impl Subject {
             dir,
             info,
             plan,
+            ot,
             plan_s,
         })
     }

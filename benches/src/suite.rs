@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use pi_protocol::ot::mode::OtMode;
 use serde::Deserialize;
 
 use crate::arch::Arch;
@@ -28,6 +29,9 @@ pub struct Suite {
     pub networks: Vec<String>,
     /// Inferences prepared together.
     pub batch: usize,
+    /// How oblivious transfers are made: softspoken if left out, or silent.
+    #[serde(default)]
+    pub ot: OtMode,
     /// Online samples of each configuration, warm-up left out.
     pub repetitions: usize,
     /// Set-ups of each configuration, each of a new session.
@@ -158,12 +162,17 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         let good = "name='x'\ndescription='x'\nnetworks=['lan']\nbatch=1\nrepetitions=1\n[[models]]\narch='tiny'\n";
-        assert!(Suite::parse("x", good, Path::new("")).is_ok());
+        let suite = Suite::parse("x", good, Path::new("")).unwrap();
+        assert_eq!(suite.ot, OtMode::SoftSpoken);
+        let silent = good.replace("batch=1", "batch=1\not='silent'");
+        let suite = Suite::parse("x", &silent, Path::new("")).unwrap();
+        assert_eq!(suite.ot, OtMode::Silent);
         for (bad, word) in [
             (good.replace("batch", "batsch"), "batsch"),
             (good.replace("'lan'", "'moon'"), "moon"),
             (good.replace("tiny", "resnet19"), "resnet19"),
             (good.replace("batch=1", "batch=0"), "at least 1"),
+            (good.replace("batch=1", "batch=1\not='noisy'"), "noisy"),
             (format!("{good}path='m'\n"), "either"),
         ] {
             let error = Suite::parse("x", &bad, Path::new(""))

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use pi_protocol::ot::mode::OtMode;
+
 use crate::models::COST_MODELS;
 use crate::result::{PhaseRun, Report, Run};
 
@@ -219,6 +221,13 @@ pub fn facts(report: &Report) -> Vec<String> {
         }
     }
     facts.extend(networks.into_iter().map(|n| format!("Network {n}.")));
+    let modes = report.runs.iter().map(|r| r.ot);
+    let mut modes: Vec<_> = modes.chain(report.scale.iter().map(|r| r.ot)).collect();
+    modes.dedup();
+    facts.extend(modes.iter().map(|mode| match mode {
+        OtMode::SoftSpoken => "Oblivious transfers by SoftSpokenOT.".to_owned(),
+        OtMode::Silent => "Oblivious transfers are silent.".to_owned(),
+    }));
     if !report.runs.is_empty() {
         let models = COST_MODELS.map(|m| m.name).join("; ");
         facts.push(format!(
@@ -300,7 +309,7 @@ pub fn markdown(report: &Report) -> String {
 #[must_use]
 pub fn csv(report: &Report) -> String {
     let mut text = String::from(
-        "model,network,shaping,relus_kept,relus_total,batch,phase,median_s,p90_s,quartile_distance_s,samples,outliers,cpu_s_client,cpu_s_server,bytes_c2s,bytes_s2c,messages,rounds,computed_s_client,waited_s_client,wall_s_server,computed_s_server,waited_s_server\n",
+        "model,network,shaping,relus_kept,relus_total,batch,phase,median_s,p90_s,quartile_distance_s,samples,outliers,cpu_s_client,cpu_s_server,bytes_c2s,bytes_s2c,messages,rounds,computed_s_client,waited_s_client,wall_s_server,computed_s_server,waited_s_server,ot\n",
     );
     for run in &report.runs {
         let phases = &run.phases;
@@ -314,7 +323,7 @@ pub fn csv(report: &Report) -> String {
             let clean = run.model.name.replace([',', '"', '\n'], "_");
             let _ = writeln!(
                 text,
-                "{clean},{},{},{},{},{},{name},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
+                "{clean},{},{},{},{},{},{name},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
                 run.network.name,
                 run.network.shaping.text().replace(',', ";"),
                 run.model.relus_kept,
@@ -335,7 +344,8 @@ pub fn csv(report: &Report) -> String {
                 phase.waited_s_client,
                 phase.wall_s_server,
                 phase.operations_s_server.values().sum::<f64>(),
-                phase.waited_s_server
+                phase.waited_s_server,
+                run.ot
             );
         }
     }

@@ -12,6 +12,7 @@ use pi_client::{Client, ConnectOptions, Description, Session};
 use pi_model::{Model, executor};
 use pi_protocol::client::Output;
 use pi_protocol::ledger::{Ledger, Phase};
+use pi_protocol::ot::mode::OtMode;
 use pi_protocol::record::{Party, StepRecord};
 use pi_protocol::wire::Step;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,9 @@ pub struct WorkerArgs {
     /// Inferences prepared together.
     #[arg(long)]
     batch: usize,
+    /// How OTs are made.
+    #[arg(long, default_value_t)]
+    ot: OtMode,
 }
 
 /// What the client's process can be told.
@@ -92,6 +96,7 @@ struct Worker {
     description: Description,
     model: Model,
     batch: usize,
+    ot: OtMode,
     session: Option<Session>,
     n_inputs: usize,
 }
@@ -134,6 +139,7 @@ impl Worker {
             description,
             model,
             batch: args.batch,
+            ot: args.ot,
             session: None,
             n_inputs: 0,
         })
@@ -151,7 +157,9 @@ impl Worker {
             Order::Open => {
                 self.close()?;
                 let (started, cpu) = (Instant::now(), cpu());
-                let session = self.client.session(&self.description, self.batch)?;
+                let session =
+                    self.client
+                        .session_with_ot(&self.description, self.batch, self.ot)?;
                 let clock = (started.elapsed().as_secs_f64(), crate::worker::cpu() - cpu);
                 let sample = Sample::new(&Ledger::default(), session.ledger(), Phase::Setup, clock);
                 self.session = Some(session);

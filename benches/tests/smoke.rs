@@ -263,6 +263,33 @@ fn smoke_makes_a_whole_report_that_compares_with_itself() {
 }
 
 #[test]
+fn silent_ots_are_measured_as_the_suite_or_the_flag_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let suite = dir.path().join("s.toml");
+    let text_of = "name='s'\ndescription=''\nnetworks=['loopback']\nbatch=4\not='silent'\nrepetitions=1\n[[models]]\narch='tiny'\nbudgets=[1000]\n";
+    std::fs::write(&suite, text_of).unwrap();
+    let extension = [("silent", &[][..]), ("softspoken", &["--ot", "softspoken"])].map(
+        |(mode, flags)| -> u64 {
+            let out = dir.path().join(mode);
+            let mut args = vec!["run", suite.to_str().unwrap()];
+            args.extend(["--out", out.to_str().unwrap()].iter().chain(flags));
+            let output = bench(&args);
+            assert!(output.status.success(), "{}", text(&output));
+            let report = report(&out);
+            check_schema(&report);
+            let run = &report["runs"][0];
+            assert_eq!(run["ot"], mode);
+            let bytes = |e: &Value| e["bytes"].as_u64().unwrap();
+            let ledger = run["ledger"].as_array().unwrap().iter();
+            let steps = ["label OT extension", "label silent OT"];
+            let of = |e: &&Value| steps.iter().any(|step| e["operation"] == *step);
+            ledger.filter(of).map(bytes).sum()
+        },
+    );
+    assert!(2 * extension[0] < extension[1], "{extension:?}");
+}
+
+#[test]
 fn mistakes_are_named_and_refused() {
     for (args, word) in [
         (&["run", "smok"][..], "relu-sweep"),

@@ -16,6 +16,7 @@ use pi_model::{Model, executor};
 use pi_protocol::client::Output;
 use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase};
+use pi_protocol::ot::mode::OtMode;
 use serde::Serialize;
 
 use crate::ServerArgs;
@@ -31,6 +32,14 @@ pub(crate) struct InferArgs {
     /// Inferences prepared together. More use less traffic for each, and more memory.
     #[arg(long)]
     batch: Option<usize>,
+    /// How oblivious transfers are made: softspoken or silent.
+    ///
+    /// With softspoken each costs 31 bits offline: at 14-bit sign tests 58 bytes for each surviving ReLU. With silent it is
+    /// 2 bits at 350,000 of them and under 1 from two million on, so of those 58 bytes hardly any stay. In exchange, preparing
+    /// computes more on both sides, and security rests on one more assumption, the hardness of LPN. Batches too small
+    /// to gain are made as with softspoken. Take silent where the network is slow.
+    #[arg(long, value_name = "MODE", default_value_t)]
+    ot: OtMode,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -123,7 +132,7 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
         let most = description.max_batch.min(DEFAULT_BATCH);
         inputs.len().div_ceil(inputs.len().div_ceil(most)).max(1)
     });
-    let mut session = client.session(&description, batch)?;
+    let mut session = client.session_with_ot(&description, batch, args.ot)?;
     let mut results = Vec::with_capacity(inputs.len());
     for (i, input) in inputs.iter().enumerate() {
         if session.n_prepared() == 0 {
@@ -160,7 +169,7 @@ fn read(args: &InferArgs, description: &Description) -> anyhow::Result<Vec<Input
 /// Prepares a batch under a bar that follows the bytes on the wire.
 fn prepare(session: &mut Session, n_left: usize) -> anyhow::Result<()> {
     let batch = session.plan().batch();
-    let cost = Cost::of(session.plan())?;
+    let cost = Cost::with_ot(session.plan(), session.ot())?;
     let n_bytes =
         cost.bytes(Phase::Offline, Direction::Up) + cost.bytes(Phase::Offline, Direction::Down);
     let bar = ProgressBar::new(n_bytes).with_style(

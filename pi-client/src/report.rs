@@ -9,6 +9,7 @@ use std::time::Duration;
 use pi_model::PublicPlan;
 use pi_proto::WireMeter;
 use pi_protocol::ledger::{Direction, Ledger, Phase};
+use pi_protocol::ot::mode::OtMode;
 use pi_protocol::wire::Step;
 use serde::Serialize;
 
@@ -68,6 +69,8 @@ pub struct Report {
     pub model: String,
     /// Inferences prepared together.
     pub batch: usize,
+    /// How OTs were made.
+    pub ot: OtMode,
     /// Inferences prepared.
     pub n_prepared: usize,
     /// Inferences run.
@@ -112,6 +115,7 @@ impl PhaseReport {
 impl Report {
     pub(crate) fn new(
         plan: &PublicPlan,
+        ot: OtMode,
         ledger: &Ledger,
         clocks: &Clocks,
         meter: &WireMeter,
@@ -142,6 +146,7 @@ impl Report {
         Self {
             model: plan.model().spec().name.clone(),
             batch: plan.batch(),
+            ot,
             n_prepared: clocks.n_prepared,
             n_inferences: clocks.n_inferences,
             setup: PhaseReport::new(ledger, Phase::Setup, clocks.setup),

@@ -14,6 +14,7 @@ use pi_proto::v1::{Frame, Open};
 use pi_proto::{GrpcChannel, WireMeter};
 use pi_protocol::client::{ClientSession, Output, Prepared};
 use pi_protocol::ledger::Ledger;
+use pi_protocol::ot::mode::OtMode;
 use pi_protocol::wire::PROTOCOL_VERSION;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -48,12 +49,25 @@ pub struct Answer {
 }
 
 impl Client {
-    /// Opens a session for batches of `batch` inferences of the described model.
+    /// Opens a session for batches of `batch` inferences of the described model, with OTs of the default mode.
+    ///
+    /// # Errors
+    /// As [`Self::session_with_ot`].
+    pub fn session(&self, description: &Description, batch: usize) -> Result<Session, ClientError> {
+        self.session_with_ot(description, batch, OtMode::default())
+    }
+
+    /// Opens a session for batches of `batch` inferences of the described model; `ot` says how its OTs are made.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with the server's reason, [`ClientError::Mismatch`] for a batch that the server does not
     /// grant, [`ClientError::Protocol`] when the setup fails.
-    pub fn session(&self, description: &Description, batch: usize) -> Result<Session, ClientError> {
+    pub fn session_with_ot(
+        &self,
+        description: &Description,
+        batch: usize,
+        ot: OtMode,
+    ) -> Result<Session, ClientError> {
         if !(1..=description.max_batch).contains(&batch) {
             return Err(ClientError::Mismatch(format!(
                 "a batch of {batch}: this server prepares 1 to {} inferences at once",
@@ -93,7 +107,7 @@ impl Client {
             self.options.idle_timeout,
         );
         let (meter, pump) = (channel.meter(), channel.take_pump());
-        let driver = ClientSession::connect(channel, Arc::clone(&plan))?;
+        let driver = ClientSession::connect_with_ot(channel, Arc::clone(&plan), ot)?;
         Ok(Session {
             driver,
             prepared: VecDeque::new(),
@@ -114,6 +128,12 @@ impl Session {
     #[must_use]
     pub const fn plan(&self) -> &Arc<PublicPlan> {
         &self.plan
+    }
+
+    /// How the session's OTs are made.
+    #[must_use]
+    pub const fn ot(&self) -> OtMode {
+        self.driver.ot()
     }
 
     /// Bytes on the wire so far; readable from other threads while the session works.
@@ -164,7 +184,13 @@ impl Session {
     /// What this session has cost so far.
     #[must_use]
     pub fn report(&self) -> Report {
-        Report::new(&self.plan, self.ledger(), &self.clocks, &self.meter)
+        Report::new(
+            &self.plan,
+            self.ot(),
+            self.ledger(),
+            &self.clocks,
+            &self.meter,
+        )
     }
 
     /// The protocol's own meter.
@@ -178,6 +204,7 @@ impl Session {
     /// # Errors
     /// [`ClientError::Protocol`] when the server is gone; the results that were returned are good all the same.
     pub fn close(self) -> Result<Report, ClientError> {
+        let ot = self.ot();
         let ledger = self.driver.close()?;
         if let Some(pump) = self.pump {
             // When the server has ended the stream it has read our last frame.
@@ -185,6 +212,12 @@ impl Session {
                 .runtime
                 .block_on(async { tokio::time::timeout(LINGER, pump).await });
         }
-        Ok(Report::new(&self.plan, &ledger, &self.clocks, &self.meter))
+        Ok(Report::new(
+            &self.plan,
+            ot,
+            &ledger,
+            &self.clocks,
+            &self.meter,
+        ))
     }
 }

@@ -11,7 +11,13 @@ use pi_server::{Limits, ServeOptions, Server};
 
 /// A server inside this process that lives as long as the test program.
 fn server(dir: &Path, max_sessions: usize) -> String {
-    let model = residual_network("small", [3, 8, 8], &[4, 8], 1, 5, 150, OutputMode::Logits);
+    serve(dir, max_sessions, 150)
+}
+
+/// The same with a model of at most so many ReLUs.
+fn serve(dir: &Path, max_sessions: usize, n_relus: usize) -> String {
+    let (shape, widths) = ([3, 8, 8], [4, 8]);
+    let model = residual_network("small", shape, &widths, 1, 5, n_relus, OutputMode::Logits);
     model.unwrap().save(dir).unwrap();
     let options = ServeOptions {
         models: vec![dir.to_owned()],
@@ -102,6 +108,36 @@ fn images_get_one_answer_each_and_agree_with_the_clear() {
         text.starts_with("0.png") && text.contains("stem.relu"),
         "{text}"
     );
+}
+
+#[test]
+fn silent_ots_save_bytes_and_change_no_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = serve(dir.path(), 2, 800);
+    let image = png(dir.path(), "a.png", 8);
+    let model_dir = dir.path().to_str().unwrap();
+    let run = |mode: &[&str]| -> serde_json::Value {
+        // Four at once make enough OTs for the silent mode to gain.
+        let output = infer(&url, &["--json", "--batch", "4", "--check", model_dir])
+            .args(mode)
+            .arg(&image)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let (plain, silent) = (run(&[]), run(&["--ot", "silent"]));
+    assert_eq!(plain["report"]["ot"], "softspoken");
+    assert_eq!(silent["report"]["ot"], "silent");
+    let up = |run: &serde_json::Value| run["report"]["offline"]["bytes_up"].as_u64().unwrap();
+    assert!(up(&silent) < up(&plain), "{silent}");
+    assert!(plain["report"]["steps"]["label silent OT"].is_null());
+    assert!(silent["report"]["steps"]["label silent OT"].as_u64() > Some(0));
+    let error = silent["results"][0]["check"]["max_logit_error"].as_f64();
+    assert!(error.unwrap() < 0.25, "{silent}");
+    let text = fails(&url, &["--ot", "loud", image.to_str().unwrap()]);
+    assert!(text.contains("softspoken or silent"), "{text}");
 }
 
 #[test]

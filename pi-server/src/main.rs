@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use pi_model::packing::PackingGoal;
 use pi_model::{Model, PublicPlan};
 use pi_protocol::cost::Cost;
+use pi_protocol::ot::mode::OtMode;
 use pi_server::{Limits, ServeOptions, Server, TlsFiles, certificate};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -83,6 +84,9 @@ enum Command {
         /// Speed of the network for which ciphertexts are packed, for example 100Mbit or 1Gbit.
         #[arg(long, value_name = "SPEED", default_value = "100Mbit", value_parser = bandwidth::parse)]
         bandwidth: u64,
+        /// How the client makes oblivious transfers: softspoken, or silent for fewer bytes offline and more computing.
+        #[arg(long, value_name = "MODE", default_value_t)]
+        ot: OtMode,
         /// Print the packing of each linear layer too, beside those that came next.
         #[arg(long)]
         explain: bool,
@@ -168,12 +172,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             dir,
             batch,
             bandwidth,
+            ot,
             explain,
         } => {
             let model = Model::load(&dir)?;
             let goal = PackingGoal::for_bandwidth(bandwidth);
             let plan = PublicPlan::with_goal(model.public(), batch, goal)?;
-            say(format_args!("{}", Cost::of(&plan)?))?;
+            say(format_args!("{}", Cost::with_ot(&plan, ot)?))?;
             if explain {
                 say(format_args!("\n{}", plan.explain(3)?))?;
             }

@@ -5,6 +5,7 @@ use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
 use pi_protocol::gc::{active_label_hash, evaluate, garble, label_hash, sign_circuit};
 use pi_protocol::layout::instances;
 use pi_protocol::ot::correlated::{receiver_pads, sender_pads};
+use pi_protocol::ot::mode::OtMode;
 use pi_protocol::ot::{CotReceiver as _, CotSender as _, softspoken};
 use pi_protocol::relu::{
     ServerKeys, client_decrypt, client_products, server_encrypt, server_products,
@@ -130,7 +131,7 @@ impl Rates {
         self.forget_byte_s = crate::stats::median(&seconds) / n_bytes as f64;
     }
 
-    /// Measures base transfers and the extension.
+    /// Measures base transfers, the extension and the silent mode on top of it.
     pub(super) fn transfers(&mut self) -> Result<(), BenchError> {
         const N: usize = 1 << 17;
         let mut rng = ChaCha20Rng::seed_from_u64(2);
@@ -146,6 +147,15 @@ impl Rates {
             sender.extend(N, &extended.message)
         });
         self.ot_s = seconds / N as f64;
+        let mut sender = OtMode::Silent.sender(sender, [8; 32], pi_protocol::prg::os_seed()?);
+        let mut receiver = OtMode::Silent.receiver(receiver, [8; 32]);
+        let seconds = typical(3, || -> Result<_, pi_protocol::Error> {
+            let mut extended = receiver.extend(N)?;
+            let blocks = sender.extend(N, &extended.message)?;
+            receiver.finish(N, &mut extended, &sender.reply())?;
+            Ok((extended, blocks))
+        });
+        self.silent_ot_s = seconds / N as f64;
         Ok(())
     }
 }

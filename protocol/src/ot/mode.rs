@@ -3,6 +3,7 @@
 //! The client chooses, in its first message. Both modes start with the same set-up (base OTs and trees of SoftSpokenOT), and both are
 //! checked; they differ in bytes, in compute and in that the silent one also assumes the hardness of LPN.
 
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{CotReceiver, CotSender, Extended, silent, softspoken};
@@ -11,7 +12,8 @@ use crate::error::Result;
 use crate::prg::Seed;
 
 /// How correlated OTs are made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OtMode {
     /// SoftSpokenOT: 31 bits for each OT.
     #[default]
@@ -21,6 +23,15 @@ pub enum OtMode {
 }
 
 impl OtMode {
+    /// The name on command lines and in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SoftSpoken => "softspoken",
+            Self::Silent => "silent",
+        }
+    }
+
     /// The mode's number on the wire.
     #[must_use]
     pub const fn code(self) -> u8 {
@@ -74,6 +85,27 @@ impl OtMode {
             Self::SoftSpoken => Receiver::SoftSpoken(Box::new(base)),
             Self::Silent => Receiver::Silent(Box::new(silent::Receiver::new(base, session))),
         }
+    }
+}
+
+impl std::fmt::Display for OtMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is none of a mode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a way to make OTs; write softspoken or silent")]
+pub struct UnknownOtMode(String);
+
+impl std::str::FromStr for OtMode {
+    type Err = UnknownOtMode;
+
+    fn from_str(name: &str) -> std::result::Result<Self, UnknownOtMode> {
+        let all = [Self::SoftSpoken, Self::Silent];
+        let found = all.into_iter().find(|mode| mode.name() == name);
+        found.ok_or_else(|| UnknownOtMode(name.to_owned()))
     }
 }
 
@@ -171,5 +203,20 @@ impl CotReceiver for Receiver {
 
     fn finish(&mut self, n: usize, extended: &mut Extended, reply: &[u8]) -> Result<()> {
         self.inner_mut().finish(n, extended, reply)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_lead_back() {
+        for mode in [OtMode::SoftSpoken, OtMode::Silent] {
+            assert_eq!(mode.name().parse(), Ok(mode));
+            assert_eq!(OtMode::from_code(mode.code()), Some(mode));
+        }
+        let refused = "ferret".parse::<OtMode>().unwrap_err().to_string();
+        assert!(refused.contains("softspoken or silent"), "{refused}");
     }
 }
