@@ -2,7 +2,7 @@
 //! where the server's time goes.
 //!
 //! The first line of a start is a record `start`, each other one a record `step`: session, model, and a
-//! [`StepRecord`](pi_protocol::record::StepRecord). Lines of several starts follow one another in the file.
+//! [`StepRecord`]. Lines of several starts follow one another in the file.
 //!
 //! Security: sizes, counts and times only; nothing of an input, of an output or of the weights. Times of a session tell
 //! when somebody asked, so keep the file as you keep the log.
