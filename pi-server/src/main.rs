@@ -51,6 +51,12 @@ enum Command {
         /// Memory for prepared inferences, all sessions together, in MiB; each session may use an equal part.
         #[arg(long, value_name = "MIB", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..))]
         prepared_memory: u32,
+        /// Let clients choose silent oblivious transfers (`--ot silent`): fewer bytes offline and more computing.
+        ///
+        /// They rest on one more assumption, dual LPN for expand-convolute codes. Were it broken, such a client could learn signs
+        /// of inner activations, and with many queries the weights. SECURITY.md, section 6.
+        #[arg(long)]
+        silent_ot: bool,
         /// How long running sessions may go on after a stop.
         #[arg(long, default_value = "10s", value_parser = duration)]
         stop_timeout: Duration,
@@ -144,6 +150,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             max_sessions,
             idle_timeout,
             prepared_memory,
+            silent_ot,
             stop_timeout,
             tls_cert,
             tls_key,
@@ -159,6 +166,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                     max_sessions: max_sessions.into(),
                     idle_timeout,
                     prepared_bytes: (prepared_memory as usize) << 20,
+                    silent_ot,
                 },
                 tls: tls_cert
                     .zip(tls_key)

@@ -34,6 +34,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Bytes of prepared material that all sessions together may keep in memory; each session has an equal part.
     pub prepared_bytes: usize,
+    /// Whether clients may make OTs silently, which rests on the hardness of LPN for this server, too.
+    pub silent_ot: bool,
 }
 
 impl Limits {

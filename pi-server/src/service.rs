@@ -15,6 +15,8 @@ use pi_proto::v1::{
     DescribeRequest, DescribeResponse, Frame, ListModelsRequest, ListModelsResponse, Open,
 };
 use pi_proto::{GrpcChannel, status};
+use pi_protocol::Error;
+use pi_protocol::ot::mode::OtMode;
 use pi_protocol::server::ServerSession;
 use pi_protocol::wire::PROTOCOL_VERSION;
 use tokio::runtime::Handle;
@@ -178,6 +180,7 @@ impl PrivateInference for Service {
             .map_or(0, Served::prepared_bytes);
         let session = Session {
             max_prepared: self.limits.max_prepared(bytes),
+            silent_ot: self.limits.silent_ot,
             id: self.n_opened.fetch_add(1, Ordering::Relaxed) + 1,
             model: name,
             plan,
@@ -199,6 +202,7 @@ struct Session {
     model: String,
     plan: Arc<Plan>,
     max_prepared: usize,
+    silent_ot: bool,
     to_client: Sender<Item>,
     ledger: Option<Arc<LedgerFile>>,
     _permit: OwnedSemaphorePermit,
@@ -213,6 +217,11 @@ impl Session {
         // A bug in one session must not take the others down; its state goes with its thread.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let mut session = ServerSession::accept(channel, Arc::clone(&self.plan))?;
+            if session.ot() == OtMode::Silent && !self.silent_ot {
+                return Err(Error::Refused(
+                    "this server makes no silent OTs; leave out --ot silent, or ask its operator for serve --silent-ot".into(),
+                ));
+            }
             session.max_prepared = self.max_prepared;
             if let Some(ledger) = self.ledger.clone() {
                 let model = self.model.clone();
