@@ -1,6 +1,6 @@
 //! The inner loops of the transforms and products, modulo one prime p just below 2^50.
 //!
-//! Written once over [`Vector`], compiled for AVX-512 IFMA and for portable words; both give equal bits. Butterflies are
+//! Written once over [`Vector`], compiled for AVX-512 IFMA, AVX2 and portable words; all give equal bits. Butterflies are
 //! lazy (Harvey, "Faster arithmetic for number-theoretic transforms", 2014, with words of 52 bits): 4 p < 2^52. Products
 //! add up as two sums of 52-bit halves and are reduced once; up to 2048 of them fit.
 
@@ -8,7 +8,7 @@
 
 use super::field::{Field, LEVELS, VECTORS, power, quotient};
 #[cfg(target_arch = "x86_64")]
-use super::lanes::Ifma;
+use super::lanes::{Ifma, avx2};
 use super::lanes::{Lanes, MASK_52, Portable, Vector, available};
 
 /// Products that [`accumulate`] may add up before [`settle`].
@@ -42,6 +42,14 @@ macro_rules! kernels {
                 if available() {
                     // SAFETY: the processor has the instructions that the function is compiled for.
                     return unsafe { compiled($($arg),*) };
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn compiled_avx2($($arg: $kind),*) {
+                    generic::$name::<avx2::Avx2>($($arg),*);
+                }
+                if avx2::available() {
+                    // SAFETY: the processor has the instructions that the function is compiled for.
+                    return unsafe { compiled_avx2($($arg),*) };
                 }
             }
             generic::$name::<Portable>($($arg),*);

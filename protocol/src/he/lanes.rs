@@ -1,4 +1,4 @@
-//! Eight 64-bit lanes: the one vector type of the kernels, by AVX-512 IFMA or by portable words.
+//! Eight 64-bit lanes: the one vector type of the kernels, by AVX-512 IFMA, by AVX2 or by portable words.
 //!
 //! The kernels are written once over [`Vector`]. `lo` and `hi` are the two halves of a product of 52-bit words, each added
 //! to a 64-bit sum, as `vpmadd52luq` and `vpmadd52huq` compute them; bits above 52 of the factors are ignored. All
@@ -142,6 +142,8 @@ pub(super) fn available() -> bool {
     false
 }
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::Ifma;
 
