@@ -29,16 +29,16 @@ pub(in super::super) fn available() -> bool {
 const TWO_52: f64 = (1u64 << 52) as f64;
 const TWO_104: f64 = TWO_52 * TWO_52;
 
-impl Avx2 {
-    #[inline(always)]
-    fn map(self, f: impl Fn(__m256i) -> __m256i) -> Self {
-        Self(self.0.map(f))
-    }
-
-    #[inline(always)]
-    fn zip(self, other: Self, f: impl Fn(__m256i, __m256i) -> __m256i) -> Self {
-        Self([f(self.0[0], other.0[0]), f(self.0[1], other.0[1])])
-    }
+/// Both registers of one or two operands through one expression. A macro, because a closure is compiled without the
+/// instructions and would call each one as a function.
+macro_rules! each {
+    ($($name:ident = $lanes:expr),+ => $of:expr) => {{
+        $(let $name = $lanes.0;)+
+        Self([
+            { $(let $name = $name[0];)+ $of },
+            { $(let $name = $name[1];)+ $of },
+        ])
+    }};
 }
 
 /// All ones where `a > b`, both unsigned.
@@ -59,11 +59,10 @@ fn upper(a: __m256i, b: __m256i) -> __m256i {
         let mask = _mm256_set1_epi64x(MASK_52 as i64);
         let two_52 = _mm256_set1_pd(TWO_52);
         // The bits of 2^52 + a for a below 2^52 are those of 2^52 with a in the fraction.
-        let double = |a| {
-            let a = _mm256_or_si256(_mm256_and_si256(a, mask), _mm256_castpd_si256(two_52));
-            _mm256_sub_pd(_mm256_castsi256_pd(a), two_52)
-        };
-        let (a, b) = (double(a), double(b));
+        let bits = _mm256_castpd_si256(two_52);
+        let a = _mm256_castsi256_pd(_mm256_or_si256(_mm256_and_si256(a, mask), bits));
+        let b = _mm256_castsi256_pd(_mm256_or_si256(_mm256_and_si256(b, mask), bits));
+        let (a, b) = (_mm256_sub_pd(a, two_52), _mm256_sub_pd(b, two_52));
         let base = _mm256_set1_pd(TWO_104);
         // What is left is seen beside 2^52: below it, where it is negative.
         let rest_base = _mm256_set1_pd(TWO_104 + TWO_52);
@@ -71,9 +70,8 @@ fn upper(a: __m256i, b: __m256i) -> __m256i {
         let upper = _mm256_sub_epi64(_mm256_castpd_si256(rounded), _mm256_castpd_si256(base));
         let rest = _mm256_fmadd_pd(a, b, _mm256_sub_pd(rest_base, rounded));
         let rest = _mm256_castpd_si256(rest);
-        let none = _mm256_castpd_si256(two_52);
         // All ones, which is -1, where the rest is negative.
-        _mm256_add_epi64(upper, _mm256_cmpgt_epi64(none, rest))
+        _mm256_add_epi64(upper, _mm256_cmpgt_epi64(bits, rest))
     }
 }
 
@@ -119,19 +117,19 @@ impl Vector for Avx2 {
     #[inline(always)]
     fn add(self, other: Self) -> Self {
         // SAFETY: see above.
-        self.zip(other, |a, b| unsafe { _mm256_add_epi64(a, b) })
+        each!(a = self, b = other => unsafe { _mm256_add_epi64(a, b) })
     }
 
     #[inline(always)]
     fn sub(self, other: Self) -> Self {
         // SAFETY: see above.
-        self.zip(other, |a, b| unsafe { _mm256_sub_epi64(a, b) })
+        each!(a = self, b = other => unsafe { _mm256_sub_epi64(a, b) })
     }
 
     #[inline(always)]
     fn min(self, other: Self) -> Self {
         // SAFETY: see above.
-        self.zip(other, |a, b| unsafe {
+        each!(a = self, b = other => unsafe {
             _mm256_blendv_epi8(a, b, greater(a, b))
         })
     }
@@ -139,25 +137,25 @@ impl Vector for Avx2 {
     #[inline(always)]
     fn and(self, other: Self) -> Self {
         // SAFETY: see above.
-        self.zip(other, |a, b| unsafe { _mm256_and_si256(a, b) })
+        each!(a = self, b = other => unsafe { _mm256_and_si256(a, b) })
     }
 
     #[inline(always)]
     fn shr(self, bits: u32) -> Self {
         // SAFETY: see above.
-        self.map(|a| unsafe { _mm256_srl_epi64(a, _mm_cvtsi32_si128(bits as i32)) })
+        each!(a = self => unsafe { _mm256_srl_epi64(a, _mm_cvtsi32_si128(bits as i32)) })
     }
 
     #[inline(always)]
     fn shl(self, bits: u32) -> Self {
         // SAFETY: see above.
-        self.map(|a| unsafe { _mm256_sll_epi64(a, _mm_cvtsi32_si128(bits as i32)) })
+        each!(a = self => unsafe { _mm256_sll_epi64(a, _mm_cvtsi32_si128(bits as i32)) })
     }
 
     #[inline(always)]
     fn sar(self, bits: u32) -> Self {
         // SAFETY: see above. Complemented where negative, zeros come in from above; complemented again, ones.
-        self.map(|a| unsafe {
+        each!(a = self => unsafe {
             let sign = _mm256_cmpgt_epi64(_mm256_setzero_si256(), a);
             let shifted =
                 _mm256_srl_epi64(_mm256_xor_si256(a, sign), _mm_cvtsi32_si128(bits as i32));
@@ -167,7 +165,7 @@ impl Vector for Avx2 {
 
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
-        self.zip(other, product)
+        each!(a = self, b = other => product(a, b))
     }
 
     #[inline(always)]
@@ -177,7 +175,7 @@ impl Vector for Avx2 {
 
     #[inline(always)]
     fn hi(self, a: Self, b: Self) -> Self {
-        self.add(a.zip(b, upper))
+        self.add(each!(a = a, b = b => upper(a, b)))
     }
 }
 
