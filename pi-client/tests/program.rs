@@ -29,9 +29,8 @@ fn serve(dir: &Path, max_sessions: usize, n_relus: usize) -> String {
             idle_timeout: Duration::from_secs(20),
             prepared_bytes: 1 << 30,
         },
-        tls: None,
-        stop_timeout: Duration::ZERO,
-        ledger: None,
+        drain_timeout: Duration::ZERO,
+        ..ServeOptions::default()
     };
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

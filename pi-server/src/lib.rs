@@ -4,11 +4,17 @@
 //! share one pool of threads. Network and timers are asynchronous and never compute.
 
 pub mod certificate;
+pub mod config;
+pub mod drain;
 pub mod error;
+pub mod gate;
 pub mod ledger_file;
 pub mod repository;
 pub mod serve;
 pub mod service;
+mod session;
+pub mod units;
 
+pub use config::{ConfigError, Settings};
 pub use error::ServeError;
 pub use serve::{Limits, ServeOptions, Server, TlsFiles};

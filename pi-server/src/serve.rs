@@ -1,7 +1,7 @@
 //! Listening, TLS, health, and the graceful stop.
 //!
-//! The stop: new sessions are refused at once, running ones may finish within the stop timeout, then the server returns
-//! whatever they do.
+//! The stop: not ready and nothing new from the first moment, what runs may finish within the drain timeout, then it is cut and
+//! the server returns whatever it does.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use tonic::transport::{Identity, ServerTlsConfig};
 use tracing::{info, warn};
 
 use crate::certificate;
+use crate::drain::{Drain, GRACE};
 use crate::error::ServeError;
 use crate::ledger_file::LedgerFile;
 use crate::repository::Repository;
@@ -34,6 +35,16 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Bytes of prepared material that all sessions together may keep in memory; each session has an equal part.
     pub prepared_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_sessions: 8,
+            idle_timeout: Duration::from_secs(60),
+            prepared_bytes: 8 << 30,
+        }
+    }
 }
 
 impl Limits {
@@ -74,9 +85,25 @@ pub struct ServeOptions {
     /// Without it, connections are not protected by TLS.
     pub tls: Option<TlsFiles>,
     /// How long running sessions may go on after a stop.
-    pub stop_timeout: Duration,
+    pub drain_timeout: Duration,
     /// Where to append a line for each finished step of a session.
     pub ledger: Option<PathBuf>,
+}
+
+impl Default for ServeOptions {
+    /// No model yet; loopback, without TLS.
+    fn default() -> Self {
+        Self {
+            models: vec![],
+            listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            max_batch: 16,
+            packing_bandwidth: 100_000_000,
+            limits: Limits::default(),
+            tls: None,
+            drain_timeout: Duration::from_secs(25),
+            ledger: None,
+        }
+    }
 }
 
 /// A server that listens and has its models loaded.
@@ -139,7 +166,7 @@ impl Server {
         &self.repository
     }
 
-    /// Serves until `stop` completes, then for at most the stop timeout.
+    /// Serves until `stop` completes, then for at most the drain timeout and [`GRACE`].
     ///
     /// # Errors
     /// [`ServeError::Transport`] when the listener fails.
@@ -148,7 +175,9 @@ impl Server {
         health
             .set_serving::<PrivateInferenceServer<Service>>()
             .await;
-        let service = Service::new(Arc::clone(&self.repository), self.options.limits)
+        let drain = Arc::new(Drain::default());
+        let limits = self.options.limits;
+        let service = Service::new(Arc::clone(&self.repository), limits, Arc::clone(&drain))
             .with_ledger(self.ledger);
         let mut server = tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -174,17 +203,25 @@ impl Server {
             ended = &mut serving => return Ok(ended?),
             () = stop => {}
         }
-        info!("stopping");
+        drain.begin();
+        info!(sessions = drain.n_active(), "stopping");
         health
             .set_not_serving::<PrivateInferenceServer<Service>>()
             .await;
-        let _ = tell.send(());
-        match timeout(self.options.stop_timeout, serving).await {
-            Ok(ended) => Ok(ended?),
-            Err(_) => {
-                warn!("sessions were still running and are cut off");
-                Ok(())
+        let limit = self.options.drain_timeout;
+        // The listener stays open meanwhile: who comes now is told that the server stops, and probes that it is not ready.
+        tokio::select! {
+            ended = &mut serving => return Ok(ended?),
+            drained = timeout(limit, drain.finished()) => if drained.is_err() {
+                warn!(sessions = drain.n_active(), "sessions still ran after {limit:?} and are cut off");
             }
+        }
+        drain.cut();
+        let _ = tell.send(());
+        match timeout(GRACE, serving).await {
+            Ok(ended) => Ok(ended?),
+            // A connection that its client does not close; nothing of ours runs on it.
+            Err(_) => Ok(()),
         }
     }
 }

@@ -1,12 +1,11 @@
-//! The gRPC service: descriptions, and sessions with their limits and their driver threads.
+//! The gRPC service: descriptions, and sessions with their limits.
 //!
 //! Security: the client's plan hash, batch and version are compared with our own before any work is done; nothing the
 //! client sends is ever taken over. The log holds names, counts and times, and no payload.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pi_model::Plan;
 use pi_proto::channel::{Item, outbound};
@@ -15,19 +14,19 @@ use pi_proto::v1::{
     DescribeRequest, DescribeResponse, Frame, ListModelsRequest, ListModelsResponse, Open,
 };
 use pi_proto::{GrpcChannel, status};
-use pi_protocol::server::ServerSession;
 use pi_protocol::wire::PROTOCOL_VERSION;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::Sender;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{info, warn};
 
+use crate::drain::{Drain, Stage, stopping};
+use crate::gate::Gate;
 use crate::ledger_file::LedgerFile;
 use crate::repository::{Repository, Served};
 use crate::serve::Limits;
+use crate::session::Session;
 
 /// How long a stream may take to carry Open; it occupies a session from its start.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,12 +38,13 @@ pub struct Service {
     permits: Arc<Semaphore>,
     n_opened: AtomicU64,
     ledger: Option<Arc<LedgerFile>>,
+    drain: Arc<Drain>,
 }
 
 impl Service {
-    /// Serves `repository` within `limits`.
+    /// Serves `repository` within `limits` until `drain` begins.
     #[must_use]
-    pub fn new(repository: Arc<Repository>, limits: Limits) -> Self {
+    pub fn new(repository: Arc<Repository>, limits: Limits, drain: Arc<Drain>) -> Self {
         let permits = Arc::new(Semaphore::new(limits.max_sessions));
         Self {
             repository,
@@ -52,6 +52,7 @@ impl Service {
             permits,
             n_opened: AtomicU64::new(0),
             ledger: None,
+            drain,
         }
     }
 
@@ -148,6 +149,7 @@ impl PrivateInference for Service {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let place = self.drain.enter()?;
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(format!(
                 "all {} sessions of this server are in use; try again later",
@@ -155,21 +157,24 @@ impl PrivateInference for Service {
             ))
         })?;
         let mut inbound = request.into_inner();
-        let open = timeout(
-            OPEN_TIMEOUT.min(self.limits.idle_timeout),
-            inbound.message(),
-        )
-        .await
-        .map_err(|_| Status::deadline_exceeded("no frame came to open the session"))??
-        .and_then(|frame| frame.open)
-        .ok_or_else(|| Status::invalid_argument("the first frame must carry Open"))?;
+        let patience = OPEN_TIMEOUT.min(self.limits.idle_timeout);
+        let open = tokio::select! {
+            first = timeout(patience, inbound.message()) => {
+                first.map_err(|_| Status::deadline_exceeded("no frame came to open the session"))??
+            }
+            () = self.drain.reached(Stage::Draining) => return Err(stopping()),
+        };
+        let open = open
+            .and_then(|frame| frame.open)
+            .ok_or_else(|| Status::invalid_argument("the first frame must carry Open"))?;
         let name = open.model.clone();
         let plan = self.agree(open).await?;
         let (to_client, stream) = outbound();
+        let gate = Gate::new(Arc::clone(&self.drain));
         let channel = GrpcChannel::new(
             Handle::current(),
             to_client.clone(),
-            inbound,
+            gate.inbound(inbound),
             self.limits.idle_timeout,
         );
         let bytes = self
@@ -183,71 +188,15 @@ impl PrivateInference for Service {
             plan,
             to_client,
             ledger: self.ledger.clone(),
+            gate,
             _permit: permit,
+            _place: place,
         };
         std::thread::Builder::new()
             .name(format!("session-{}", session.id))
             .spawn(move || session.run(channel))
             .map_err(|_| Status::resource_exhausted("no thread for another session"))?;
         Ok(Response::new(stream))
-    }
-}
-
-/// One session's driver thread.
-struct Session {
-    id: u64,
-    model: String,
-    plan: Arc<Plan>,
-    max_prepared: usize,
-    to_client: Sender<Item>,
-    ledger: Option<Arc<LedgerFile>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Session {
-    fn run(self, channel: GrpcChannel) {
-        let (id, model, batch) = (self.id, &self.model, self.plan.public().batch());
-        info!(id, model, batch, "session opened");
-        let started = Instant::now();
-        let meter = channel.meter();
-        // A bug in one session must not take the others down; its state goes with its thread.
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let mut session = ServerSession::accept(channel, Arc::clone(&self.plan))?;
-            session.max_prepared = self.max_prepared;
-            if let Some(ledger) = self.ledger.clone() {
-                let model = self.model.clone();
-                session.observe(Box::new(move |step| ledger.append(id, &model, &step)));
-            }
-            session.serve()
-        }));
-        let seconds = started.elapsed().as_secs_f64();
-        let (sent, received) = (meter.n_bytes_sent(), meter.n_bytes_received());
-        let farewell = match outcome {
-            Ok(Ok(())) => {
-                info!(id, seconds, sent, received, "session ended");
-                return;
-            }
-            Ok(Err(error)) => {
-                warn!(id, seconds, sent, received, %error, "session failed");
-                status::from_protocol(&error)
-            }
-            Err(_) => {
-                tracing::error!(id, seconds, "session panicked");
-                Status::internal("the server failed; its log says why. Start a new session")
-            }
-        };
-        // The queue may be full of frames that nobody reads; the stream then ends without a status.
-        let patience = Instant::now() + Duration::from_secs(1);
-        let mut farewell = Err(farewell);
-        while let Err(tokio::sync::mpsc::error::TrySendError::Full(back)) =
-            self.to_client.try_send(farewell)
-        {
-            if Instant::now() > patience {
-                return;
-            }
-            farewell = back;
-            std::thread::sleep(Duration::from_millis(5));
-        }
     }
 }
 

@@ -35,9 +35,8 @@ pub fn options(dir: &Path) -> ServeOptions {
             idle_timeout: Duration::from_secs(20),
             prepared_bytes: 1 << 30,
         },
-        tls: None,
-        stop_timeout: Duration::from_millis(300),
-        ledger: None,
+        drain_timeout: Duration::from_millis(300),
+        ..ServeOptions::default()
     }
 }
 
@@ -94,6 +93,11 @@ impl TestServer {
 
     pub fn connect(&self) -> Client {
         Client::connect(ConnectOptions::new(&self.url)).unwrap()
+    }
+
+    /// Tells the server to stop and does not wait.
+    pub fn begin_stop(&mut self) {
+        drop(self.stop.take());
     }
 
     /// Stops the server and waits until it has stopped.

@@ -1,0 +1,94 @@
+//! One session's thread: the server's driver behind its gate, the log of how it went, and the last word to the client.
+//!
+//! Security: the log holds names, counts and times, and no payload.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pi_model::Plan;
+use pi_proto::channel::Item;
+use pi_proto::{GrpcChannel, status};
+use pi_protocol::server::{Observer, ServerSession};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::Sender;
+use tonic::Status;
+use tracing::{info, warn};
+
+use crate::drain::Place;
+use crate::gate::Gate;
+use crate::ledger_file::LedgerFile;
+
+/// What one session's thread needs.
+pub(crate) struct Session {
+    pub(crate) id: u64,
+    pub(crate) model: String,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) max_prepared: usize,
+    pub(crate) to_client: Sender<Item>,
+    pub(crate) ledger: Option<Arc<LedgerFile>>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) _permit: OwnedSemaphorePermit,
+    pub(crate) _place: Place,
+}
+
+impl Session {
+    /// Runs the session to its end, and tells the client why if that came early.
+    pub(crate) fn run(self, channel: GrpcChannel) {
+        let (id, model, batch) = (self.id, &self.model, self.plan.public().batch());
+        info!(id, model, batch, "session opened");
+        let started = Instant::now();
+        let meter = channel.meter();
+        // A bug in one session must not take the others down; its state goes with its thread.
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let channel = self.gate.guard(channel);
+            let mut session = ServerSession::accept(channel, Arc::clone(&self.plan))?;
+            session.max_prepared = self.max_prepared;
+            session.observe(self.observer());
+            session.serve()
+        }));
+        let seconds = started.elapsed().as_secs_f64();
+        let (sent, received) = (meter.n_bytes_sent(), meter.n_bytes_received());
+        let farewell = match outcome {
+            Ok(Ok(())) => {
+                info!(id, seconds, sent, received, "session ended");
+                return;
+            }
+            Ok(Err(error)) if let Some(refusal) = self.gate.refusal() => {
+                info!(id, seconds, sent, received, reason = %error, "session refused");
+                refusal
+            }
+            Ok(Err(error)) => {
+                warn!(id, seconds, sent, received, %error, "session failed");
+                status::from_protocol(&error)
+            }
+            Err(_) => {
+                tracing::error!(id, seconds, "session panicked");
+                Status::internal("the server failed; its log says why. Start a new session")
+            }
+        };
+        // The queue may be full of frames that nobody reads; the stream then ends without a status.
+        let patience = Instant::now() + Duration::from_secs(1);
+        let mut farewell = Err(farewell);
+        while let Err(tokio::sync::mpsc::error::TrySendError::Full(back)) =
+            self.to_client.try_send(farewell)
+        {
+            if Instant::now() > patience {
+                return;
+            }
+            farewell = back;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    /// What is told of every finished step.
+    fn observer(&self) -> Observer {
+        let (id, model) = (self.id, self.model.clone());
+        let (gate, ledger) = (Arc::clone(&self.gate), self.ledger.clone());
+        Box::new(move |step| {
+            gate.step_done();
+            if let Some(ledger) = &ledger {
+                ledger.append(id, &model, &step);
+            }
+        })
+    }
+}
