@@ -28,6 +28,7 @@ fn serve(dir: &Path, max_sessions: usize, n_relus: usize) -> String {
             max_sessions,
             idle_timeout: Duration::from_secs(20),
             prepared_bytes: 1 << 30,
+            ..Limits::default()
         },
         drain_timeout: Duration::ZERO,
         ..ServeOptions::default()

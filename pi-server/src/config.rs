@@ -7,11 +7,16 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use crate::admin::{self, AdminListen};
+use crate::limits::Quota;
+use crate::repository::root::{Mode, RootOptions};
 use crate::serve::{Limits, ServeOptions, TlsFiles};
 use crate::units::{Span, Speed};
 
@@ -19,6 +24,9 @@ use crate::units::{Span, Speed};
 pub const PREFIX: &str = "PI_SERVER_";
 /// Variables that are no settings.
 const OTHER_VARIABLES: [&str; 1] = ["PI_SERVER_CONFIG"];
+
+/// How often a repository is read where nothing else is said.
+const POLL: Span = Span(Duration::from_secs(15));
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +74,25 @@ pub struct Settings {
     /// Folder with model.json and model.safetensors; may be given more than once.
     #[arg(long, value_name = "DIR", env = "PI_SERVER_MODEL")]
     pub model: Option<Vec<PathBuf>>,
+    /// Folder of models, each MODEL/VERSION/model.json and model.safetensors; the highest version that loads serves.
+    #[arg(long, value_name = "DIR", env = "PI_SERVER_REPOSITORY")]
+    pub repository: Option<PathBuf>,
+    /// When the repository is read: none (at the start), poll (again and again), explicit (when told on the admin port).
+    #[arg(long, value_name = "MODE", env = "PI_SERVER_REPOSITORY_MODE")]
+    pub repository_mode: Option<Mode>,
+    /// How often the repository is read in mode poll.
+    #[arg(long, value_name = "TIME", env = "PI_SERVER_REPOSITORY_POLL")]
+    pub repository_poll: Option<Span>,
+    /// Model of the repository that is loaded at the start in mode explicit; may be given more than once.
+    #[arg(long, value_name = "NAME", env = "PI_SERVER_LOAD_MODEL")]
+    pub load_model: Option<Vec<String>>,
     /// Address to listen on; port 0 takes any free one.
     #[arg(long, value_name = "ADDRESS", env = "PI_SERVER_LISTEN")]
     pub listen: Option<SocketAddr>,
+    /// Address of the admin port for health, metrics and loading models, plain HTTP for the operator alone; or off. Unless set
+    /// it is 127.0.0.1:9090 if that is free.
+    #[arg(long, value_name = "ADDRESS", env = "PI_SERVER_ADMIN_LISTEN")]
+    pub admin_listen: Option<AdminListen>,
     /// Most inferences that a client may prepare together, 1 to 64.
     #[arg(long, value_name = "N", env = "PI_SERVER_MAX_BATCH")]
     pub max_batch: Option<usize>,
@@ -82,6 +106,9 @@ pub struct Settings {
     /// End a session that is silent for longer, for example 60s or 5m.
     #[arg(long, value_name = "TIME", env = "PI_SERVER_IDLE_TIMEOUT")]
     pub idle_timeout: Option<Span>,
+    /// End a session of which one step, set-up, a batch or an inference, takes longer.
+    #[arg(long, value_name = "TIME", env = "PI_SERVER_PHASE_TIMEOUT")]
+    pub phase_timeout: Option<Span>,
     /// Memory for prepared inferences, all sessions together, in MiB; each session may use an equal part.
     #[arg(long, value_name = "MIB", env = "PI_SERVER_PREPARED_MEMORY")]
     pub prepared_memory: Option<u32>,
@@ -99,6 +126,27 @@ pub struct Settings {
     /// Its private key in PEM.
     #[arg(long, value_name = "FILE", env = "PI_SERVER_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
+    /// Authorities of clients in PEM. With it, clients must have a certificate from one of them (mutual TLS).
+    #[arg(long, value_name = "FILE", env = "PI_SERVER_TLS_CLIENT_CA")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// File with a line for each token, as `pi-server token new NAME` prints it. With it, clients must send a token.
+    #[arg(long, value_name = "FILE", env = "PI_SERVER_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// How often certificates and tokens are looked at for changes.
+    #[arg(long, value_name = "TIME", env = "PI_SERVER_RELOAD_INTERVAL")]
+    pub reload_interval: Option<Span>,
+    /// Most sessions at the same time for each identity. Clients without token and certificate are one identity together.
+    #[arg(long, value_name = "N", env = "PI_SERVER_SESSIONS_PER_IDENTITY")]
+    pub sessions_per_identity: Option<usize>,
+    /// Most calls a minute for each identity; opening a session is one call.
+    #[arg(long, value_name = "N", env = "PI_SERVER_CALLS_PER_MINUTE")]
+    pub calls_per_minute: Option<NonZeroU32>,
+    /// Most inferences a day (UTC) for each identity.
+    #[arg(long, value_name = "N", env = "PI_SERVER_INFERENCES_PER_DAY")]
+    pub inferences_per_day: Option<u64>,
+    /// Most bytes a day (UTC), both ways, for each identity.
+    #[arg(long, value_name = "N", env = "PI_SERVER_BYTES_PER_DAY")]
+    pub bytes_per_day: Option<u64>,
     /// Append where the time goes to FILE: one line of JSON for each finished step of a session.
     ///
     /// A step is set-up, one offline batch, or one inference. Its line has the seconds by operation and layer, the
@@ -129,6 +177,10 @@ impl Settings {
             packing_bandwidth: Some(Speed(of.packing_bandwidth)),
             max_sessions: Some(of.limits.max_sessions),
             idle_timeout: Some(Span(of.limits.idle_timeout)),
+            phase_timeout: Some(Span(of.limits.phase_timeout)),
+            repository_mode: Some(Mode::default()),
+            repository_poll: Some(POLL),
+            reload_interval: Some(Span(of.reload_interval)),
             prepared_memory: Some((of.limits.prepared_bytes >> 20) as u32),
             drain_timeout: Some(Span(of.drain_timeout)),
             ..Self::default()
@@ -158,8 +210,10 @@ impl Settings {
     #[must_use]
     pub fn over(self, under: Self) -> Self {
         merged!(self, under;
-            model, listen, max_batch, packing_bandwidth, max_sessions, idle_timeout, prepared_memory, drain_timeout,
-            tls_cert, tls_key, ledger,
+            model, repository, repository_mode, repository_poll, load_model, listen, admin_listen, max_batch,
+            packing_bandwidth, max_sessions, idle_timeout, phase_timeout, prepared_memory, drain_timeout, tls_cert,
+            tls_key, tls_client_ca, token_file, reload_interval, sessions_per_identity, calls_per_minute,
+            inferences_per_day, bytes_per_day, ledger,
         )
     }
 
@@ -171,20 +225,47 @@ impl Settings {
         let all = self.over(Self::defaults());
         let or = ServeOptions::default();
         let span = |s: Option<Span>, or| s.map_or(or, |s| s.0);
+        let both = both(("tls-cert", all.tls_cert), ("tls-key", all.tls_key))?;
+        if both.is_none() && all.tls_client_ca.is_some() {
+            let (key, reason) = ("tls-client-ca", "tls-cert must be given with it".into());
+            return Err(ConfigError::Value { key, reason });
+        }
+        let tls = both.map(|(certificate, key)| TlsFiles {
+            certificate,
+            key,
+            client_ca: all.tls_client_ca,
+        });
         let options = ServeOptions {
             models: all.model.unwrap_or_default(),
+            repository: all.repository.map(|path| RootOptions {
+                path,
+                mode: all.repository_mode.unwrap_or_default(),
+                interval: all.repository_poll.unwrap_or(POLL).0,
+                load: all.load_model.unwrap_or_default(),
+            }),
+            admin: all
+                .admin_listen
+                .unwrap_or(AdminListen::IfFree(admin::DEFAULT_ADDRESS)),
+            quota: Quota {
+                sessions: all.sessions_per_identity,
+                calls_per_minute: all.calls_per_minute,
+                inferences_per_day: all.inferences_per_day,
+                bytes_per_day: all.bytes_per_day,
+            },
+            tokens: all.token_file,
+            reload_interval: span(all.reload_interval, or.reload_interval),
             listen: all.listen.unwrap_or(or.listen),
             max_batch: all.max_batch.unwrap_or(or.max_batch),
             packing_bandwidth: all.packing_bandwidth.map_or(or.packing_bandwidth, |s| s.0),
             limits: Limits {
                 max_sessions: all.max_sessions.unwrap_or(or.limits.max_sessions),
                 idle_timeout: span(all.idle_timeout, or.limits.idle_timeout),
+                phase_timeout: span(all.phase_timeout, or.limits.phase_timeout),
                 prepared_bytes: all
                     .prepared_memory
                     .map_or(or.limits.prepared_bytes, |mib| (mib as usize) << 20),
             },
-            tls: both(("tls-cert", all.tls_cert), ("tls-key", all.tls_key))?
-                .map(|(certificate, key)| TlsFiles { certificate, key }),
+            tls,
             drain_timeout: span(all.drain_timeout, or.drain_timeout),
             ledger: all.ledger,
         };
@@ -195,6 +276,20 @@ impl Settings {
             options.limits.prepared_bytes >> 20,
             1..=1 << 32,
         )?;
+        for (key, time) in [
+            ("reload-interval", options.reload_interval),
+            (
+                "repository-poll",
+                options.repository.as_ref().map_or(POLL.0, |r| r.interval),
+            ),
+            ("idle-timeout", options.limits.idle_timeout),
+            ("phase-timeout", options.limits.phase_timeout),
+        ] {
+            if time.is_zero() {
+                let reason = "it must be longer than zero".into();
+                return Err(ConfigError::Value { key, reason });
+            }
+        }
         Ok(options)
     }
 
@@ -217,7 +312,10 @@ impl Settings {
             // What JSON and TOML write alike: texts, numbers, true and false, lists of them. Writing to a String cannot fail.
             let _ = match defaults.get(key).filter(|v| !v.is_null()) {
                 Some(value) => writeln!(text, "{key} = {value}"),
-                None if key == "model" => writeln!(text, "# {key} = [\"DIR\"]"),
+                None if matches!(key, "model" | "load-model") => {
+                    writeln!(text, "# {key} = [\"NAME\"]")
+                }
+                None if kind.is_some_and(|k| k.as_str() == "N") => writeln!(text, "# {key} = 1000"),
                 None => writeln!(text, "# {key} = \"{}\"", kind.map_or("", |k| k.as_str())),
             };
         }
@@ -284,7 +382,6 @@ fn within(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn the_default_file_is_the_defaults_and_names_every_key() {
@@ -334,6 +431,9 @@ mod tests {
             ("idle-timeout = \"soon\"", "idle-timeout"),
             ("packing-bandwidth = \"fast\"", "packing-bandwidth"),
             ("listen = 5", "listen"),
+            ("admin-listen = \"on\"", "admin-listen"),
+            ("repository-mode = \"push\"", "repository-mode"),
+            ("calls-per-minute = 0", "calls-per-minute"),
         ] {
             let said = Settings::parse(text).unwrap_err();
             assert!(said.contains(name), "{said}");
@@ -344,6 +444,8 @@ mod tests {
             ("prepared-memory = 0", "prepared-memory"),
             ("tls-cert = \"x\"", "tls-cert"),
             ("tls-key = \"x\"", "tls-key"),
+            ("tls-client-ca = \"x\"", "tls-client-ca"),
+            ("idle-timeout = \"0s\"", "idle-timeout"),
         ] {
             let error = Settings::parse(text).unwrap().options().unwrap_err();
             assert!(error.to_string().starts_with(name), "{error}");

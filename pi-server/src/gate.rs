@@ -1,5 +1,5 @@
 //! The gate between the network and one session's driver: every request of the client passes it before the driver sees it,
-//! so what may not begin does not begin, and a driver that waits for a request can be woken and ended.
+//! so what may not begin does not begin, and a driver that waits can be woken and ended.
 //!
 //! The driver itself knows of none of this: to it, a closed gate is a channel that failed. Why it closed goes to the client
 //! as the stream's status.
@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use pi_proto::channel::Item;
 use pi_proto::v1;
@@ -15,10 +16,12 @@ use pi_protocol::session::Request;
 use pi_protocol::wire::{Frame, Step};
 use pi_protocol::{Error, Result};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::drain::{Drain, Stage, stopping};
+use crate::limits::Account;
 
 /// Tag of the frame that wakes a driver. No message has it; from a client it is refused as any unknown tag is.
 const WAKE: u64 = u64::MAX;
@@ -26,25 +29,30 @@ const WAKE: u64 = u64::MAX;
 /// One session's gate.
 pub struct Gate {
     drain: Arc<Drain>,
-    /// A step runs: set-up, a batch or an inference.
-    busy: watch::Sender<bool>,
+    account: Arc<Account>,
+    /// How long a step may take.
+    phase_timeout: Duration,
+    /// Since when a step runs: set-up, a batch or an inference.
+    busy: watch::Sender<Option<Instant>>,
     refusal: Mutex<Option<Status>>,
 }
 
 impl Gate {
     /// The gate of a session that is about to be set up.
     #[must_use]
-    pub fn new(drain: Arc<Drain>) -> Arc<Self> {
+    pub fn new(drain: Arc<Drain>, account: Arc<Account>, phase_timeout: Duration) -> Arc<Self> {
         Arc::new(Self {
             drain,
-            busy: watch::Sender::new(true),
+            account,
+            phase_timeout,
+            busy: watch::Sender::new(Some(Instant::now())),
             refusal: Mutex::default(),
         })
     }
 
     /// The driver has finished a step.
     pub fn step_done(&self) {
-        self.busy.send_replace(false);
+        self.busy.send_replace(None);
     }
 
     /// Why the gate closed, if it did; the first reason is kept.
@@ -67,9 +75,14 @@ impl Gate {
             return Ok(());
         }
         // Busy first: whoever drains then either waits for this step or has been seen here.
-        self.busy.send_replace(true);
-        if self.drain.stage() != Stage::Serving {
-            self.close(stopping());
+        self.busy.send_replace(Some(Instant::now()));
+        let may = match request {
+            _ if self.drain.stage() != Stage::Serving => Err(stopping()),
+            Request::Infer { .. } => self.account.infer(),
+            Request::Prepare { .. } | Request::End => self.account.may_work(),
+        };
+        if let Err(status) = may {
+            self.close(status);
         }
         self.check()
     }
@@ -81,21 +94,30 @@ impl Gate {
         }
     }
 
-    /// Closes once the server drains and no step runs, or is cut; then wakes the driver.
+    /// Closes once the server drains and no step runs, or is cut, or a step takes too long; then wakes the driver.
     async fn watch(self: Arc<Self>, wake: mpsc::Sender<()>) {
         let mut busy = self.busy.subscribe();
-        let must_end = async {
-            self.drain.reached(Stage::Draining).await;
+        let why = loop {
+            let since = *busy.borrow_and_update();
+            let deadline = since.and_then(|since| since.checked_add(self.phase_timeout));
+            let too_long = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                _ = busy.wait_for(|busy| !busy) => {}
-                () = self.drain.reached(Stage::Cut) => {}
+                _ = busy.changed() => {}
+                () = self.drain.reached(Stage::Draining), if since.is_none() => break stopping(),
+                () = self.drain.reached(Stage::Cut) => break stopping(),
+                () = too_long => break Status::deadline_exceeded(format!(
+                    "a step took longer than the {:?} that this server grants; prepare smaller batches or use a faster network",
+                    self.phase_timeout
+                )),
+                () = wake.closed() => return,
             }
         };
-        tokio::select! {
-            () = must_end => {}
-            () = wake.closed() => return,
-        }
-        self.close(stopping());
+        self.close(why);
         // The driver may be gone, and then nobody needs to be woken.
         let _ = wake.send(()).await;
     }
@@ -172,8 +194,19 @@ impl<C: Channel> Channel for Gated<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{Accounts, Quota, refused_by};
     use pi_protocol::channel::pair;
     use tokio_stream::StreamExt as _;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    fn account(quota: Quota) -> Arc<Account> {
+        Accounts::default().find("a", quota)
+    }
+
+    fn gate(drain: &Arc<Drain>) -> Arc<Gate> {
+        Gate::new(Arc::clone(drain), account(Quota::default()), LONG)
+    }
 
     fn frame(request: Request) -> Frame {
         let (tag, payload) = request.encode();
@@ -186,7 +219,7 @@ mod tests {
     #[test]
     fn requests_pass_until_the_server_drains_and_the_running_step_goes_on() {
         let drain = Arc::new(Drain::default());
-        let gate = Gate::new(Arc::clone(&drain));
+        let gate = gate(&drain);
         let (mut client, server) = pair();
         let mut server = gate.guard(server);
         let prepare = frame(Request::Prepare { batch: 1 });
@@ -210,9 +243,44 @@ mod tests {
     }
 
     #[test]
+    fn a_used_up_quota_closes_the_gate_and_says_why() {
+        let quota = Quota {
+            inferences_per_day: Some(1),
+            ..Quota::default()
+        };
+        let gate = Gate::new(Arc::default(), account(quota), LONG);
+        let (mut client, server) = pair();
+        let mut server = gate.guard(server);
+        for index in 0..2 {
+            client
+                .send(frame(Request::Infer { batch: 1, index }))
+                .unwrap();
+        }
+        server.recv().unwrap();
+        server.recv().unwrap_err();
+        assert_eq!(refused_by(&gate.refusal().unwrap()), Some("inferences"));
+    }
+
+    #[tokio::test]
+    async fn a_step_that_takes_too_long_ends_and_waiting_for_a_request_does_not() {
+        for works in [true, false] {
+            let short = Duration::from_millis(20);
+            let gate = Gate::new(Arc::default(), account(Quota::default()), short);
+            let mut inbound = gate.inbound(tokio_stream::pending());
+            if !works {
+                gate.step_done();
+            }
+            let woken = tokio::time::timeout(Duration::from_millis(200), inbound.next()).await;
+            assert_eq!(woken.is_ok(), works);
+            let why = gate.refusal().map(|status| status.code());
+            assert_eq!(why, works.then_some(tonic::Code::DeadlineExceeded));
+        }
+    }
+
+    #[test]
     fn the_end_of_a_session_is_always_let_through() {
         let drain = Arc::new(Drain::default());
-        let gate = Gate::new(Arc::clone(&drain));
+        let gate = gate(&drain);
         let (mut client, server) = pair();
         drain.begin();
         client.send(frame(Request::End)).unwrap();
@@ -223,10 +291,10 @@ mod tests {
     async fn a_waiting_driver_is_woken_when_idle_or_cut_and_not_while_it_works() {
         for cut in [false, true] {
             let drain = Arc::new(Drain::default());
-            let gate = Gate::new(Arc::clone(&drain));
+            let gate = gate(&drain);
             let mut inbound = gate.inbound(tokio_stream::pending());
             drain.begin();
-            let soon = std::time::Duration::from_millis(30);
+            let soon = Duration::from_millis(30);
             tokio::time::timeout(soon, inbound.next())
                 .await
                 .unwrap_err();

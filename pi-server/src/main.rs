@@ -10,7 +10,7 @@ use pi_model::{Model, PublicPlan};
 use pi_protocol::cost::Cost;
 use pi_protocol::ot::mode::OtMode;
 use pi_server::units::Speed;
-use pi_server::{ServeOptions, Server, Settings, certificate};
+use pi_server::{ServeOptions, Server, Settings, certificate, identity};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -55,6 +55,9 @@ enum Command {
     /// Check or print a configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make a token for a client.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Make a self-signed certificate for development.
     Certificate {
         /// Folder to write certificate.pem and key.pem to.
@@ -63,6 +66,15 @@ enum Command {
         /// Host names and addresses that clients will use; may be given more than once.
         #[arg(long, default_values = ["localhost", "127.0.0.1"])]
         host: Vec<String>,
+    },
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Print a new token, once, and the line for the file of --token-file, which holds no more than its hash.
+    New {
+        /// Whose it is: letters, digits and . _ - @
+        name: String,
     },
 }
 
@@ -148,6 +160,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::Token(TokenCommand::New { name }) => {
+            let (token, line) = identity::new_token(&name)?;
+            // Apart, so that `>> tokens` keeps the line and the token alone is shown.
+            eprintln!(
+                "The token, which is not stored anywhere and not shown again; give it to the client alone:\n{token}\nThe line for the file of --token-file:"
+            );
+            say(format_args!("{line}"))
+        }
         Command::Certificate { out, host } => {
             let files = certificate::make(&out, &host)?;
             say(format_args!(
@@ -166,6 +186,9 @@ fn serve(options: ServeOptions, stop_at_eof: bool) -> anyhow::Result<()> {
         let server = Server::bind(options)?;
         for name in server.repository().names() {
             tracing::info!(model = name, "serving");
+        }
+        if let Some(admin) = server.admin_addr() {
+            tracing::info!(%admin, "health and metrics");
         }
         // The one line on the standard output: a program that asked for port 0 reads it.
         say(format_args!("listening on {}", server.local_addr()))?;

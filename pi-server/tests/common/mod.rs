@@ -34,6 +34,7 @@ pub fn options(dir: &Path) -> ServeOptions {
             max_sessions: 4,
             idle_timeout: Duration::from_secs(20),
             prepared_bytes: 1 << 30,
+            ..Limits::default()
         },
         drain_timeout: Duration::from_millis(300),
         ..ServeOptions::default()
@@ -45,6 +46,7 @@ pub struct TestServer {
     pub url: String,
     pub model: Arc<Model>,
     pub address: SocketAddr,
+    pub admin: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     stopped: Option<std::thread::JoinHandle<()>>,
     _dir: tempfile::TempDir,
@@ -72,7 +74,8 @@ impl TestServer {
             let runtime = Runtime::new().unwrap();
             runtime.block_on(async {
                 let server = Server::bind(options).unwrap();
-                tell.send(server.local_addr()).unwrap();
+                tell.send((server.local_addr(), server.admin_addr()))
+                    .unwrap();
                 let stop = async {
                     let _ = stopping.await;
                 };
@@ -80,11 +83,12 @@ impl TestServer {
             });
             runtime.shutdown_background();
         });
-        let address = told.recv().unwrap();
+        let (address, admin) = told.recv().unwrap();
         Self {
             url: format!("{scheme}://localhost:{}", address.port()),
             model: Arc::new(model),
             address,
+            admin,
             stop: Some(stop),
             stopped: Some(stopped),
             _dir: dir,
@@ -167,4 +171,23 @@ pub fn assert_close(model: &Model, input: &[i64], output: &Output) {
 /// A development certificate.
 pub fn certificate(dir: &Path) -> TlsFiles {
     pi_server::certificate::make(dir, &["localhost".into()]).unwrap()
+}
+
+/// One request to the admin port: the code and the body.
+pub fn http(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (code, body.to_owned())
 }
