@@ -69,6 +69,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::slice::from_ref;
     use tonic::Request;
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_server::Health as _;
@@ -89,9 +90,7 @@ mod tests {
         const NO: Option<i32> = Some(2);
         let health = Health::default();
         let (a, b, c) = ("a".to_owned(), "b".to_owned(), "c".to_owned());
-        health
-            .show(&[a.clone(), b.clone()], &[c.clone()], false)
-            .await;
+        health.show(&[a.clone(), b.clone()], &[c], false).await;
         for (service, expected) in [
             (String::new(), YES),
             (SERVICE_NAME.to_owned(), YES),
@@ -101,7 +100,7 @@ mod tests {
         ] {
             assert_eq!(asked(&health, &service).await, expected, "{service}");
         }
-        health.show(&[b.clone()], &[a.clone()], false).await;
+        health.show(from_ref(&b), from_ref(&a), false).await;
         assert_eq!(asked(&health, &service_of("a")).await, NO);
         assert_eq!(asked(&health, &service_of("c")).await, None);
         health.show(&[], &[a], false).await;

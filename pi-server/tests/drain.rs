@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use common::{TestServer, assert_close, image};
 use pi_client::ClientError;
-use pi_model::PublicPlan;
 use pi_model::spec::OutputMode;
+use pi_model::{Model, PublicPlan};
 use pi_proto::v1::private_inference_client::PrivateInferenceClient;
 use pi_proto::v1::{Frame, Open};
 use pi_protocol::wire::PROTOCOL_VERSION;
@@ -16,8 +16,8 @@ use tokio::runtime::Runtime;
 use tonic::{Code, Status};
 
 /// Opens a session and is silent; the server waits for its set-up. The stream's end comes out of the channel.
-fn silent(server: &TestServer) -> (Runtime, std::sync::mpsc::Receiver<Option<Status>>) {
-    let plan = PublicPlan::new(server.model.public(), 1).unwrap();
+fn silent(url: &str, model: &Model) -> (Runtime, std::sync::mpsc::Receiver<Option<Status>>) {
+    let plan = PublicPlan::new(model.public(), 1).unwrap();
     let open = Frame {
         open: Some(Open {
             model: "small".into(),
@@ -31,7 +31,7 @@ fn silent(server: &TestServer) -> (Runtime, std::sync::mpsc::Receiver<Option<Sta
     let (tell, told) = std::sync::mpsc::channel();
     let (keep_open, queue) = tokio::sync::mpsc::channel(1);
     let mut answers = runtime.block_on(async {
-        let mut stub = PrivateInferenceClient::connect(server.url.clone())
+        let mut stub = PrivateInferenceClient::connect(url.to_owned())
             .await
             .unwrap();
         keep_open.send(open).await.unwrap();
@@ -80,7 +80,7 @@ fn a_silent_client_in_a_running_step_is_cut_off_at_the_deadline() {
         o.drain_timeout = Duration::from_millis(1500);
         o.limits.idle_timeout = Duration::from_secs(600);
     });
-    let (_runtime, ended) = silent(&server);
+    let (_runtime, ended) = silent(&server.url, &server.model);
     let other = server.connect();
     let description = other.describe(None).unwrap();
     let mut idle = other.session(&description, 1).unwrap();
@@ -158,4 +158,50 @@ fn a_stop_without_sessions_does_not_wait() {
     let started = Instant::now();
     server.stop();
     assert!(started.elapsed() < Duration::from_secs(30));
+}
+
+/// The program itself, by SIGTERM, with a client in the middle of a step and a connection that never said a word.
+#[test]
+fn sigterm_ends_the_program_although_clients_stay_silent() {
+    use std::io::{BufRead as _, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::model("small", OutputMode::Logits);
+    model.save(dir.path()).unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_pi-server"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"])
+        .args([
+            "--drain-timeout",
+            "500ms",
+            "--idle-timeout",
+            "10m",
+            "--model",
+        ])
+        .arg(dir.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let address = line.trim().strip_prefix("listening on ").unwrap();
+    let _mute = std::net::TcpStream::connect(address).unwrap();
+    let (_runtime, _ended) = silent(&format!("http://{address}"), &model);
+    let started = Instant::now();
+    let kill = std::process::Command::new("kill")
+        .arg(child.id().to_string())
+        .status();
+    assert!(kill.unwrap().success());
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if started.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+            panic!("the server did not stop");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert!(status.success() && started.elapsed() >= Duration::from_millis(500));
 }
