@@ -1,8 +1,9 @@
 //! A model repository on disk, `<root>/<model>/<version>/{model.json,model.safetensors}`: which versions there are, which
 //! one serves, and what happens when files change.
 //!
-//! The highest version that can be loaded serves; one that has been loaded serves on while its files are broken. A version that cannot is reported once, with its reason, and tried again
-//! when its files change; the version below it and all other models serve meanwhile. A folder's name is the model's name.
+//! The highest version that can be loaded serves; one that has been loaded serves on while its files are broken. A version
+//! that cannot be loaded is reported once, with its reason, and tried again when its files change; the version below it and all
+//! other models serve meanwhile. A folder's name is the model's name.
 //!
 //! Modes: `none` loads all models at the start and never looks again; `poll` looks every so often; `explicit` loads what the
 //! command line names and what is asked for on the admin port.
