@@ -1,5 +1,5 @@
-//! The convolutions of ResNet-18 for images of 32 x 32 pixels, twice: over Z_2^52 by the kernel that the server runs
-//! online, and in f32 as a network in the clear would, by im2col and a GEMM.
+//! The convolutions of ResNet-18 for images of 32 x 32 pixels, twice: over Z_2^52 by each kernel that this processor has,
+//! of which the server runs the first online, and in f32 as a network in the clear would, by im2col and a GEMM.
 //!
 //! `cargo run --release -p pi-bench --example convolutions [ROUNDS]`. Both take turns, layer after layer as in an
 //! inference, so that each layer's weights come from where they would; on one core and on all of them, in rayon's pools of
@@ -9,7 +9,7 @@ use std::error::Error;
 use std::hint::black_box;
 use std::time::Instant;
 
-use pi_model::kernel::{Conv2d, Shape};
+use pi_model::kernel::{Conv2d, Kernel, Shape};
 use pi_model::linear::geometry;
 use pi_model::random::residual_network;
 use pi_model::spec::OutputMode;
@@ -19,6 +19,8 @@ use rayon::prelude::*;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
+/// Bits of the ring, as in the inner layers.
+const K_BITS: u32 = 52;
 /// Inputs of the check are this small, so that f32 is exact: 4608 products below 2^24.
 const CHECKED: i64 = 8;
 
@@ -45,8 +47,16 @@ fn main() -> Result<()> {
         Some(text) => text.parse()?,
         None => 30,
     };
+    for kernel in Kernel::ALL.into_iter().filter(|k| k.serves(K_BITS)) {
+        compare(kernel, n_rounds)?;
+    }
+    Ok(())
+}
+
+/// Prints what `kernel` takes, beside the GEMM.
+fn compare(kernel: Kernel, n_rounds: usize) -> Result<()> {
     let mut rng = ChaCha20Rng::seed_from_u64(1);
-    let mut layers = layers(&mut rng)?;
+    let mut layers = layers(kernel, &mut rng)?;
     let n_columns = layers.iter().map(|l| n_columns(&l.shape)).max();
     let mut columns = vec![0.0; n_columns.unwrap_or(0)];
     for layer in &mut layers {
@@ -54,7 +64,7 @@ fn main() -> Result<()> {
     }
     let n_multiply_adds: usize = layers.iter().map(|l| l.shape.n_multiply_adds()).sum();
     println!(
-        "{} convolutions, {:.3} G multiply-adds, median of {n_rounds} rounds",
+        "{kernel:?}: {} convolutions, {:.3} G multiply-adds, median of {n_rounds} rounds",
         layers.len(),
         n_multiply_adds as f64 / 1e9
     );
@@ -93,7 +103,7 @@ fn main() -> Result<()> {
 }
 
 /// All convolutions of the network with random weights, and a random input of each.
-fn layers(rng: &mut ChaCha20Rng) -> Result<Vec<Layer>> {
+fn layers(kernel: Kernel, rng: &mut ChaCha20Rng) -> Result<Vec<Layer>> {
     let widths = [64, 128, 256, 512];
     let model = residual_network(
         "resnet18",
@@ -115,7 +125,7 @@ fn layers(rng: &mut ChaCha20Rng) -> Result<Vec<Layer>> {
             let n_inputs = shape.n_inputs();
             Ok(Layer {
                 shape,
-                conv: Conv2d::new(shape, &weights, 52)?,
+                conv: Conv2d::with_kernel(shape, &weights, kernel)?,
                 x: (0..n_inputs).map(|_| rng.random::<u64>() >> 12).collect(),
                 weights_f32: weights.iter().map(|&w| w as f32).collect(),
                 x_f32: (0..n_inputs).map(|_| rng.random_range(-1.0..1.0)).collect(),

@@ -88,7 +88,7 @@ impl Pair {
     /// [`BenchError::Process`] with what the server said.
     pub fn start(lane: &Lane<'_>, batch: usize, temporary: &Path) -> Result<Self, BenchError> {
         let (build, subject, network) = (lane.build, lane.subject, lane.network);
-        let server = Server::start(build, &subject.dir, network, batch, 2, &lane.log(temporary))?;
+        let server = Server::start(build, subject, network, batch, 2, &lane.log(temporary))?;
         let client = Client::start(build, network, server.address, subject, batch)?;
         Ok(Self {
             server,

@@ -187,7 +187,7 @@ impl Server {
     /// [`BenchError::Process`] with what the server said.
     pub fn start(
         build: &Build,
-        model: &Path,
+        subject: &Subject,
         network: &NetworkInfo,
         max_batch: usize,
         max_sessions: usize,
@@ -210,7 +210,10 @@ impl Server {
         ]);
         server.args(["--max-batch", &max_batch.to_string()]);
         server.args(["--max-sessions", &max_sessions.to_string()]);
-        server.arg("--model").arg(model);
+        server.arg("--model").arg(&subject.dir);
+        if subject.ot == OtMode::Silent {
+            server.arg("--silent-ot");
+        }
         let mut ledger = None;
         if ServerLedger::is_known_to(&build.server) {
             let path = log.with_extension("ledger.jsonl");

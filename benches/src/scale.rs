@@ -39,14 +39,7 @@ pub fn run(
     temporary: &Path,
 ) -> Result<(ScaleRun, f64), BenchError> {
     let log = temporary.join("scale.log");
-    let server = Server::start(
-        build,
-        &subject.dir,
-        network,
-        load.batch,
-        load.clients + 1,
-        &log,
-    )?;
+    let server = Server::start(build, subject, network, load.batch, load.clients + 1, &log)?;
     let mut clients = (0..load.clients)
         .map(|_| Client::start(build, network, server.address, subject, load.batch))
         .collect::<Result<Vec<_>, _>>()?;

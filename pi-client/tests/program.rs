@@ -37,6 +37,7 @@ fn serve_with(
             max_sessions,
             idle_timeout: Duration::from_secs(20),
             prepared_bytes: 1 << 30,
+            silent_ot: true,
             ..Limits::default()
         },
         drain_timeout: Duration::ZERO,

@@ -112,6 +112,19 @@ pub struct Settings {
     /// Memory for prepared inferences, all sessions together, in MiB; each session may use an equal part.
     #[arg(long, value_name = "MIB", env = "PI_SERVER_PREPARED_MEMORY")]
     pub prepared_memory: Option<u32>,
+    /// Let clients choose silent oblivious transfers (`--ot silent`): fewer bytes offline and more computing.
+    ///
+    /// They rest on one more assumption, dual LPN for expand-convolute codes. Were it broken, such a client could learn signs
+    /// of inner activations, and with many queries the weights. SECURITY.md, section 6.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        env = "PI_SERVER_SILENT_OT"
+    )]
+    pub silent_ot: Option<bool>,
     /// How long work that runs may go on after SIGTERM or Ctrl-C; then it is cut off.
     #[arg(
         long,
@@ -182,6 +195,7 @@ impl Settings {
             repository_poll: Some(POLL),
             reload_interval: Some(Span(of.reload_interval)),
             prepared_memory: Some((of.limits.prepared_bytes >> 20) as u32),
+            silent_ot: Some(of.limits.silent_ot),
             drain_timeout: Some(Span(of.drain_timeout)),
             ..Self::default()
         }
@@ -211,7 +225,7 @@ impl Settings {
     pub fn over(self, under: Self) -> Self {
         merged!(self, under;
             model, repository, repository_mode, repository_poll, load_model, listen, admin_listen, max_batch,
-            packing_bandwidth, max_sessions, idle_timeout, phase_timeout, prepared_memory, drain_timeout, tls_cert,
+            packing_bandwidth, max_sessions, idle_timeout, phase_timeout, prepared_memory, silent_ot, drain_timeout, tls_cert,
             tls_key, tls_client_ca, token_file, reload_interval, sessions_per_identity, calls_per_minute,
             inferences_per_day, bytes_per_day, ledger,
         )
@@ -264,6 +278,7 @@ impl Settings {
                 prepared_bytes: all
                     .prepared_memory
                     .map_or(or.limits.prepared_bytes, |mib| (mib as usize) << 20),
+                silent_ot: all.silent_ot.unwrap_or(or.limits.silent_ot),
             },
             tls,
             drain_timeout: span(all.drain_timeout, or.drain_timeout),

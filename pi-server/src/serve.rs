@@ -44,6 +44,8 @@ pub struct Limits {
     pub phase_timeout: Duration,
     /// Bytes of prepared material that all sessions together may keep in memory; each session has an equal part.
     pub prepared_bytes: usize,
+    /// Whether clients may make OTs silently, which rests on the hardness of LPN for this server, too.
+    pub silent_ot: bool,
 }
 
 impl Default for Limits {
@@ -53,6 +55,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(60),
             phase_timeout: Duration::from_secs(3600),
             prepared_bytes: 8 << 30,
+            silent_ot: false,
         }
     }
 }

@@ -191,6 +191,7 @@ impl Service {
         );
         let session = Session {
             max_prepared: limits.max_prepared(served.prepared_bytes()),
+            silent_ot: limits.silent_ot,
             id: self.n_opened.fetch_add(1, Ordering::Relaxed) + 1,
             model: served.name().to_owned(),
             plan,

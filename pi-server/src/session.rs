@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use pi_model::Plan;
 use pi_proto::channel::Item;
 use pi_proto::{GrpcChannel, WireMeter, status};
+use pi_protocol::Error;
+use pi_protocol::ot::mode::OtMode;
 use pi_protocol::server::{Observer, ServerSession};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
@@ -27,6 +29,7 @@ pub(crate) struct Session {
     pub(crate) model: String,
     pub(crate) plan: Arc<Plan>,
     pub(crate) max_prepared: usize,
+    pub(crate) silent_ot: bool,
     pub(crate) to_client: Sender<Item>,
     pub(crate) ledger: Option<Arc<LedgerFile>>,
     pub(crate) gate: Arc<Gate>,
@@ -82,6 +85,11 @@ impl Session {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let channel = self.gate.guard(channel);
             let mut session = ServerSession::accept(channel, Arc::clone(&self.plan))?;
+            if session.ot() == OtMode::Silent && !self.silent_ot {
+                return Err(Error::Refused(
+                    "this server makes no silent OTs; leave out --ot silent, or ask its operator for serve --silent-ot".into(),
+                ));
+            }
             session.max_prepared = self.max_prepared;
             session.observe(self.observer(Arc::clone(&traffic)));
             session.serve()

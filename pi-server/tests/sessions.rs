@@ -16,6 +16,7 @@ use pi_proto::v1::{Frame, Open};
 use pi_protocol::channel::pair;
 use pi_protocol::client::{ClientSession, Output};
 use pi_protocol::ledger::{Direction, Phase};
+use pi_protocol::ot::mode::OtMode;
 use pi_protocol::server::ServerSession;
 use pi_protocol::wire::{MAX_FRAME_BYTES, PROTOCOL_VERSION};
 use tokio::runtime::Runtime;
@@ -254,6 +255,21 @@ fn a_frame_over_the_limit_is_refused_by_the_network_layer() {
         "{code:?}: {message}"
     );
     server.assert_serves();
+}
+
+#[test]
+fn silent_ots_are_refused_unless_the_operator_allows_them() {
+    for allowed in [false, true] {
+        let server = TestServer::with(OutputMode::Logits, |o| o.limits.silent_ot = allowed);
+        let client = server.connect();
+        let description = client.describe(None).unwrap();
+        let session = client.session_with_ot(&description, 1, OtMode::Silent);
+        let error = session.and_then(|mut s| s.prepare()).err();
+        let refused = |e: &ClientError| e.to_string().contains("--silent-ot");
+        assert_eq!(error.is_some(), !allowed, "{error:?}");
+        assert!(error.iter().all(refused), "{error:?}");
+        server.assert_serves();
+    }
 }
 
 #[test]

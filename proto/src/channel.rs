@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Status};
@@ -30,6 +30,9 @@ use crate::v1;
 
 /// Bytes that gRPC puts before each message.
 const GRPC_PREFIX_BYTES: u64 = 5;
+
+/// What a frame in memory is counted for besides its payload: many small ones must not take more than their bytes say.
+const FRAME_OVERHEAD: usize = 256;
 
 /// How long the stream stays open after the driver is done.
 pub const LINGER: Duration = Duration::from_secs(2);
@@ -147,6 +150,8 @@ impl Channel for GrpcChannel {
         };
         let n_bytes = frame.encoded_len() as u64 + GRPC_PREFIX_BYTES;
         let queue = self.to_peer.clone();
+        // One deadline for all that may come meanwhile: a peer that sends but never reads is given up, too.
+        let deadline = Instant::now() + self.idle_timeout;
         loop {
             let (inbound, may_take) = (&mut self.from_peer, self.room > 0);
             // `timeout` needs the runtime's clock, so it must be made inside `block_on`.
@@ -158,7 +163,7 @@ impl Channel for GrpcChannel {
                         item = inbound.recv(), if may_take => item.map(Err),
                     }
                 };
-                timeout(self.idle_timeout, either).await
+                timeout_at(deadline, either).await
             });
             match next {
                 Ok(Some(Ok(Ok(place)))) => {
@@ -167,7 +172,7 @@ impl Channel for GrpcChannel {
                     return Ok(());
                 }
                 Ok(Some(Err(item))) => {
-                    let n_bytes = item.as_ref().map_or(0, |f| f.payload.len());
+                    let n_bytes = item.as_ref().map_or(Ok(0), counted)?;
                     self.room = self.room.saturating_sub(n_bytes);
                     self.backlog.push_back(item);
                 }
@@ -202,17 +207,7 @@ impl Channel for GrpcChannel {
         };
         let n_bytes = frame.encoded_len() as u64 + GRPC_PREFIX_BYTES;
         self.meter.received.fetch_add(n_bytes, Ordering::Relaxed);
-        if frame.open.is_some() {
-            return Err(Error::peer("frame", 0, "a tag and a payload", "Open"));
-        }
-        if frame.payload.len() > MAX_FRAME_BYTES {
-            return Err(Error::peer(
-                "frame",
-                0,
-                format!("at most {MAX_FRAME_BYTES} bytes"),
-                format!("{} bytes", frame.payload.len()),
-            ));
-        }
+        counted(&frame)?;
         Ok(Frame {
             tag: frame.tag,
             payload: frame.payload.into(),
@@ -231,8 +226,25 @@ impl Channel for GrpcChannel {
     }
 
     fn expect(&mut self, n_bytes: usize) {
-        self.room = n_bytes;
+        // Whole frames are far longer than a sixteenth of their overhead; the rest is for the last frames of messages.
+        self.room = n_bytes + n_bytes / 16 + 64 * FRAME_OVERHEAD;
     }
+}
+
+/// The bytes that a frame is counted for, if it is one that a session may hold.
+fn counted(frame: &v1::Frame) -> Result<usize> {
+    if frame.open.is_some() {
+        return Err(Error::peer("frame", 0, "a tag and a payload", "Open"));
+    }
+    if frame.payload.len() > MAX_FRAME_BYTES {
+        return Err(Error::peer(
+            "frame",
+            0,
+            format!("at most {MAX_FRAME_BYTES} bytes"),
+            format!("{} bytes", frame.payload.len()),
+        ));
+    }
+    Ok(frame.payload.len() + FRAME_OVERHEAD)
 }
 
 /// Moves frames from the network to the queue until either end is gone.
@@ -315,10 +327,10 @@ mod tests {
     fn expected_bytes_are_taken_in_while_waiting_to_send() {
         let (_runtime, mut channel, _inject) = ends(Duration::from_millis(200));
         assert!(!channel.is_ready());
-        channel.expect(3000);
+        channel.expect(90 * 5000);
         let frame = |i: u64| Frame {
             tag: i,
-            payload: vec![7; 30],
+            payload: vec![7; 5000],
         };
         // More than both queues hold, and every frame comes back.
         for i in 0..90 {
@@ -331,6 +343,34 @@ mod tests {
         // What was not announced is not taken in.
         channel.expect(0);
         assert!((0..90).any(|i| channel.send(frame(i)).is_err()));
+    }
+
+    #[test]
+    fn a_peer_that_sends_instead_of_reading_is_given_up() {
+        let open = v1::Frame {
+            open: Some(v1::Open::default()),
+            ..Default::default()
+        };
+        for (n_empty, flood) in [(0, open), (usize::MAX, v1::Frame::default())] {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let (to_peer, _unread) = outbound();
+            let (handle, idle) = (runtime.handle().clone(), Duration::from_millis(200));
+            let endless = tokio_stream::iter(std::iter::repeat_with(move || Ok(flood.clone())));
+            let mut channel =
+                runtime.block_on(async { GrpcChannel::new(handle, to_peer, endless, idle) });
+            channel.expect(1 << 20);
+            let frame = Frame {
+                tag: 1,
+                payload: vec![],
+            };
+            let error = (0..100).find_map(|_| channel.send(frame.clone()).err());
+            match error {
+                Some(Error::Peer { .. }) => assert_eq!(n_empty, 0),
+                Some(Error::Channel(text)) => assert!(text.contains("has read nothing"), "{text}"),
+                other => panic!("{other:?}"),
+            }
+            assert!(channel.backlog.len() <= 2 * (1 << 20) / FRAME_OVERHEAD);
+        }
     }
 
     #[test]

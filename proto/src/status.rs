@@ -12,7 +12,7 @@ use tonic::Status;
 pub fn from_protocol(error: &Error) -> Status {
     match error {
         Error::Peer { .. } => Status::invalid_argument(error.to_string()),
-        Error::Plan(_) => Status::failed_precondition(error.to_string()),
+        Error::Plan(_) | Error::Refused(_) => Status::failed_precondition(error.to_string()),
         Error::Channel(_) => Status::aborted(error.to_string()),
         _ => Status::internal("the server failed; its log says why. Start a new session"),
     }
@@ -42,6 +42,7 @@ mod tests {
         assert!(peer.message().contains("labels"));
         let code = |e| from_protocol(&e).code();
         assert_eq!(code(Error::Plan("x".into())), Code::FailedPrecondition);
+        assert_eq!(code(Error::Refused("x".into())), Code::FailedPrecondition);
         assert_eq!(code(Error::Channel("x".into())), Code::Aborted);
         let ours = from_protocol(&Error::Misuse("where the bug is".into()));
         assert_eq!(ours.code(), Code::Internal);

@@ -39,6 +39,9 @@ pub enum Error {
     /// The network failed or the peer went away.
     #[error("the connection failed: {0}")]
     Channel(String),
+    /// The peer asks for what this side is set not to do.
+    #[error("refused: {0}")]
+    Refused(String),
     /// A caller in this program used the interface wrongly.
     #[error("misuse: {0}")]
     Misuse(String),

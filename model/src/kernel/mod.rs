@@ -1,13 +1,14 @@
 //! Integer convolution: the server's main work online, and the plaintext executor's.
 //!
-//! Shares live in Z_2^k. Two kernels compute the same: an AVX-512 IFMA one (`vpmadd52luq` multiplies the low 52 bits of two
-//! words and adds the low 52 bits of the product to a 64-bit sum, so sums are right modulo 2^52) for k <= 52, and a
-//! portable one modulo 2^64. Callers mask results to k bits. Both are exact for signed results below 2^51, which
+//! Shares live in Z_2^k. Three kernels compute the same: an AVX-512 IFMA one (`vpmadd52luq` multiplies the low 52 bits of two
+//! words and adds the low 52 bits of the product to a 64-bit sum, so sums are right modulo 2^52) for k <= 52, an AVX2 one
+//! and a portable one modulo 2^64. Callers mask results to k bits. All are exact for signed results below 2^51, which
 //! [`Conv2d::apply_signed`] relies on.
 //!
-//! The kernel takes panels of 8 output pixels by K = C * kh * kw inputs against blocks of 16 filters; weights are
+//! The vector kernels take panels of 8 output pixels by K = C * kh * kw inputs against blocks of 16 filters; weights are
 //! reordered once, in [`Conv2d::new`].
 
+mod avx2;
 mod ifma;
 mod scalar;
 
@@ -108,9 +109,63 @@ pub enum KernelError {
     },
 }
 
-/// Filters in a block of the fast kernel.
+/// Which instructions a convolution uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// AVX-512 IFMA, for k <= 52.
+    Ifma,
+    /// AVX2.
+    Avx2,
+    /// Any processor's.
+    Portable,
+}
+
+impl Kernel {
+    /// All of them, the fastest first.
+    pub const ALL: [Self; 3] = [Self::Ifma, Self::Avx2, Self::Portable];
+
+    /// Whether this processor has the instructions and they serve ring elements of `k_bits`.
+    pub fn serves(self, k_bits: u32) -> bool {
+        match self {
+            Self::Ifma => k_bits <= 52 && ifma::available(),
+            Self::Avx2 => avx2::available(),
+            Self::Portable => true,
+        }
+    }
+
+    /// The fastest one that serves ring elements of `k_bits` here.
+    pub fn best(k_bits: u32) -> Self {
+        let mut kernels = Self::ALL.into_iter();
+        kernels
+            .find(|kernel| kernel.serves(k_bits))
+            .unwrap_or(Self::Portable)
+    }
+
+    fn multiply(self, panel: &[u64], block: &[i32]) -> [u64; PIXELS * FILTERS] {
+        match self {
+            Self::Ifma => ifma::multiply(panel, block),
+            Self::Avx2 => avx2::multiply(panel, block),
+            Self::Portable => multiply_portable(panel, block),
+        }
+    }
+}
+
+/// The twin of the vector kernels' inner product.
+fn multiply_portable(panel: &[u64], block: &[i32]) -> [u64; PIXELS * FILTERS] {
+    let mut sums = [0u64; PIXELS * FILTERS];
+    for (inputs, weights) in panel.chunks_exact(PIXELS).zip(block.chunks_exact(FILTERS)) {
+        for (sums, &x) in sums.chunks_exact_mut(FILTERS).zip(inputs) {
+            for (sum, &w) in sums.iter_mut().zip(weights) {
+                *sum = sum.wrapping_add(x.wrapping_mul(i64::from(w) as u64));
+            }
+        }
+    }
+    sums
+}
+
+/// Filters in a block of the vector kernels.
 const FILTERS: usize = 16;
-/// Output pixels in a panel of the fast kernel.
+/// Output pixels in a panel of the vector kernels.
 const PIXELS: usize = 8;
 /// Words of panels that share one pass over the weights: they stay in the second-level cache.
 const GROUP_WORDS: usize = 1 << 15;
@@ -118,33 +173,45 @@ const GROUP_WORDS: usize = 1 << 15;
 /// A convolution with its weights made ready.
 pub struct Conv2d {
     shape: Shape,
+    kernel: Kernel,
     weights: Weights,
 }
 
 enum Weights {
     /// (O, C, kh, kw) order, for the portable kernel.
     Plain(Vec<i32>),
-    /// (O / 16, K, 16) order, zero filters at the end, for the IFMA kernel.
+    /// (O / 16, K, 16) order, zero filters at the end, for the vector kernels.
     Blocked(Vec<i32>),
 }
 
 impl Conv2d {
-    /// Makes `weights`, in (O, C, kh, kw) order, ready for ring elements of `k_bits`. The fast kernel serves 52 bits or
-    /// less on processors that have AVX-512 IFMA.
+    /// Makes `weights`, in (O, C, kh, kw) order, ready for ring elements of `k_bits`, by the fastest kernel there is.
     ///
     /// # Errors
     /// If the shape makes no sense or the number of weights differs from it.
     pub fn new(shape: Shape, weights: &[i32], k_bits: u32) -> Result<Self, KernelError> {
+        Self::with_kernel(shape, weights, Kernel::best(k_bits))
+    }
+
+    /// As [`Conv2d::new`], with this kernel, which must [serve](Kernel::serves) the ring; it is slow where the processor lacks the
+    /// instructions.
+    ///
+    /// # Errors
+    /// If the shape makes no sense or the number of weights differs from it.
+    pub fn with_kernel(shape: Shape, weights: &[i32], kernel: Kernel) -> Result<Self, KernelError> {
         if !shape.is_sound() || weights.len() != shape.n_weights() {
             let n_weights = weights.len();
             return Err(KernelError::Shape { shape, n_weights });
         }
-        let weights = if k_bits <= 52 && ifma::available() {
-            Weights::Blocked(block_weights(&shape, weights))
-        } else {
-            Weights::Plain(weights.to_vec())
+        let weights = match kernel {
+            Kernel::Ifma | Kernel::Avx2 => Weights::Blocked(block_weights(&shape, weights)),
+            Kernel::Portable => Weights::Plain(weights.to_vec()),
         };
-        Ok(Self { shape, weights })
+        Ok(Self {
+            shape,
+            kernel,
+            weights,
+        })
     }
 
     /// The sizes.
@@ -204,7 +271,7 @@ impl Conv2d {
         let multiply = |group: &[u64], block: &[i32]| -> Vec<u64> {
             let mut tile = Vec::with_capacity(group.len() / depth * FILTERS);
             for panel in group.chunks_exact(depth * PIXELS) {
-                tile.extend_from_slice(&ifma::multiply(panel, block));
+                tile.extend_from_slice(&self.kernel.multiply(panel, block));
             }
             tile
         };
@@ -348,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn fast_and_portable_kernels_agree_modulo_two_to_the_52() {
+    fn kernels_agree_modulo_two_to_the_52_or_64() {
         let mut rng = ChaCha20Rng::seed_from_u64(2);
         for _ in 0..200 {
             let shape = random_shape(&mut rng);
@@ -357,22 +424,18 @@ mod tests {
                 .map(|_| rng.random_range(-(1 << 15)..1 << 15))
                 .collect();
             let expected = convolve(&shape, &x, &weights);
-            let conv = Conv2d::new(shape, &weights, 52).unwrap();
-            for parallel in [false, true] {
-                let got = conv.run(&x, parallel).unwrap();
-                assert!(
-                    got.iter().zip(&expected).all(|(a, b)| (a ^ b) << 12 == 0)
-                        && got.len() == expected.len(),
-                    "{shape:?}"
-                );
+            let both = |kernel| [false, true].map(|parallel| (kernel, parallel));
+            for (kernel, parallel) in Kernel::ALL.into_iter().flat_map(both) {
+                let conv = Conv2d::with_kernel(shape, &weights, kernel).unwrap();
+                let mut got = conv.run(&x, parallel).unwrap();
+                let mut expected = expected.clone();
+                if kernel == Kernel::Ifma {
+                    got.iter_mut().chain(&mut expected).for_each(|y| *y <<= 12);
+                }
+                assert_eq!(got, expected, "{kernel:?} {shape:?}");
             }
-            assert_eq!(
-                Conv2d::new(shape, &weights, 60)
-                    .unwrap()
-                    .run(&x, true)
-                    .unwrap(),
-                expected
-            );
+            let conv = Conv2d::new(shape, &weights, 60).unwrap();
+            assert_eq!(conv.run(&x, true).unwrap(), expected);
         }
     }
 

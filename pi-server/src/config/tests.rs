@@ -98,3 +98,19 @@ fn the_help_shows_the_defaults() {
         assert!(help.contains(text), "{help}");
     }
 }
+
+#[test]
+fn a_flag_for_yes_needs_no_value_and_a_file_can_be_overruled() {
+    use clap::FromArgMatches as _;
+    let flags = |args: &[&str]| {
+        let args = [&["serve"], args].concat();
+        Settings::from_arg_matches(&command().try_get_matches_from(args).unwrap()).unwrap()
+    };
+    let file = Settings::parse("silent-ot = true").unwrap();
+    assert_eq!(
+        flags(&["--silent-ot", "--model", "x"]).silent_ot,
+        Some(true)
+    );
+    let overruled = flags(&["--silent-ot=false"]).over(file).options().unwrap();
+    assert!(!overruled.limits.silent_ot);
+}

@@ -34,6 +34,7 @@ pub fn options(dir: &Path) -> ServeOptions {
             max_sessions: 4,
             idle_timeout: Duration::from_secs(20),
             prepared_bytes: 1 << 30,
+            silent_ot: true,
             ..Limits::default()
         },
         drain_timeout: Duration::from_millis(300),

@@ -90,6 +90,8 @@ impl<C: Channel> ClientSession<C> {
         let mut sums = Sums::new(&self.plan);
         let sources = self.send_sources(batch, &mut sums)?;
         let base = self.send_label_base(batch)?;
+        // Only now has the last message of this flight gone.
+        self.wire.expect(0);
         while sums.n_received < self.plan.responses().len() {
             self.receive_response(batch, &mut sums)?;
         }
@@ -144,7 +146,6 @@ impl<C: Channel> ClientSession<C> {
                 self.receive_response(batch, sums)?;
             }
         }
-        self.wire.expect(0);
         Ok(states)
     }
 

@@ -180,6 +180,12 @@ impl<C: Channel> ServerSession<C> {
         &self.wire.ledger
     }
 
+    /// How the client chose to make OTs.
+    #[must_use]
+    pub const fn ot(&self) -> OtMode {
+        self.ot
+    }
+
     /// Prepared inferences that wait for their query.
     #[must_use]
     pub fn n_prepared(&self) -> usize {

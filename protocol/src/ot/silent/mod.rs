@@ -125,6 +125,16 @@ impl Receiver {
             spent: false,
         }
     }
+
+    /// After a failed check nothing more is transferred.
+    fn unless_spent(&self) -> Result<()> {
+        if self.spent {
+            return Err(Error::Misuse(
+                "this OT session failed its check; set up another".into(),
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl CotSender for Sender {
@@ -244,6 +254,7 @@ impl CotReceiver for Receiver {
     }
 
     fn extend(&mut self, n: usize) -> Result<Extended> {
+        self.unless_spent()?;
         let shapes = Shape::chunks(n);
         if shapes.is_empty() {
             return self.base.extend(n);
@@ -283,11 +294,7 @@ impl CotReceiver for Receiver {
     }
 
     fn finish(&mut self, n: usize, extended: &mut Extended, reply: &[u8]) -> Result<()> {
-        if self.spent {
-            return Err(Error::Misuse(
-                "this OT session failed its check; set up another".into(),
-            ));
-        }
+        self.unless_spent()?;
         if reply.len() != reply_bytes(n) {
             self.spent = true;
             let expected = format!("{} bytes", reply_bytes(n));

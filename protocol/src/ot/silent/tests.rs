@@ -98,7 +98,7 @@ fn shapes_keep_their_bounds_and_bytes_fall_below_a_bit() {
         let shapes = Shape::chunks(n);
         assert_eq!(shapes.iter().map(|s| s.n).sum::<usize>(), n);
         for (i, shape) in shapes.iter().enumerate() {
-            assert!((256..512).contains(&shape.n_trees), "{shape:?}");
+            assert!((272..512).contains(&shape.n_trees), "{shape:?}");
             assert!(shape.n_positions() >= 2 * shape.n, "{shape:?}");
             assert!(
                 shape.n <= 1 << 20 && shape.n_leaves().is_multiple_of(64),
@@ -108,7 +108,8 @@ fn shapes_keep_their_bounds_and_bytes_fall_below_a_bit() {
         }
         let total = message_bytes(n) + reply_bytes(n);
         assert!(total < softspoken::message_bytes(n), "{n}: {total}");
-        assert!(n < 1 << 20 || 8 * total <= n + n / 4, "{n}: {total} bytes");
+        // The last chunk may be short, and has as many errors as a full one.
+        assert!(n < 1 << 20 || 8 * total <= n + n / 3, "{n}: {total} bytes");
         assert!(n < 1 << 21 || 8 * total <= n, "{n}: {total} bytes");
     }
     for n in [350_000, 1 << 20, 2_100_000, 5_600_000] {
@@ -164,6 +165,8 @@ fn a_deviating_sender_is_caught() {
         assert!(got.blocks.is_empty());
         let again = receiver.finish(n, &mut got, &reply);
         assert!(matches!(again, Err(Error::Misuse(_))), "byte {at}");
+        let further = receiver.extend(n);
+        assert!(matches!(further, Err(Error::Misuse(_))), "byte {at}");
         receiver.spent = false;
     }
     for length in [0, 1, reply_bytes(n) - 1, reply_bytes(n) + 1] {
