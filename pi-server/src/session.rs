@@ -113,7 +113,12 @@ impl Session {
                 }
                 None => {
                     warn!(id, seconds, sent, received, %error, "session failed");
-                    self.metrics.session_over("failed");
+                    let refused = matches!(error, Error::Refused(_));
+                    if refused {
+                        self.metrics.refused("mismatch");
+                    }
+                    let outcome = if refused { "refused" } else { "failed" };
+                    self.metrics.session_over(outcome);
                     status::from_protocol(&error)
                 }
             },
