@@ -3,7 +3,7 @@
 //! Security: the description is the server's word. The plan is computed here from it, and its hash goes back in Open, so
 //! both sides run the same plan or none.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,11 @@ use pi_proto::v1::private_inference_client::PrivateInferenceClient;
 use pi_proto::v1::{DescribeRequest, ListModelsRequest};
 use pi_protocol::wire::PROTOCOL_VERSION;
 use tokio::runtime::Runtime;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Status};
 
 use crate::error::ClientError;
 
@@ -28,6 +32,10 @@ pub struct ConnectOptions {
     pub url: String,
     /// Certificate to trust, in PEM; without it the system's own authorities are trusted.
     pub ca: Option<PathBuf>,
+    /// What the server knows this client by, where it asks for a token.
+    pub token: Option<Token>,
+    /// Certificate and private key of this client, in PEM, where the server asks for them.
+    pub identity: Option<(PathBuf, PathBuf)>,
     /// How long to wait for the connection.
     pub connect_timeout: Duration,
     /// How long the server may be silent within a session. It computes for seconds in the offline phase.
@@ -41,6 +49,8 @@ impl ConnectOptions {
         Self {
             url: url.into(),
             ca: None,
+            token: None,
+            identity: None,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(300),
         }
@@ -52,6 +62,87 @@ impl ConnectOptions {
         self.ca = Some(path.into());
         self
     }
+}
+
+/// A bearer token. It is sent with every call and shown nowhere.
+#[derive(Clone)]
+pub struct Token(MetadataValue<Ascii>);
+
+impl Token {
+    /// The token in `text`, spaces around it aside.
+    ///
+    /// # Errors
+    /// [`ClientError::Mismatch`] for what cannot be a token.
+    pub fn new(text: &str) -> Result<Self, ClientError> {
+        let text = text.trim();
+        let value = (!text.is_empty() && !text.contains(char::is_whitespace)).then(|| {
+            format!("Bearer {text}")
+                .parse::<MetadataValue<Ascii>>()
+                .ok()
+        });
+        let mut value = value.flatten().ok_or_else(|| {
+            ClientError::Mismatch("a token is one word, as the server's operator gave it".into())
+        })?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+
+    /// The token in the file at `path`.
+    ///
+    /// # Errors
+    /// [`ClientError::File`].
+    pub fn read(path: &Path) -> Result<Self, ClientError> {
+        let file = |reason| ClientError::File {
+            path: path.to_owned(),
+            reason,
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| file(format!("cannot read the token: {e}")))?;
+        Self::new(&text).map_err(|e| file(e.to_string()))
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// Adds the token to every call.
+#[derive(Clone)]
+pub(crate) struct Bearer(Option<Token>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(Token(value)) = &self.0 {
+            request
+                .metadata_mut()
+                .insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// The service's client with this client's token.
+pub(crate) type Stub = PrivateInferenceClient<InterceptedService<Channel, Bearer>>;
+
+/// Whether `url` is plain http to a host that is not this machine.
+#[must_use]
+pub fn leaves_this_machine_unprotected(url: &str) -> bool {
+    let Some(authority) = url
+        .strip_prefix("http://")
+        .and_then(|rest| rest.split('/').next())
+    else {
+        return false;
+    };
+    let host = match authority.strip_prefix('[') {
+        Some(address) => address.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let loopback = host
+        .parse()
+        .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    !loopback && host != "localhost"
 }
 
 /// What a server says about one of its models.
@@ -89,6 +180,12 @@ impl Client {
         if !tls && !options.url.starts_with("http://") {
             return Err(address());
         }
+        if options.token.is_some() && leaves_this_machine_unprotected(&options.url) {
+            return Err(ClientError::Mismatch(format!(
+                "the token would travel to {} in the clear; use https://",
+                options.url
+            )));
+        }
         let mut endpoint = Endpoint::from_shared(options.url.clone())
             .map_err(|_| address())?
             .connect_timeout(options.connect_timeout)
@@ -113,10 +210,22 @@ impl Client {
                 }
                 None => ClientTlsConfig::new().with_enabled_roots(),
             };
+            let config = match &options.identity {
+                Some((certificate, key)) => {
+                    let read = |path: &PathBuf| {
+                        std::fs::read(path).map_err(|e| ClientError::File {
+                            path: path.clone(),
+                            reason: format!("cannot read it: {e}"),
+                        })
+                    };
+                    config.identity(Identity::from_pem(read(certificate)?, read(key)?))
+                }
+                None => config,
+            };
             endpoint = endpoint
                 .tls_config(config)
                 .map_err(|e| ClientError::unreachable(&options.url, &e))?;
-        } else if options.ca.is_some() {
+        } else if options.ca.is_some() || options.identity.is_some() {
             return Err(ClientError::Mismatch(format!(
                 "a certificate was given, but {} does not use TLS; write https://",
                 options.url
@@ -138,8 +247,9 @@ impl Client {
         })
     }
 
-    pub(crate) fn stub(&self, max_message_bytes: usize) -> PrivateInferenceClient<Channel> {
-        PrivateInferenceClient::new(self.channel.clone())
+    pub(crate) fn stub(&self, max_message_bytes: usize) -> Stub {
+        let bearer = Bearer(self.options.token.clone());
+        PrivateInferenceClient::with_interceptor(self.channel.clone(), bearer)
             .max_decoding_message_size(max_message_bytes)
     }
 
@@ -195,5 +305,48 @@ impl Client {
             idle_timeout: Duration::from_secs(answer.idle_timeout_seconds.into()),
             packing: PackingGoal::for_bandwidth(answer.packing_bandwidth),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_to_another_machine_is_noticed() {
+        for url in [
+            "http://10.0.0.1:50051",
+            "http://models.example.com",
+            "http://[2001:db8::1]:1/",
+        ] {
+            assert!(leaves_this_machine_unprotected(url), "{url}");
+            let options = ConnectOptions {
+                token: Some(Token::new("secret").unwrap()),
+                ..ConnectOptions::new(url)
+            };
+            let said = Client::connect(options).err().unwrap().to_string();
+            assert!(
+                said.contains("in the clear") && !said.contains("secret"),
+                "{said}"
+            );
+        }
+        for url in [
+            "https://10.0.0.1",
+            "http://localhost:50051",
+            "http://127.0.0.1:1",
+            "http://[::1]:50051",
+        ] {
+            assert!(!leaves_this_machine_unprotected(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_one_word_and_is_not_shown() {
+        let token = Token::new(" pi-1234\n").unwrap();
+        assert_eq!(token.0, "Bearer pi-1234");
+        assert!(!format!("{token:?} {:?}", token.0).contains("1234"));
+        for text in ["", " ", "two words", "pi-\u{1}"] {
+            assert!(Token::new(text).is_err(), "{text:?}");
+        }
     }
 }

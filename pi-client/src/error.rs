@@ -69,6 +69,8 @@ impl ClientError {
             "its certificate is not trusted here: give the certificate, or that of its issuer, with --ca FILE"
         } else if has("invalidcontenttype") || has("corrupt message") {
             "it does not speak TLS there: use http://, or start the server with --tls-cert and --tls-key"
+        } else if has("certificaterequired") {
+            "it asks for a certificate of this client: give --client-cert and --client-key"
         } else if has("certificate") || has("tls") {
             "the TLS handshake failed"
         } else if has("refused") {

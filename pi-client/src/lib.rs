@@ -9,7 +9,7 @@ pub mod input;
 pub mod report;
 pub mod session;
 
-pub use connect::{Client, ConnectOptions, Description};
+pub use connect::{Client, ConnectOptions, Description, Token};
 pub use error::ClientError;
 pub use report::Report;
 pub use session::Session;

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use pi_client::{Client, ClientError, ConnectOptions};
+use pi_client::connect::leaves_this_machine_unprotected;
+use pi_client::{Client, ClientError, ConnectOptions, Token};
 
 /// Private neural-network inference: the client, which holds the images and never sees the weights.
 #[derive(Parser)]
@@ -43,6 +44,15 @@ pub(crate) struct ServerArgs {
     /// Certificate to trust, in PEM; without it the system's authorities are trusted.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// File with the token that the server's operator gave; without it the variable PI_TOKEN is taken.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// This client's certificate in PEM, where the server asks for one.
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Its private key in PEM.
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
     /// Give up when the server is silent for so many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout: u64,
@@ -56,30 +66,19 @@ impl ServerArgs {
                 self.server
             );
         }
+        let token = match (&self.token_file, std::env::var("PI_TOKEN")) {
+            (Some(path), _) => Some(Token::read(path)?),
+            (None, Ok(text)) => Some(Token::new(&text)?),
+            (None, Err(_)) => None,
+        };
         Client::connect(ConnectOptions {
             ca: self.ca.clone(),
+            token,
+            identity: self.client_cert.clone().zip(self.client_key.clone()),
             idle_timeout: Duration::from_secs(self.timeout.max(1)),
             ..ConnectOptions::new(&self.server)
         })
     }
-}
-
-/// Plain http to a host that is not this machine.
-fn leaves_this_machine_unprotected(url: &str) -> bool {
-    let Some(authority) = url
-        .strip_prefix("http://")
-        .and_then(|rest| rest.split('/').next())
-    else {
-        return false;
-    };
-    let host = match authority.strip_prefix('[') {
-        Some(address) => address.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    };
-    let loopback = host
-        .parse()
-        .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    !loopback && host != "localhost"
 }
 
 fn main() -> std::process::ExitCode {
@@ -135,28 +134,4 @@ fn describe(server: &ServerArgs, model: Option<&str>, json: bool) -> anyhow::Res
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::leaves_this_machine_unprotected;
-
-    #[test]
-    fn plain_http_to_another_machine_is_noticed() {
-        for url in [
-            "http://10.0.0.1:50051",
-            "http://models.example.com",
-            "http://[2001:db8::1]:1/",
-        ] {
-            assert!(leaves_this_machine_unprotected(url), "{url}");
-        }
-        for url in [
-            "https://10.0.0.1",
-            "http://localhost:50051",
-            "http://127.0.0.1:1",
-            "http://[::1]:50051",
-        ] {
-            assert!(!leaves_this_machine_unprotected(url), "{url}");
-        }
-    }
 }

@@ -16,10 +16,19 @@ fn server(dir: &Path, max_sessions: usize) -> String {
 
 /// The same with a model of at most so many ReLUs.
 fn serve(dir: &Path, max_sessions: usize, n_relus: usize) -> String {
+    serve_with(dir, max_sessions, n_relus, |_| {})
+}
+
+fn serve_with(
+    dir: &Path,
+    max_sessions: usize,
+    n_relus: usize,
+    change: impl FnOnce(&mut ServeOptions),
+) -> String {
     let (shape, widths) = ([3, 8, 8], [4, 8]);
     let model = residual_network("small", shape, &widths, 1, 5, n_relus, OutputMode::Logits);
     model.unwrap().save(dir).unwrap();
-    let options = ServeOptions {
+    let mut options = ServeOptions {
         models: vec![dir.to_owned()],
         listen: ([127, 0, 0, 1], 0).into(),
         max_batch: 4,
@@ -29,11 +38,12 @@ fn serve(dir: &Path, max_sessions: usize, n_relus: usize) -> String {
             idle_timeout: Duration::from_secs(20),
             prepared_bytes: 1 << 30,
             silent_ot: true,
+            ..Limits::default()
         },
-        tls: None,
-        stop_timeout: Duration::ZERO,
-        ledger: None,
+        drain_timeout: Duration::ZERO,
+        ..ServeOptions::default()
     };
+    change(&mut options);
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -200,4 +210,41 @@ fn a_killed_client_leaves_the_server_serving_others() {
         assert!(std::time::Instant::now() < patience, "{text}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+fn a_token_comes_from_a_file_or_the_environment_and_is_not_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let (token, line) = pi_server::identity::new_token("alice").unwrap();
+    let tokens = dir.path().join("tokens");
+    std::fs::write(&tokens, line).unwrap();
+    let url = serve_with(dir.path(), 2, 150, |o| o.tokens = Some(tokens));
+    let image = png(dir.path(), "image.png", 8);
+    let image = image.to_str().unwrap();
+    let said = fails(&url, &[image]);
+    assert!(
+        said.contains("Unauthenticated") && said.contains("PI_TOKEN"),
+        "{said}"
+    );
+    let file = dir.path().join("token");
+    std::fs::write(&file, format!("{token}\n")).unwrap();
+    let file = file.to_str().unwrap();
+    for mut command in [
+        infer(&url, &[image, "--token-file", file]),
+        infer(&url, &[image]),
+    ] {
+        let output = command.env("PI_TOKEN", &token).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    let mut wrong = infer(&url, &[image]);
+    let output = wrong.env("PI_TOKEN", "two words").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("one word"), "{said}");
+    let said = fails(&url, &[image, "--token-file", "no/such/file"]);
+    assert!(said.contains("no/such/file"), "{said}");
+    let said = fails("http://192.0.2.1:1", &[image, "--token-file", file]);
+    assert!(
+        said.contains("in the clear") && !said.contains(&token),
+        "{said}"
+    );
 }

@@ -1,11 +1,13 @@
 //! Certificates: reading and checking those of an operator, making one for development.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, DnType, KeyPair};
-use tonic::transport::{Identity, ServerTlsConfig};
+use rustls::pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
 use x509_parser::pem::Pem;
 
 use crate::error::ServeError;
@@ -18,34 +20,8 @@ pub const KEY_FILE: &str = "key.pem";
 /// Days that a development certificate is valid.
 const VALID_DAYS: u64 = 90;
 
-/// Reads certificate and key and checks that they can be used now.
-///
-/// # Errors
-/// [`ServeError::Certificate`] naming the file.
-pub fn load(files: &TlsFiles) -> Result<Identity, ServeError> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|e| refused(path, format!("cannot read: {e}")))
-    };
-    let chain = read(&files.certificate)?;
-    check_dates(&files.certificate, &chain)?;
-    let identity = Identity::from_pem(chain, read(&files.key)?);
-    // The transport would say the same later, without the file's name.
-    tonic::transport::Server::builder()
-        .tls_config(ServerTlsConfig::new().identity(identity.clone()))
-        .map_err(|e| {
-            let reason = std::error::Error::source(&e).map_or(e.to_string(), ToString::to_string);
-            refused(
-                &files.key,
-                format!(
-                    "it is not the private key of {}: {reason}",
-                    files.certificate.display()
-                ),
-            )
-        })?;
-    Ok(identity)
-}
-
-fn check_dates(path: &Path, chain: &[u8]) -> Result<(), ServeError> {
+/// Checks that `chain`, read from `path`, holds certificates and that they are valid now.
+pub(crate) fn check_dates(path: &Path, chain: &[u8]) -> Result<(), ServeError> {
     let mut n_certificates = 0;
     for pem in Pem::iter_from_buffer(chain) {
         let pem = pem.map_err(|e| refused(path, format!("it is not a PEM file: {e}")))?;
@@ -70,6 +46,30 @@ fn check_dates(path: &Path, chain: &[u8]) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// Whose certificate it is: its common name, else its first alternative name, else its hash. The caller has checked that it
+/// comes from an authority that the operator trusts.
+pub(crate) fn name(certificate: &CertificateDer<'_>) -> String {
+    let parsed = parse_x509_certificate(certificate).ok();
+    let named = parsed.and_then(|(_, parsed)| {
+        let common = parsed.subject().iter_common_name().next();
+        let common = common
+            .and_then(|name| name.as_str().ok())
+            .map(str::to_owned);
+        common.or_else(|| {
+            let others = parsed.subject_alternative_name().ok().flatten()?;
+            others
+                .value
+                .general_names
+                .iter()
+                .find_map(|name| match name {
+                    GeneralName::URI(name) | GeneralName::DNSName(name) => Some((*name).to_owned()),
+                    _ => None,
+                })
+        })
+    });
+    named.unwrap_or_else(|| format!("certificate {}", blake3::hash(certificate).to_hex()))
+}
+
 /// Makes a self-signed certificate for `hosts` and its private key in folder `dir`. The key's file is readable by its
 /// owner only, and nothing is overwritten.
 ///
@@ -90,6 +90,7 @@ fn make_valid(
     let files = TlsFiles {
         certificate: dir.join(CERTIFICATE_FILE),
         key: dir.join(KEY_FILE),
+        client_ca: None,
     };
     let fail = |e: rcgen::Error| refused(&files.certificate, e.to_string());
     let mut params = CertificateParams::new(hosts).map_err(fail)?;
@@ -134,6 +135,10 @@ fn refused(path: &Path, reason: String) -> ServeError {
 mod tests {
     use super::*;
 
+    fn load(files: &TlsFiles) -> Result<(), ServeError> {
+        crate::tls::Tls::load(files).map(drop)
+    }
+
     const HOSTS: &[&str] = &["localhost", "127.0.0.1"];
 
     fn hosts() -> Vec<String> {
@@ -153,6 +158,10 @@ mod tests {
         }
         let again = make(dir.path(), &hosts()).unwrap_err().to_string();
         assert!(again.contains("remove it first"), "{again}");
+        let pem = std::fs::read(&files.certificate).unwrap();
+        let pem = Pem::iter_from_buffer(&pem).next().unwrap().unwrap();
+        assert_eq!(name(&pem.contents.into()), "private inference, development");
+        assert!(name(&vec![1, 2, 3].into()).starts_with("certificate "));
     }
 
     #[test]
@@ -173,6 +182,7 @@ mod tests {
         let said = load(&TlsFiles {
             certificate: one.certificate.clone(),
             key: two.key,
+            client_ca: None,
         })
         .unwrap_err()
         .to_string();

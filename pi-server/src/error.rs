@@ -41,7 +41,9 @@ pub enum ServeError {
         bytes: usize,
     },
     /// No model was named.
-    #[error("no model to serve: name a folder that holds model.json with --model DIR")]
+    #[error(
+        "no model to serve: name a folder that holds model.json with --model DIR, or a folder of such models with --repository DIR"
+    )]
     NoModel,
     /// Two models have the same name.
     #[error(
@@ -65,6 +67,25 @@ pub enum ServeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The repository's folder cannot be used.
+    #[error("the repository {}: {reason}. It holds MODEL/VERSION/model.json and model.safetensors, a version being a number", path.display())]
+    Repository {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A token cannot be made.
+    #[error("{0}")]
+    Token(String),
+    /// The file of tokens cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Tokens {
+        /// The file.
+        path: PathBuf,
+        /// The line and what is wrong with it.
+        reason: String,
+    },
     /// The file of `--ledger` cannot be written.
     #[error(
         "cannot write the ledger {}: {source}. Choose a file with --ledger that this user may write, on a disk with room, or leave the option out",
@@ -76,6 +97,9 @@ pub enum ServeError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The descriptions of our services cannot be served.
+    #[error("the description of the services is broken, which is a bug: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
     /// The network layer failed.
     #[error("the network layer failed: {0}")]
     Transport(#[from] tonic::transport::Error),

@@ -1,19 +1,16 @@
-//! `pi-server`: serves models, prints what they will cost, makes a development certificate.
-
-mod bandwidth;
+//! `pi-server`: serves models, checks configurations, prints what models will cost, makes a development certificate.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
-use clap::{Parser, Subcommand};
+use anyhow::Context as _;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use pi_model::packing::PackingGoal;
 use pi_model::{Model, PublicPlan};
 use pi_protocol::cost::Cost;
 use pi_protocol::ot::mode::OtMode;
-use pi_server::{Limits, ServeOptions, Server, TlsFiles, certificate};
+use pi_server::units::Speed;
+use pi_server::{ServeOptions, Server, Settings, certificate, identity};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -29,53 +26,11 @@ struct Cli {
 enum Command {
     /// Serve models over gRPC until Ctrl-C or SIGTERM.
     Serve {
-        /// Folder with model.json and model.safetensors; may be given more than once.
-        #[arg(long = "model", value_name = "DIR", required = true)]
-        models: Vec<PathBuf>,
-        /// Address to listen on; port 0 takes any free one.
-        #[arg(long, default_value = "127.0.0.1:50051", env = "PI_LISTEN")]
-        listen: SocketAddr,
-        /// Most inferences that a client may prepare together.
-        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
-        max_batch: u16,
-        /// Pack ciphertexts for a network of this speed, for example 100Mbit or 1Gbit: fewer bytes on a slow one, less work on
-        /// a fast one. Clients plan for the same.
-        #[arg(long, value_name = "SPEED", default_value = "100Mbit", value_parser = bandwidth::parse)]
-        packing_bandwidth: u64,
-        /// Most sessions at the same time.
-        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
-        max_sessions: u16,
-        /// End a session that is silent for longer, for example 60s or 5m.
-        #[arg(long, default_value = "60s", value_parser = duration)]
-        idle_timeout: Duration,
-        /// Memory for prepared inferences, all sessions together, in MiB; each session may use an equal part.
-        #[arg(long, value_name = "MIB", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..))]
-        prepared_memory: u32,
-        /// Let clients choose silent oblivious transfers (`--ot silent`): fewer bytes offline and more computing.
-        ///
-        /// They rest on one more assumption, dual LPN for expand-convolute codes. Were it broken, such a client could learn signs
-        /// of inner activations, and with many queries the weights. SECURITY.md, section 6.
-        #[arg(long)]
-        silent_ot: bool,
-        /// How long running sessions may go on after a stop.
-        #[arg(long, default_value = "10s", value_parser = duration)]
-        stop_timeout: Duration,
-        /// Certificate chain in PEM.
-        #[arg(long, value_name = "FILE", requires = "tls_key")]
-        tls_cert: Option<PathBuf>,
-        /// Private key in PEM.
-        #[arg(long, value_name = "FILE", requires = "tls_cert")]
-        tls_key: Option<PathBuf>,
-        /// Append where the time goes to FILE: one line of JSON for each finished step of a session.
-        ///
-        /// A step is set-up, one offline batch, or one inference. Its line has the seconds by operation and layer, the
-        /// seconds spent waiting for the client, bytes and messages by kind and layer, round trips, and the events of the
-        /// step with the time of day that their clock starts at. No values, no keys, nothing about inputs; but it does tell
-        /// when somebody asked. Read it for example with
-        /// `jq -c 'select(.record=="step" and .phase=="online").operations_s' FILE`. The file grows without limit. It must
-        /// be writable at the start; a failure later is warned of once and serving goes on.
-        #[arg(long, value_name = "FILE")]
-        ledger: Option<PathBuf>,
+        /// Read settings from FILE; flags and variables are preferred to it. `config default` prints one.
+        #[arg(long, value_name = "FILE", env = "PI_SERVER_CONFIG")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        settings: Box<Settings>,
         /// Stop when the standard input closes: for programs that start a server and must not leave it behind.
         #[arg(long)]
         stop_at_eof: bool,
@@ -88,8 +43,8 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         batch: usize,
         /// Speed of the network for which ciphertexts are packed, for example 100Mbit or 1Gbit.
-        #[arg(long, value_name = "SPEED", default_value = "100Mbit", value_parser = bandwidth::parse)]
-        bandwidth: u64,
+        #[arg(long, value_name = "SPEED", default_value = "100Mbit")]
+        bandwidth: Speed,
         /// How the client makes oblivious transfers: softspoken, or silent for fewer bytes offline and more computing.
         #[arg(long, value_name = "MODE", default_value_t)]
         ot: OtMode,
@@ -97,6 +52,12 @@ enum Command {
         #[arg(long)]
         explain: bool,
     },
+    /// Check or print a configuration file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Make a token for a client.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Make a self-signed certificate for development.
     Certificate {
         /// Folder to write certificate.pem and key.pem to.
@@ -108,6 +69,26 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Print a new token, once, and the line for the file of --token-file, which holds no more than its hash.
+    New {
+        /// Whose it is: letters, digits and . _ - @
+        name: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Check FILE as `serve --config FILE` would, without starting anything and without reading the files that it names.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print a file with every setting, its meaning and its default.
+    Default,
+}
+
 fn main() -> std::process::ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
@@ -116,7 +97,9 @@ fn main() -> std::process::ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    match run(Cli::parse()) {
+    let command = Cli::command().mut_subcommand("serve", Settings::show_defaults);
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit());
+    match run(cli) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", explain(&error));
@@ -143,38 +126,25 @@ fn explain(error: &anyhow::Error) -> String {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve {
-            models,
-            listen,
-            max_batch,
-            packing_bandwidth,
-            max_sessions,
-            idle_timeout,
-            prepared_memory,
-            silent_ot,
-            stop_timeout,
-            tls_cert,
-            tls_key,
-            ledger,
+            config,
+            settings,
             stop_at_eof,
         } => {
-            let options = ServeOptions {
-                models,
-                listen,
-                max_batch: max_batch.into(),
-                packing_bandwidth,
-                limits: Limits {
-                    max_sessions: max_sessions.into(),
-                    idle_timeout,
-                    prepared_bytes: (prepared_memory as usize) << 20,
-                    silent_ot,
-                },
-                tls: tls_cert
-                    .zip(tls_key)
-                    .map(|(certificate, key)| TlsFiles { certificate, key }),
-                stop_timeout,
-                ledger,
-            };
-            serve(options, stop_at_eof)
+            let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+            Settings::check_variables(names)?;
+            let file = config.as_deref().map(Settings::read).transpose()?;
+            serve(
+                settings.over(file.unwrap_or_default()).options()?,
+                stop_at_eof,
+            )
+        }
+        Command::Config(ConfigCommand::Default) => {
+            say(format_args!("{}", Settings::default_file().trim_end()))
+        }
+        Command::Config(ConfigCommand::Check { file }) => {
+            let context = || format!("{} cannot be used", file.display());
+            Settings::read(&file)?.options().with_context(context)?;
+            say(format_args!("{}: good", file.display()))
         }
         Command::Plan {
             dir,
@@ -184,13 +154,21 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             explain,
         } => {
             let model = Model::load(&dir)?;
-            let goal = PackingGoal::for_bandwidth(bandwidth);
+            let goal = PackingGoal::for_bandwidth(bandwidth.0);
             let plan = PublicPlan::with_goal(model.public(), batch, goal)?;
             say(format_args!("{}", Cost::with_ot(&plan, ot)?))?;
             if explain {
                 say(format_args!("\n{}", plan.explain(3)?))?;
             }
             Ok(())
+        }
+        Command::Token(TokenCommand::New { name }) => {
+            let (token, line) = identity::new_token(&name)?;
+            // Apart, so that `>> tokens` keeps the line and the token alone is shown.
+            eprintln!(
+                "The token, which is not stored anywhere and not shown again; give it to the client alone:\n{token}\nThe line for the file of --token-file:"
+            );
+            say(format_args!("{line}"))
         }
         Command::Certificate { out, host } => {
             let files = certificate::make(&out, &host)?;
@@ -210,6 +188,9 @@ fn serve(options: ServeOptions, stop_at_eof: bool) -> anyhow::Result<()> {
         let server = Server::bind(options)?;
         for name in server.repository().names() {
             tracing::info!(model = name, "serving");
+        }
+        if let Some(admin) = server.admin_addr() {
+            tracing::info!(%admin, "health and metrics");
         }
         // The one line on the standard output: a program that asked for port 0 reads it.
         say(format_args!("listening on {}", server.local_addr()))?;
@@ -241,33 +222,12 @@ fn say(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-/// Reads 500ms, 60s, 5m or a bare number of seconds.
-fn duration(text: &str) -> anyhow::Result<Duration> {
-    let (number, unit) = text.split_at(
-        text.find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len()),
-    );
-    let number: u64 = number
-        .parse()
-        .map_err(|_| anyhow!("'{text}' is not a time; write 500ms, 60s or 5m"))?;
-    match unit {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" | "" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
-        _ => Err(anyhow!("'{text}' is not a time; write 500ms, 60s or 5m")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-        assert_eq!(duration("60s").unwrap(), Duration::from_secs(60));
-        assert_eq!(duration("250ms").unwrap(), Duration::from_millis(250));
-        assert!(duration("1h").is_err() && duration("s").is_err());
     }
 }

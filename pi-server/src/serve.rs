@@ -1,29 +1,37 @@
-//! Listening, TLS, health, and the graceful stop.
+//! Listening, what runs beside the service, and the graceful stop.
 //!
-//! The stop: new sessions are refused at once, running ones may finish within the stop timeout, then the server returns
-//! whatever they do.
+//! The stop: not ready and nothing new from the first moment, what runs may finish within the drain timeout, then it is cut and
+//! the server returns whatever it does.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pi_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use pi_proto::limits::{
     CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_MESSAGE_BYTES,
     STREAM_WINDOW_BYTES,
 };
 use pi_proto::v1::private_inference_server::PrivateInferenceServer;
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Identity, ServerTlsConfig};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::certificate;
+use crate::admin::{self, Admin, AdminListen};
+use crate::drain::{Drain, GRACE, Stage};
 use crate::error::ServeError;
+use crate::health::Health;
+use crate::identity::{Identities, Tokens};
+use crate::kserve::Kserve;
 use crate::ledger_file::LedgerFile;
-use crate::repository::Repository;
-use crate::service::Service;
+use crate::limits::Quota;
+use crate::repository::root::{Mode, Root, RootOptions};
+use crate::repository::{ModelStatus, Repository, Terms};
+use crate::service::{Service, Shared};
+use crate::tls::{Incoming, Tls};
 
 /// What one server grants to its clients.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +40,24 @@ pub struct Limits {
     pub max_sessions: usize,
     /// A session that is silent for longer is ended.
     pub idle_timeout: Duration,
+    /// A step of a session that takes longer is ended, however busy the client is.
+    pub phase_timeout: Duration,
     /// Bytes of prepared material that all sessions together may keep in memory; each session has an equal part.
     pub prepared_bytes: usize,
     /// Whether clients may make OTs silently, which rests on the hardness of LPN for this server, too.
     pub silent_ot: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_sessions: 8,
+            idle_timeout: Duration::from_secs(60),
+            phase_timeout: Duration::from_secs(3600),
+            prepared_bytes: 8 << 30,
+            silent_ot: false,
+        }
+    }
 }
 
 impl Limits {
@@ -51,80 +73,137 @@ impl Limits {
     }
 }
 
-/// Certificate chain and private key, in PEM.
+/// Certificate chain, private key and authorities of clients, in PEM.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
     /// The certificate chain, the server's own first.
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+    /// With it, clients must have a certificate from one of the authorities in this file.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// How to serve.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// Folders of the models.
+    /// Folders of models that are mounted one by one.
     pub models: Vec<PathBuf>,
+    /// A repository of models.
+    pub repository: Option<RootOptions>,
     /// Where to listen; port 0 takes any free one.
     pub listen: SocketAddr,
+    /// Where the admin port listens.
+    pub admin: AdminListen,
     /// Largest batch that a client may ask for.
     pub max_batch: usize,
     /// Bits a second of the network for which ciphertexts are packed.
     pub packing_bandwidth: u64,
     /// What one server grants to its clients.
     pub limits: Limits,
+    /// What it grants to each identity.
+    pub quota: Quota,
+    /// The file of tokens; without it none is asked for.
+    pub tokens: Option<PathBuf>,
     /// Without it, connections are not protected by TLS.
     pub tls: Option<TlsFiles>,
+    /// How often certificates and tokens are looked at for changes.
+    pub reload_interval: Duration,
     /// How long running sessions may go on after a stop.
-    pub stop_timeout: Duration,
+    pub drain_timeout: Duration,
     /// Where to append a line for each finished step of a session.
     pub ledger: Option<PathBuf>,
 }
 
+impl Default for ServeOptions {
+    /// No model yet; loopback, without TLS, tokens and admin port.
+    fn default() -> Self {
+        Self {
+            models: vec![],
+            repository: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            admin: AdminListen::Off,
+            max_batch: 16,
+            packing_bandwidth: 100_000_000,
+            limits: Limits::default(),
+            quota: Quota::default(),
+            tokens: None,
+            tls: None,
+            reload_interval: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(25),
+            ledger: None,
+        }
+    }
+}
+
 /// A server that listens and has its models loaded.
 pub struct Server {
-    incoming: TcpIncoming,
+    listener: TcpListener,
+    admin: Option<TcpListener>,
     address: SocketAddr,
-    repository: Arc<Repository>,
-    identity: Option<Identity>,
-    ledger: Option<Arc<LedgerFile>>,
+    shared: Arc<Shared>,
+    root: Option<Arc<Root>>,
+    tls: Option<Arc<Tls>>,
     options: ServeOptions,
 }
 
 impl Server {
-    /// Loads the models and the certificate and starts to listen. Must be called inside a tokio runtime.
+    /// Loads models, certificate and tokens and starts to listen. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// Any [`ServeError`]; nothing is left listening then.
     pub fn bind(options: ServeOptions) -> Result<Self, ServeError> {
-        let bind = |source| ServeError::Bind {
+        if options.models.is_empty() && options.repository.is_none() {
+            return Err(ServeError::NoModel);
+        }
+        let listener = listen(options.listen)?;
+        let address = listener.local_addr().map_err(|source| ServeError::Bind {
             address: options.listen,
             source,
+        })?;
+        let admin = match options.admin {
+            AdminListen::Off => None,
+            AdminListen::At(address) => Some(listen(address)?),
+            AdminListen::IfFree(address) => listen(address)
+                .inspect_err(|error| warn!("no admin port: {error}"))
+                .ok(),
         };
-        let incoming = TcpIncoming::bind(options.listen)
-            .map_err(bind)?
-            .with_nodelay(Some(true));
-        let address = incoming.local_addr().map_err(bind)?;
-        let identity = options.tls.as_ref().map(certificate::load).transpose()?;
+        let tls = options
+            .tls
+            .as_ref()
+            .map(Tls::load)
+            .transpose()?
+            .map(Arc::new);
+        let tokens = options.tokens.as_deref().map(Tokens::load).transpose()?;
         let ledger = options.ledger.as_deref().map(LedgerFile::open);
-        let ledger = ledger.transpose()?.map(Arc::new);
-        let repository = Arc::new(Repository::load(
-            &options.models,
-            options.max_batch,
-            options.packing_bandwidth,
-            &options.limits,
-        )?);
-        if identity.is_none() && !address.ip().is_loopback() {
+        let terms = Terms {
+            max_batch: options.max_batch,
+            packing_bandwidth: options.packing_bandwidth,
+            limits: options.limits,
+        };
+        let shared = Arc::new(Shared {
+            repository: Arc::new(Repository::load(&options.models, terms)?),
+            identities: Identities::new(tokens.map(Arc::new), options.quota),
+            drain: Arc::default(),
+            metrics: Arc::default(),
+            ledger: ledger.transpose()?.map(Arc::new),
+        });
+        let root = options.repository.clone().map(|options| {
+            let repository = Arc::clone(&shared.repository);
+            Root::open(options, repository, Arc::clone(&shared.metrics))
+        });
+        if tls.is_none() && !address.ip().is_loopback() {
             warn!(
-                "listening on {address} without TLS: whoever is on the path can alter the traffic and pose as this server; give --tls-cert and --tls-key"
+                "listening on {address} without TLS: whoever is on the path can alter the traffic, read tokens and pose as this server; give --tls-cert and --tls-key"
             );
         }
         Ok(Self {
-            incoming,
+            root: root.transpose()?.map(Arc::new),
+            listener,
+            admin,
             address,
-            repository,
-            identity,
-            ledger,
+            shared,
+            tls,
             options,
         })
     }
@@ -135,58 +214,173 @@ impl Server {
         self.address
     }
 
+    /// The address of the admin port, if there is one.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|a| a.local_addr().ok())
+    }
+
     /// The models.
     #[must_use]
     pub fn repository(&self) -> &Repository {
-        &self.repository
+        &self.shared.repository
     }
 
-    /// Serves until `stop` completes, then for at most the stop timeout.
+    /// Serves until `stop` completes, then for at most the drain timeout and [`GRACE`].
     ///
     /// # Errors
     /// [`ServeError::Transport`] when the listener fails.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health
-            .set_serving::<PrivateInferenceServer<Service>>()
-            .await;
-        let service = Service::new(Arc::clone(&self.repository), self.options.limits)
-            .with_ledger(self.ledger);
-        let mut server = tonic::transport::Server::builder()
+        let shared = self.shared;
+        let health = Health::default();
+        let reflection = [
+            pi_proto::FILE_DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+        ];
+        let reflection = || {
+            let builder = tonic_reflection::server::Builder::configure();
+            reflection.iter().fold(builder, |b, set| {
+                b.register_encoded_file_descriptor_set(set)
+            })
+        };
+        let (tell, told) = oneshot::channel::<()>();
+        let serving = tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(128)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
-        if let Some(identity) = self.identity {
-            server = server.tls_config(ServerTlsConfig::new().identity(identity))?;
-        }
-        let service =
-            PrivateInferenceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let (tell, told) = oneshot::channel::<()>();
-        let serving = server
-            .add_service(health_service)
-            .add_service(service)
-            .serve_with_incoming_shutdown(self.incoming, async {
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .add_service(health.service().await)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .add_service(GrpcInferenceServiceServer::new(Kserve::new(Arc::clone(
+                &shared,
+            ))))
+            .add_service(
+                PrivateInferenceServer::new(Service::new(Arc::clone(&shared)))
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES),
+            )
+            .serve_with_incoming_shutdown(Incoming::new(self.listener, self.tls.clone()), async {
                 // An error means that the sender is gone, and then there is nothing to serve either.
                 let _ = told.await;
             });
-        tokio::pin!(serving);
-        tokio::select! {
-            ended = &mut serving => return Ok(ended?),
-            () = stop => {}
+        show(&health, &shared).await;
+        // Tasks beside the service; they end with this function.
+        let mut beside = JoinSet::new();
+        beside.spawn(follow(health, Arc::clone(&shared)));
+        beside.spawn(reload(
+            Arc::clone(&shared),
+            self.tls,
+            self.options.reload_interval,
+        ));
+        if let Some(root) = self.root.clone().filter(|r| r.options().mode == Mode::Poll) {
+            beside.spawn(poll(root));
         }
-        info!("stopping");
-        health
-            .set_not_serving::<PrivateInferenceServer<Service>>()
-            .await;
-        let _ = tell.send(());
-        match timeout(self.options.stop_timeout, serving).await {
-            Ok(ended) => Ok(ended?),
-            Err(_) => {
-                warn!("sessions were still running and are cut off");
-                Ok(())
+        if let Some(listener) = self.admin {
+            let admin = Admin {
+                shared: Arc::clone(&shared),
+                root: self.root,
+            };
+            beside.spawn(async move {
+                if let Err(error) = admin::serve(listener, admin).await {
+                    error!(%error, "the admin port failed");
+                }
+            });
+        }
+        let ended = until_stopped(
+            serving,
+            stop,
+            &shared.drain,
+            self.options.drain_timeout,
+            tell,
+        );
+        let ended = ended.await;
+        beside.shutdown().await;
+        Ok(ended?)
+    }
+}
+
+/// Serves until `stop` completes, then drains, then cuts; `tell` ends the listener.
+async fn until_stopped<E>(
+    serving: impl Future<Output = Result<(), E>>,
+    stop: impl Future<Output = ()>,
+    drain: &Drain,
+    limit: Duration,
+    tell: oneshot::Sender<()>,
+) -> Result<(), E> {
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return ended,
+        () = stop => {}
+    }
+    drain.begin();
+    info!(sessions = drain.n_active(), "stopping");
+    // The listener stays open meanwhile: who comes now is told that the server stops, and probes that it is not ready.
+    tokio::select! {
+        ended = &mut serving => return ended,
+        drained = timeout(limit, drain.finished()) => if drained.is_err() {
+            warn!(sessions = drain.n_active(), "sessions still ran after {limit:?} and are cut off");
+        }
+    }
+    drain.cut();
+    let _ = tell.send(());
+    // Else a connection that its client does not close; nothing of ours runs on it.
+    timeout(GRACE, serving).await.unwrap_or(Ok(()))
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    });
+    bound.map_err(|source| ServeError::Bind { address, source })
+}
+
+async fn show(health: &Health, shared: &Shared) {
+    let models = shared.repository.status();
+    let (ready, broken): (Vec<_>, Vec<_>) = models.into_iter().partition(|m| m.ready);
+    let names = |models: Vec<ModelStatus>| models.into_iter().map(|m| m.name).collect::<Vec<_>>();
+    let draining = shared.drain.stage() != Stage::Serving;
+    health.show(&names(ready), &names(broken), draining).await;
+}
+
+/// Shows every change of the models, and the stop.
+async fn follow(health: Health, shared: Arc<Shared>) {
+    let mut changes = shared.repository.changes();
+    loop {
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = shared.drain.reached(Stage::Draining) => break,
+        }
+        show(&health, &shared).await;
+    }
+    show(&health, &shared).await;
+}
+
+/// Reads certificates and tokens again when their files change. The old ones stay when the new ones cannot be used.
+async fn reload(shared: Arc<Shared>, tls: Option<Arc<Tls>>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let certificate = tls.as_ref().map(|tls| ("certificates", tls.refresh()));
+        let tokens = shared.identities.tokens.as_ref();
+        let tokens = tokens.map(|tokens| ("tokens", tokens.refresh()));
+        for (what, outcome) in certificate.into_iter().chain(tokens) {
+            match outcome {
+                Ok(true) => info!("{what} have changed and are in use"),
+                Ok(false) => {}
+                Err(error) => error!(%error, "changed {what} cannot be used; the old ones stay"),
             }
+        }
+    }
+}
+
+async fn poll(root: Arc<Root>) {
+    loop {
+        tokio::time::sleep(root.options().interval).await;
+        let root = Arc::clone(&root);
+        // Loading and planning compute for long. A panic there must not end the polling.
+        if let Err(error) = tokio::task::spawn_blocking(move || root.refresh()).await {
+            error!(%error, "reading the repository failed");
         }
     }
 }

@@ -1,12 +1,11 @@
-//! The gRPC service: descriptions, and sessions with their limits and their driver threads.
+//! The gRPC service: descriptions, and sessions with their limits.
 //!
 //! Security: the client's plan hash, batch and version are compared with our own before any work is done; nothing the
 //! client sends is ever taken over. The log holds names, counts and times, and no payload.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pi_model::Plan;
 use pi_proto::channel::{Item, outbound};
@@ -15,64 +14,97 @@ use pi_proto::v1::{
     DescribeRequest, DescribeResponse, Frame, ListModelsRequest, ListModelsResponse, Open,
 };
 use pi_proto::{GrpcChannel, status};
-use pi_protocol::Error;
-use pi_protocol::ot::mode::OtMode;
-use pi_protocol::server::ServerSession;
 use pi_protocol::wire::PROTOCOL_VERSION;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::Sender;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
-use tracing::{info, warn};
+use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::drain::{Drain, Stage, stopping};
+use crate::gate::Gate;
+use crate::identity::Identities;
 use crate::ledger_file::LedgerFile;
+use crate::limits::{Account, SOON, exhausted, no_session_left, refused_by};
+use crate::metrics::Metrics;
 use crate::repository::{Repository, Served};
 use crate::serve::Limits;
+use crate::session::Session;
 
 /// How long a stream may take to carry Open; it occupies a session from its start.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The service `pi.v1.PrivateInference`.
-pub struct Service {
-    repository: Arc<Repository>,
-    limits: Limits,
-    permits: Arc<Semaphore>,
-    n_opened: AtomicU64,
-    ledger: Option<Arc<LedgerFile>>,
+/// What all services of one server share.
+pub struct Shared {
+    /// The models.
+    pub repository: Arc<Repository>,
+    /// Who may call, and how much.
+    pub identities: Identities,
+    /// The stop.
+    pub drain: Arc<Drain>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// Where finished steps are written down.
+    pub ledger: Option<Arc<LedgerFile>>,
 }
 
-impl Service {
-    /// Serves `repository` within `limits`.
-    #[must_use]
-    pub fn new(repository: Arc<Repository>, limits: Limits) -> Self {
-        let permits = Arc::new(Semaphore::new(limits.max_sessions));
-        Self {
-            repository,
-            limits,
-            permits,
-            n_opened: AtomicU64::new(0),
-            ledger: None,
+impl Shared {
+    /// Counts a call of `method`, and why it was refused if it was.
+    pub fn counted<T>(&self, method: &str, outcome: Result<T, Status>) -> Result<T, Status> {
+        let code = outcome.as_ref().err().map_or(Code::Ok, Status::code);
+        self.metrics.request(method, code);
+        if let Some(reason) = outcome.as_ref().err().and_then(refused_by) {
+            self.metrics.refused(reason);
         }
+        outcome
     }
 
-    /// Appends every finished step of every session to `ledger`, if there is one.
+    /// The caller's account.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED or RESOURCE_EXHAUSTED.
+    pub fn identify<T>(&self, request: &Request<T>) -> Result<Arc<Account>, Status> {
+        self.identities
+            .identify(request.metadata(), request.extensions())
+    }
+
+    /// The status for a model that is not here.
     #[must_use]
-    pub fn with_ledger(mut self, ledger: Option<Arc<LedgerFile>>) -> Self {
-        self.ledger = ledger;
-        self
-    }
-
-    fn unknown_model(&self, name: &str) -> Status {
+    pub fn unknown_model(&self, name: &str) -> Status {
         Status::not_found(format!(
             "there is no model '{name}' here; this server has: {}",
             self.repository.names().join(", ")
         ))
     }
+}
+
+/// The service `pi.v1.PrivateInference`.
+pub struct Service {
+    shared: Arc<Shared>,
+    permits: Arc<Semaphore>,
+    n_opened: AtomicU64,
+}
+
+impl Service {
+    /// Serves what is in `shared`.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let permits = Arc::new(Semaphore::new(
+            shared.repository.terms().limits.max_sessions,
+        ));
+        Self {
+            shared,
+            permits,
+            n_opened: AtomicU64::new(0),
+        }
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.shared.repository.terms().limits
+    }
 
     /// Compares what the client opens with our own plan.
-    async fn agree(&self, open: Open) -> Result<Arc<Plan>, Status> {
+    async fn agree(&self, open: Open) -> Result<(Arc<Served>, Arc<Plan>), Status> {
         if open.protocol_version != PROTOCOL_VERSION {
             return Err(Status::failed_precondition(format!(
                 "this server speaks version {PROTOCOL_VERSION} of the protocol and the client version {}; install the same release on both sides",
@@ -80,20 +112,18 @@ impl Service {
             )));
         }
         let batch = open.batch as usize;
-        if !(1..=self.repository.max_batch()).contains(&batch) {
+        let max_batch = self.shared.repository.terms().max_batch;
+        if !(1..=max_batch).contains(&batch) {
             return Err(Status::invalid_argument(format!(
-                "a batch of {batch}; this server prepares 1 to {} inferences at once",
-                self.repository.max_batch()
+                "a batch of {batch}; this server prepares 1 to {max_batch} inferences at once"
             )));
         }
-        let repository = Arc::clone(&self.repository);
-        let name = open.model.clone();
-        let plan =
-            tokio::task::spawn_blocking(move || repository.find(&name).map(|m| m.plan(batch)))
-                .await
-                .map_err(|_| Status::internal("the plan could not be made"))?;
-        let plan = plan
-            .ok_or_else(|| self.unknown_model(&open.model))?
+        let found = self.shared.repository.find(&open.model);
+        let served = found.ok_or_else(|| self.shared.unknown_model(&open.model))?;
+        let planned = Arc::clone(&served);
+        let plan = tokio::task::spawn_blocking(move || planned.plan(batch))
+            .await
+            .map_err(|_| Status::internal("the plan could not be made"))?
             .map_err(|e| status::from_model(&e))?;
         let ours = plan.public().hash();
         if open.plan_hash.as_ref() != ours.as_slice() {
@@ -103,7 +133,82 @@ impl Service {
                 hex(open.plan_hash.get(..32).unwrap_or(&open.plan_hash)),
             )));
         }
-        Ok(plan)
+        Ok((served, plan))
+    }
+
+    fn describe_now(&self, name: &str) -> Result<DescribeResponse, Status> {
+        let found = self.shared.repository.find(name);
+        let model = found.ok_or_else(|| self.shared.unknown_model(name))?;
+        let terms = self.shared.repository.terms();
+        let max_prepared = terms.limits.max_prepared(model.prepared_bytes());
+        Ok(DescribeResponse {
+            model: model.name().to_owned(),
+            public_model: model.description(),
+            card: model.card(),
+            protocol_version: PROTOCOL_VERSION,
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            max_batch: terms.max_batch.min(max_prepared) as u32,
+            idle_timeout_seconds: terms.limits.idle_timeout.as_secs() as u32,
+            packing_bandwidth: terms.packing_bandwidth,
+        })
+    }
+
+    async fn open(
+        &self,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<ReceiverStream<Item>, Status> {
+        let account = self.shared.identify(&request)?;
+        let drain = &self.shared.drain;
+        let place = drain.enter()?;
+        let slot = account.open()?;
+        let limits = *self.limits();
+        let permit = Arc::clone(&self.permits)
+            .try_acquire_owned()
+            .map_err(|_| no_session_left(limits.max_sessions))?;
+        let mut inbound = request.into_inner();
+        let patience = OPEN_TIMEOUT.min(limits.idle_timeout);
+        let open = tokio::select! {
+            first = timeout(patience, inbound.message()) => {
+                first.map_err(|_| Status::deadline_exceeded("no frame came to open the session"))??
+            }
+            () = drain.reached(Stage::Draining) => return Err(stopping()),
+        };
+        let open = open
+            .and_then(|frame| frame.open)
+            .ok_or_else(|| Status::invalid_argument("the first frame must carry Open"))?;
+        let (served, plan) = self.agree(open).await?;
+        let (to_client, stream) = outbound();
+        let gate = Gate::new(
+            Arc::clone(drain),
+            Arc::clone(&account),
+            limits.phase_timeout,
+        );
+        let channel = GrpcChannel::new(
+            Handle::current(),
+            to_client.clone(),
+            gate.inbound(inbound),
+            limits.idle_timeout,
+        );
+        let session = Session {
+            max_prepared: limits.max_prepared(served.prepared_bytes()),
+            silent_ot: limits.silent_ot,
+            id: self.n_opened.fetch_add(1, Ordering::Relaxed) + 1,
+            model: served.name().to_owned(),
+            plan,
+            to_client,
+            ledger: self.shared.ledger.clone(),
+            gate,
+            metrics: Arc::clone(&self.shared.metrics),
+            account,
+            _slot: slot,
+            _permit: permit,
+            _place: place,
+        };
+        std::thread::Builder::new()
+            .name(format!("session-{}", session.id))
+            .spawn(move || session.run(channel))
+            .map_err(|_| exhausted("threads", "no thread for another session", SOON))?;
+        Ok(stream)
     }
 }
 
@@ -111,37 +216,22 @@ impl Service {
 impl PrivateInference for Service {
     async fn list_models(
         &self,
-        _: Request<ListModelsRequest>,
+        request: Request<ListModelsRequest>,
     ) -> Result<Response<ListModelsResponse>, Status> {
-        let names = self.repository.names();
-        Ok(Response::new(ListModelsResponse {
-            models: names.into_iter().map(str::to_owned).collect(),
-        }))
+        let models = self.shared.identify(&request).map(|_| ListModelsResponse {
+            models: self.shared.repository.names(),
+        });
+        self.shared.counted("ListModels", models.map(Response::new))
     }
 
     async fn describe(
         &self,
         request: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        let name = &request.get_ref().model;
-        let model = self
-            .repository
-            .find(name)
-            .ok_or_else(|| self.unknown_model(name))?;
-        Ok(Response::new(DescribeResponse {
-            model: model.name().to_owned(),
-            public_model: model.description(),
-            card: model.card(),
-            protocol_version: PROTOCOL_VERSION,
-            server_version: env!("CARGO_PKG_VERSION").to_owned(),
-            max_batch: self
-                .repository
-                .max_batch()
-                .min(self.limits.max_prepared(model.prepared_bytes()))
-                as u32,
-            idle_timeout_seconds: self.limits.idle_timeout.as_secs() as u32,
-            packing_bandwidth: self.repository.packing_bandwidth(),
-        }))
+        let described = self.shared.identify(&request);
+        let described = described.and_then(|_| self.describe_now(&request.get_ref().model));
+        self.shared
+            .counted("Describe", described.map(Response::new))
     }
 
     type SessionStream = ReceiverStream<Item>;
@@ -150,113 +240,8 @@ impl PrivateInference for Service {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!(
-                "all {} sessions of this server are in use; try again later",
-                self.limits.max_sessions
-            ))
-        })?;
-        let mut inbound = request.into_inner();
-        let open = timeout(
-            OPEN_TIMEOUT.min(self.limits.idle_timeout),
-            inbound.message(),
-        )
-        .await
-        .map_err(|_| Status::deadline_exceeded("no frame came to open the session"))??
-        .and_then(|frame| frame.open)
-        .ok_or_else(|| Status::invalid_argument("the first frame must carry Open"))?;
-        let name = open.model.clone();
-        let plan = self.agree(open).await?;
-        let (to_client, stream) = outbound();
-        let channel = GrpcChannel::new(
-            Handle::current(),
-            to_client.clone(),
-            inbound,
-            self.limits.idle_timeout,
-        );
-        let bytes = self
-            .repository
-            .find(&name)
-            .map_or(0, Served::prepared_bytes);
-        let session = Session {
-            max_prepared: self.limits.max_prepared(bytes),
-            silent_ot: self.limits.silent_ot,
-            id: self.n_opened.fetch_add(1, Ordering::Relaxed) + 1,
-            model: name,
-            plan,
-            to_client,
-            ledger: self.ledger.clone(),
-            _permit: permit,
-        };
-        std::thread::Builder::new()
-            .name(format!("session-{}", session.id))
-            .spawn(move || session.run(channel))
-            .map_err(|_| Status::resource_exhausted("no thread for another session"))?;
-        Ok(Response::new(stream))
-    }
-}
-
-/// One session's driver thread.
-struct Session {
-    id: u64,
-    model: String,
-    plan: Arc<Plan>,
-    max_prepared: usize,
-    silent_ot: bool,
-    to_client: Sender<Item>,
-    ledger: Option<Arc<LedgerFile>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Session {
-    fn run(self, channel: GrpcChannel) {
-        let (id, model, batch) = (self.id, &self.model, self.plan.public().batch());
-        info!(id, model, batch, "session opened");
-        let started = Instant::now();
-        let meter = channel.meter();
-        // A bug in one session must not take the others down; its state goes with its thread.
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let mut session = ServerSession::accept(channel, Arc::clone(&self.plan))?;
-            if session.ot() == OtMode::Silent && !self.silent_ot {
-                return Err(Error::Refused(
-                    "this server makes no silent OTs; leave out --ot silent, or ask its operator for serve --silent-ot".into(),
-                ));
-            }
-            session.max_prepared = self.max_prepared;
-            if let Some(ledger) = self.ledger.clone() {
-                let model = self.model.clone();
-                session.observe(Box::new(move |step| ledger.append(id, &model, &step)));
-            }
-            session.serve()
-        }));
-        let seconds = started.elapsed().as_secs_f64();
-        let (sent, received) = (meter.n_bytes_sent(), meter.n_bytes_received());
-        let farewell = match outcome {
-            Ok(Ok(())) => {
-                info!(id, seconds, sent, received, "session ended");
-                return;
-            }
-            Ok(Err(error)) => {
-                warn!(id, seconds, sent, received, %error, "session failed");
-                status::from_protocol(&error)
-            }
-            Err(_) => {
-                tracing::error!(id, seconds, "session panicked");
-                Status::internal("the server failed; its log says why. Start a new session")
-            }
-        };
-        // The queue may be full of frames that nobody reads; the stream then ends without a status.
-        let patience = Instant::now() + Duration::from_secs(1);
-        let mut farewell = Err(farewell);
-        while let Err(tokio::sync::mpsc::error::TrySendError::Full(back)) =
-            self.to_client.try_send(farewell)
-        {
-            if Instant::now() > patience {
-                return;
-            }
-            farewell = back;
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let opened = self.open(request).await;
+        self.shared.counted("Session", opened.map(Response::new))
     }
 }
 

@@ -146,3 +146,31 @@ fn a_server_stops_at_a_signal_and_at_the_end_of_its_input() {
     drop(child.stdin.take());
     ends_well(child);
 }
+
+#[test]
+fn a_token_is_printed_apart_from_its_line_which_serves() {
+    let Output { stdout, stderr, .. } = program(&["token", "new", "alice"]).output().unwrap();
+    let (line, shown) = (
+        String::from_utf8(stdout).unwrap(),
+        String::from_utf8(stderr).unwrap(),
+    );
+    let token = shown.lines().find(|l| l.starts_with("pi-")).unwrap();
+    assert!(line.starts_with("alice blake3:") && !line.contains(&token[3..]));
+    assert!(fails(&["token", "new", "two words"]).contains("two words"));
+
+    let dir = model_dir();
+    let tokens = dir.path().join("tokens");
+    std::fs::write(&tokens, format!("{line}alice {token}\n")).unwrap();
+    let args = [
+        "serve",
+        "--model",
+        text(dir.path()),
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let said = fails(&[&args[..], &["--token-file", text(&tokens)]].concat());
+    assert!(
+        said.contains("line 2") && !said.contains(&token[3..]),
+        "{said}"
+    );
+}

@@ -35,10 +35,10 @@ pub fn options(dir: &Path) -> ServeOptions {
             idle_timeout: Duration::from_secs(20),
             prepared_bytes: 1 << 30,
             silent_ot: true,
+            ..Limits::default()
         },
-        tls: None,
-        stop_timeout: Duration::from_millis(300),
-        ledger: None,
+        drain_timeout: Duration::from_millis(300),
+        ..ServeOptions::default()
     }
 }
 
@@ -47,6 +47,7 @@ pub struct TestServer {
     pub url: String,
     pub model: Arc<Model>,
     pub address: SocketAddr,
+    pub admin: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     stopped: Option<std::thread::JoinHandle<()>>,
     _dir: tempfile::TempDir,
@@ -74,7 +75,8 @@ impl TestServer {
             let runtime = Runtime::new().unwrap();
             runtime.block_on(async {
                 let server = Server::bind(options).unwrap();
-                tell.send(server.local_addr()).unwrap();
+                tell.send((server.local_addr(), server.admin_addr()))
+                    .unwrap();
                 let stop = async {
                     let _ = stopping.await;
                 };
@@ -82,11 +84,12 @@ impl TestServer {
             });
             runtime.shutdown_background();
         });
-        let address = told.recv().unwrap();
+        let (address, admin) = told.recv().unwrap();
         Self {
             url: format!("{scheme}://localhost:{}", address.port()),
             model: Arc::new(model),
             address,
+            admin,
             stop: Some(stop),
             stopped: Some(stopped),
             _dir: dir,
@@ -95,6 +98,11 @@ impl TestServer {
 
     pub fn connect(&self) -> Client {
         Client::connect(ConnectOptions::new(&self.url)).unwrap()
+    }
+
+    /// Tells the server to stop and does not wait.
+    pub fn begin_stop(&mut self) {
+        drop(self.stop.take());
     }
 
     /// Stops the server and waits until it has stopped.
@@ -164,4 +172,23 @@ pub fn assert_close(model: &Model, input: &[i64], output: &Output) {
 /// A development certificate.
 pub fn certificate(dir: &Path) -> TlsFiles {
     pi_server::certificate::make(dir, &["localhost".into()]).unwrap()
+}
+
+/// One request to the admin port: the code and the body.
+pub fn http(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (code, body.to_owned())
 }

@@ -1,0 +1,169 @@
+//! The admin port, plain HTTP: `/livez`, `/readyz` with what is broken and why, `/metrics`; and Triton's paths to list, load
+//! and unload models, `POST /v2/repository/index` and `/v2/repository/models/NAME/{load,unload}`.
+//!
+//! Security: it knows no identities, so it listens on loopback unless the operator says otherwise; whoever reaches it reads
+//! names of models, reasons of failures, counts and times, and may load models that are in the repository.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+use crate::drain::Stage;
+use crate::metrics;
+use crate::repository::ModelStatus;
+use crate::repository::root::Root;
+use crate::service::Shared;
+
+/// Where the admin port is unless an operator says.
+pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+
+/// Where the admin port listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum AdminListen {
+    /// Nowhere.
+    Off,
+    /// There, or the server does not start.
+    At(SocketAddr),
+    /// There if nobody else is; otherwise nowhere, with a warning.
+    IfFree(SocketAddr),
+}
+
+impl FromStr for AdminListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            _ => text
+                .parse()
+                .map(Self::At)
+                .map_err(|_| format!("'{text}' is neither an address like 127.0.0.1:9090 nor off")),
+        }
+    }
+}
+
+impl TryFrom<String> for AdminListen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<AdminListen> for String {
+    fn from(listen: AdminListen) -> Self {
+        match listen {
+            AdminListen::Off => "off".into(),
+            AdminListen::At(address) | AdminListen::IfFree(address) => address.to_string(),
+        }
+    }
+}
+
+/// What the admin port shows.
+pub struct Admin {
+    /// Models, counters and the stop.
+    pub shared: Arc<Shared>,
+    /// The repository on disk, if there is one.
+    pub root: Option<Arc<Root>>,
+}
+
+/// The answer of `/readyz`.
+#[derive(Serialize)]
+struct Ready {
+    ready: bool,
+    stage: Stage,
+    sessions: usize,
+    models: Vec<ModelStatus>,
+}
+
+impl Admin {
+    fn ready(&self) -> Ready {
+        let (stage, models) = (self.shared.drain.stage(), self.shared.repository.status());
+        Ready {
+            ready: stage == Stage::Serving && models.iter().any(|m| m.ready),
+            stage,
+            sessions: self.shared.drain.n_active(),
+            models,
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let (drain, models) = (&self.shared.drain, self.shared.repository.status());
+        let n_ready = models.iter().filter(|m| m.ready).count();
+        let n_broken = models.iter().filter(|m| !m.problems.is_empty()).count();
+        let draining = drain.stage() != Stage::Serving;
+        let metrics = &self.shared.metrics;
+        metrics.text(drain.n_active(), n_ready, n_broken, draining)
+    }
+}
+
+/// Serves until it is dropped.
+pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_text))
+        .route("/v2/repository/index", post(index))
+        .route("/v2/repository/models/{model}/load", post(load))
+        .route("/v2/repository/models/{model}/unload", post(unload))
+        .with_state(Arc::new(admin));
+    axum::serve(listener, routes).await
+}
+
+async fn readyz(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    let ready = admin.ready();
+    let code = match ready.ready {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    json(code, &ready)
+}
+
+async fn metrics_text(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], admin.metrics())
+}
+
+async fn index(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    json(StatusCode::OK, &admin.shared.repository.status())
+}
+
+async fn load(State(admin): State<Arc<Admin>>, Path(model): Path<String>) -> impl IntoResponse {
+    change(admin, move |root| root.load(&model)).await
+}
+
+async fn unload(State(admin): State<Arc<Admin>>, Path(model): Path<String>) -> impl IntoResponse {
+    change(admin, move |root| root.unload(&model)).await
+}
+
+/// Changes what is loaded, on a thread that may compute.
+async fn change(
+    admin: Arc<Admin>,
+    change: impl FnOnce(&Root) -> Result<(), String> + Send + 'static,
+) -> impl IntoResponse {
+    let done = tokio::task::spawn_blocking(move || match &admin.root {
+        Some(root) => change(root),
+        None => Err("this server has no repository; start it with --repository DIR".into()),
+    });
+    match done.await.unwrap_or_else(|e| Err(e.to_string())) {
+        Ok(()) => json(StatusCode::OK, &serde_json::json!({})),
+        Err(error) => json(
+            StatusCode::BAD_REQUEST,
+            &serde_json::json!({ "error": error }),
+        ),
+    }
+}
+
+fn json(code: StatusCode, value: &impl Serialize) -> Response {
+    let text = serde_json::to_string(value).unwrap_or_default();
+    (code, [(CONTENT_TYPE, "application/json")], text).into_response()
+}

@@ -1,0 +1,413 @@
+//! What an operator may set, in three places: a TOML file, variables `PI_SERVER_...`, and flags. A flag is preferred to a
+//! variable, a variable to the file, the file to the default. One struct describes all of them, so that a flag, its
+//! variable and its key have the same name: `--max-sessions`, `PI_SERVER_MAX_SESSIONS`, `max-sessions`.
+//!
+//! Security: an unknown key is refused, because a limit that is misspelt is a limit that is not there. No setting is a
+//! secret itself; those that need one name a file.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::admin::{self, AdminListen};
+use crate::limits::Quota;
+use crate::repository::root::{Mode, RootOptions};
+use crate::serve::{Limits, ServeOptions, TlsFiles};
+use crate::units::{Span, Speed};
+
+/// What every variable of the environment starts with.
+pub const PREFIX: &str = "PI_SERVER_";
+/// Variables that are no settings.
+const OTHER_VARIABLES: [&str; 1] = ["PI_SERVER_CONFIG"];
+
+/// How often a repository is read where nothing else is said.
+const POLL: Span = Span(Duration::from_secs(15));
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}. `pi-server config default` prints one to start from", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The file is not a configuration.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Where and what, with the name of the key.
+        reason: String,
+    },
+    /// A setting has a value that it cannot have, or misses another one.
+    #[error("{key}: {reason}")]
+    Value {
+        /// Its key.
+        key: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A variable has our prefix and names no setting.
+    #[error(
+        "the environment has {name}, which is no setting of this server: unset it or mend its name (`pi-server config default` lists all keys; max-sessions is PI_SERVER_MAX_SESSIONS)"
+    )]
+    Variable {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Every setting, where it was set.
+// The texts are the command line's help and the comments of the default file.
+#[derive(Args, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Settings {
+    /// Folder with model.json and model.safetensors; may be given more than once.
+    #[arg(long, value_name = "DIR", env = "PI_SERVER_MODEL")]
+    pub model: Option<Vec<PathBuf>>,
+    /// Folder of models, each MODEL/VERSION/model.json and model.safetensors; the highest version that loads serves.
+    #[arg(long, value_name = "DIR", env = "PI_SERVER_REPOSITORY")]
+    pub repository: Option<PathBuf>,
+    /// When the repository is read: none (at the start), poll (again and again), explicit (when told on the admin port).
+    #[arg(long, value_name = "MODE", env = "PI_SERVER_REPOSITORY_MODE")]
+    pub repository_mode: Option<Mode>,
+    /// How often the repository is read in mode poll.
+    #[arg(long, value_name = "TIME", env = "PI_SERVER_REPOSITORY_POLL")]
+    pub repository_poll: Option<Span>,
+    /// Model of the repository that is loaded at the start in mode explicit; may be given more than once.
+    #[arg(long, value_name = "NAME", env = "PI_SERVER_LOAD_MODEL")]
+    pub load_model: Option<Vec<String>>,
+    /// Address to listen on; port 0 takes any free one.
+    #[arg(long, value_name = "ADDRESS", env = "PI_SERVER_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Address of the admin port for health, metrics and loading models, plain HTTP for the operator alone; or off. Unless set
+    /// it is 127.0.0.1:9090 if that is free.
+    #[arg(long, value_name = "ADDRESS", env = "PI_SERVER_ADMIN_LISTEN")]
+    pub admin_listen: Option<AdminListen>,
+    /// Most inferences that a client may prepare together, 1 to 64.
+    #[arg(long, value_name = "N", env = "PI_SERVER_MAX_BATCH")]
+    pub max_batch: Option<usize>,
+    /// Pack ciphertexts for a network of this speed, for example 100Mbit or 1Gbit: fewer bytes on a slow one, less work on
+    /// a fast one. Clients plan for the same.
+    #[arg(long, value_name = "SPEED", env = "PI_SERVER_PACKING_BANDWIDTH")]
+    pub packing_bandwidth: Option<Speed>,
+    /// Most sessions at the same time.
+    #[arg(long, value_name = "N", env = "PI_SERVER_MAX_SESSIONS")]
+    pub max_sessions: Option<usize>,
+    /// End a session that is silent for longer, for example 60s or 5m.
+    #[arg(long, value_name = "TIME", env = "PI_SERVER_IDLE_TIMEOUT")]
+    pub idle_timeout: Option<Span>,
+    /// End a session of which one step, set-up, a batch or an inference, takes longer.
+    #[arg(long, value_name = "TIME", env = "PI_SERVER_PHASE_TIMEOUT")]
+    pub phase_timeout: Option<Span>,
+    /// Memory for prepared inferences, all sessions together, in MiB; each session may use an equal part.
+    #[arg(long, value_name = "MIB", env = "PI_SERVER_PREPARED_MEMORY")]
+    pub prepared_memory: Option<u32>,
+    /// Let clients choose silent oblivious transfers (`--ot silent`): fewer bytes offline and more computing.
+    ///
+    /// They rest on one more assumption, dual LPN for expand-convolute codes. Were it broken, such a client could learn signs
+    /// of inner activations, and with many queries the weights. SECURITY.md, section 6.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        env = "PI_SERVER_SILENT_OT"
+    )]
+    pub silent_ot: Option<bool>,
+    /// How long work that runs may go on after SIGTERM or Ctrl-C; then it is cut off.
+    #[arg(
+        long,
+        alias = "stop-timeout",
+        value_name = "TIME",
+        env = "PI_SERVER_DRAIN_TIMEOUT"
+    )]
+    pub drain_timeout: Option<Span>,
+    /// Certificate chain in PEM.
+    #[arg(long, value_name = "FILE", env = "PI_SERVER_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key in PEM.
+    #[arg(long, value_name = "FILE", env = "PI_SERVER_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Authorities of clients in PEM. With it, clients must have a certificate from one of them (mutual TLS).
+    #[arg(long, value_name = "FILE", env = "PI_SERVER_TLS_CLIENT_CA")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// File with a line for each token, as `pi-server token new NAME` prints it. With it, clients must send a token.
+    #[arg(long, value_name = "FILE", env = "PI_SERVER_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// How often certificates and tokens are looked at for changes.
+    #[arg(long, value_name = "TIME", env = "PI_SERVER_RELOAD_INTERVAL")]
+    pub reload_interval: Option<Span>,
+    /// Most sessions at the same time for each identity. Clients without token and certificate are one identity together.
+    #[arg(long, value_name = "N", env = "PI_SERVER_SESSIONS_PER_IDENTITY")]
+    pub sessions_per_identity: Option<usize>,
+    /// Most calls a minute for each identity; opening a session is one call.
+    #[arg(long, value_name = "N", env = "PI_SERVER_CALLS_PER_MINUTE")]
+    pub calls_per_minute: Option<NonZeroU32>,
+    /// Most inferences a day (UTC) for each identity.
+    #[arg(long, value_name = "N", env = "PI_SERVER_INFERENCES_PER_DAY")]
+    pub inferences_per_day: Option<u64>,
+    /// Most bytes a day (UTC), both ways, for each identity.
+    #[arg(long, value_name = "N", env = "PI_SERVER_BYTES_PER_DAY")]
+    pub bytes_per_day: Option<u64>,
+    /// Append where the time goes to FILE: one line of JSON for each finished step of a session.
+    ///
+    /// A step is set-up, one offline batch, or one inference. Its line has the seconds by operation and layer, the
+    /// seconds spent waiting for the client, bytes and messages by kind and layer, round trips, and the events of the
+    /// step with the time of day that their clock starts at. No values, no keys, nothing about inputs; but it does tell
+    /// when somebody asked. Read it for example with
+    /// `jq -c 'select(.record=="step" and .phase=="online").operations_s' FILE`. The file grows without limit. It must
+    /// be writable at the start; a failure later is warned of once and serving goes on.
+    #[arg(long, value_name = "FILE", env = "PI_SERVER_LEDGER")]
+    pub ledger: Option<PathBuf>,
+}
+
+/// Each field of the first that is set, else the second's.
+macro_rules! merged {
+    ($over:expr, $under:expr; $($field:ident),* $(,)?) => {
+        Settings { $($field: $over.$field.or($under.$field)),* }
+    };
+}
+
+impl Settings {
+    /// What holds where nothing is set.
+    #[must_use]
+    pub fn defaults() -> Self {
+        let of = ServeOptions::default();
+        Self {
+            listen: Some(of.listen),
+            max_batch: Some(of.max_batch),
+            packing_bandwidth: Some(Speed(of.packing_bandwidth)),
+            max_sessions: Some(of.limits.max_sessions),
+            idle_timeout: Some(Span(of.limits.idle_timeout)),
+            phase_timeout: Some(Span(of.limits.phase_timeout)),
+            repository_mode: Some(Mode::default()),
+            repository_poll: Some(POLL),
+            reload_interval: Some(Span(of.reload_interval)),
+            prepared_memory: Some((of.limits.prepared_bytes >> 20) as u32),
+            silent_ot: Some(of.limits.silent_ot),
+            drain_timeout: Some(Span(of.drain_timeout)),
+            ..Self::default()
+        }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`], or [`ConfigError::File`] naming the key.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|reason| ConfigError::File {
+            path: path.to_owned(),
+            reason,
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|e| e.to_string().trim().to_owned())
+    }
+
+    /// These settings, and for each that is missing the one of `under`.
+    #[must_use]
+    pub fn over(self, under: Self) -> Self {
+        merged!(self, under;
+            model, repository, repository_mode, repository_poll, load_model, listen, admin_listen, max_batch,
+            packing_bandwidth, max_sessions, idle_timeout, phase_timeout, prepared_memory, silent_ot, drain_timeout, tls_cert,
+            tls_key, tls_client_ca, token_file, reload_interval, sessions_per_identity, calls_per_minute,
+            inferences_per_day, bytes_per_day, ledger,
+        )
+    }
+
+    /// Checks all values together and makes of them what a server needs. Reads no file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn options(self) -> Result<ServeOptions, ConfigError> {
+        let all = self.over(Self::defaults());
+        let or = ServeOptions::default();
+        let span = |s: Option<Span>, or| s.map_or(or, |s| s.0);
+        let both = both(("tls-cert", all.tls_cert), ("tls-key", all.tls_key))?;
+        if both.is_none() && all.tls_client_ca.is_some() {
+            let (key, reason) = ("tls-client-ca", "tls-cert must be given with it".into());
+            return Err(ConfigError::Value { key, reason });
+        }
+        let tls = both.map(|(certificate, key)| TlsFiles {
+            certificate,
+            key,
+            client_ca: all.tls_client_ca,
+        });
+        let options = ServeOptions {
+            models: all.model.unwrap_or_default(),
+            repository: all.repository.map(|path| RootOptions {
+                path,
+                mode: all.repository_mode.unwrap_or_default(),
+                interval: all.repository_poll.unwrap_or(POLL).0,
+                load: all.load_model.unwrap_or_default(),
+            }),
+            admin: all
+                .admin_listen
+                .unwrap_or(AdminListen::IfFree(admin::DEFAULT_ADDRESS)),
+            quota: Quota {
+                sessions: all.sessions_per_identity,
+                calls_per_minute: all.calls_per_minute,
+                inferences_per_day: all.inferences_per_day,
+                bytes_per_day: all.bytes_per_day,
+            },
+            tokens: all.token_file,
+            reload_interval: span(all.reload_interval, or.reload_interval),
+            listen: all.listen.unwrap_or(or.listen),
+            max_batch: all.max_batch.unwrap_or(or.max_batch),
+            packing_bandwidth: all.packing_bandwidth.map_or(or.packing_bandwidth, |s| s.0),
+            limits: Limits {
+                max_sessions: all.max_sessions.unwrap_or(or.limits.max_sessions),
+                idle_timeout: span(all.idle_timeout, or.limits.idle_timeout),
+                phase_timeout: span(all.phase_timeout, or.limits.phase_timeout),
+                prepared_bytes: all
+                    .prepared_memory
+                    .map_or(or.limits.prepared_bytes, |mib| (mib as usize) << 20),
+                silent_ot: all.silent_ot.unwrap_or(or.limits.silent_ot),
+            },
+            tls,
+            drain_timeout: span(all.drain_timeout, or.drain_timeout),
+            ledger: all.ledger,
+        };
+        within("max-batch", options.max_batch, 1..=64)?;
+        within("max-sessions", options.limits.max_sessions, 1..=65_535)?;
+        within(
+            "prepared-memory",
+            options.limits.prepared_bytes >> 20,
+            1..=1 << 32,
+        )?;
+        for (key, time) in [
+            ("reload-interval", options.reload_interval),
+            (
+                "repository-poll",
+                options.repository.as_ref().map_or(POLL.0, |r| r.interval),
+            ),
+            ("idle-timeout", options.limits.idle_timeout),
+            ("phase-timeout", options.limits.phase_timeout),
+        ] {
+            if time.is_zero() {
+                let reason = "it must be longer than zero".into();
+                return Err(ConfigError::Value { key, reason });
+            }
+        }
+        Ok(options)
+    }
+
+    /// A file with every key, its meaning, and its default; keys without one are commented out.
+    #[must_use]
+    pub fn default_file() -> String {
+        let defaults = serde_json::to_value(Self::defaults()).unwrap_or_default();
+        let mut text = String::from(
+            "# Settings of `pi-server serve --config FILE`. Each is also a flag (--max-sessions) and a variable of the\n# environment (PI_SERVER_MAX_SESSIONS): flags are preferred to variables, variables to this file. Paths are relative to\n# the working directory. Keys that are commented out are not set.\n",
+        );
+        for arg in command().get_arguments() {
+            let Some(key) = arg.get_long() else { continue };
+            text.push('\n');
+            let help = arg.get_long_help().or(arg.get_help());
+            for line in help.map(ToString::to_string).unwrap_or_default().lines() {
+                text.push_str(format!("# {line}").trim_end());
+                text.push('\n');
+            }
+            let kind = arg.get_value_names().and_then(<[_]>::first);
+            // What JSON and TOML write alike: texts, numbers, true and false, lists of them. Writing to a String cannot fail.
+            let _ = match defaults.get(key).filter(|v| !v.is_null()) {
+                Some(value) => writeln!(text, "{key} = {value}"),
+                None if matches!(key, "model" | "load-model") => {
+                    writeln!(text, "# {key} = [\"NAME\"]")
+                }
+                None if kind.is_some_and(|k| k.as_str() == "N") => writeln!(text, "# {key} = 1000"),
+                None => writeln!(text, "# {key} = \"{}\"", kind.map_or("", |k| k.as_str())),
+            };
+        }
+        text
+    }
+
+    /// The same command, whose help shows the defaults. They are not clap's, which would prefer them to a file.
+    #[must_use]
+    pub fn show_defaults(command: clap::Command) -> clap::Command {
+        let defaults = serde_json::to_value(Self::defaults()).unwrap_or_default();
+        command.mut_args(|arg| {
+            let default = arg.get_long().and_then(|key| defaults.get(key));
+            let Some(default) = default.filter(|value| !value.is_null()) else {
+                return arg;
+            };
+            let default = default.as_str().map_or(default.to_string(), str::to_owned);
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            arg.help(format!("{help} [default: {default}]"))
+        })
+    }
+
+    /// Refuses a variable that has our prefix and is no setting. Those that Kubernetes makes for a service called pi-server
+    /// are not ours to refuse.
+    ///
+    /// # Errors
+    /// [`ConfigError::Variable`].
+    pub fn check_variables(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
+        let command = command();
+        for name in names.filter(|name| name.starts_with(PREFIX)) {
+            let mut arguments = command.get_arguments();
+            let ours = arguments.any(|a| a.get_env().is_some_and(|env| env == name.as_str()));
+            let of_a_service = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"]
+                .iter()
+                .any(|part| name.contains(part))
+                || name.ends_with("_PORT");
+            if !ours && !of_a_service && !OTHER_VARIABLES.contains(&name.as_str()) {
+                return Err(ConfigError::Variable { name });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn command() -> clap::Command {
+    Settings::augment_args(clap::Command::new("serve"))
+}
+
+type Setting = (&'static str, Option<PathBuf>);
+
+/// Two settings that make sense only together.
+fn both(a: Setting, b: Setting) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+    match (a.1, b.1) {
+        (Some(a), Some(b)) => Ok(Some((a, b))),
+        (None, None) => Ok(None),
+        (x, _) => {
+            let (key, other) = if x.is_some() { (a.0, b.0) } else { (b.0, a.0) };
+            let reason = format!("{other} must be given with it");
+            Err(ConfigError::Value { key, reason })
+        }
+    }
+}
+
+fn within(
+    key: &'static str,
+    value: usize,
+    range: std::ops::RangeInclusive<usize>,
+) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let reason = format!(
+        "{value} is not between {} and {}",
+        range.start(),
+        range.end()
+    );
+    Err(ConfigError::Value { key, reason })
+}
+
+#[cfg(test)]
+mod tests;

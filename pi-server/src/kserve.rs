@@ -1,0 +1,136 @@
+//! The Open Inference Protocol, version 2 (KServe, Triton), as far as it can be private: liveness, readiness and metadata for
+//! tools that expect it. An inference with a plaintext tensor is refused, with the way to do it instead.
+//!
+//! Security: `ModelInfer` would tell the server the input. Its message is dropped as soon as it is decoded; nothing of it is
+//! logged.
+
+use std::sync::Arc;
+
+use pi_model::spec::OutputMode;
+use pi_proto::inference::grpc_inference_service_server::GrpcInferenceService;
+use pi_proto::inference::model_metadata_response::TensorMetadata;
+use pi_proto::inference::{
+    ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
+    ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse,
+    ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+};
+use tonic::{Request, Response, Status};
+
+use crate::drain::Stage;
+use crate::repository::Served;
+use crate::service::Shared;
+
+/// What a metadata reader learns of how models are run.
+const PLATFORM: &str = "private_inference_two_party";
+
+/// The service `inference.GRPCInferenceService`.
+pub struct Kserve(Arc<Shared>);
+
+impl Kserve {
+    /// Shows what is in `shared`.
+    #[must_use]
+    pub const fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    fn serves(&self) -> bool {
+        self.0.drain.stage() == Stage::Serving
+    }
+
+    /// A model by name and, unless it is empty, version.
+    fn find(&self, name: &str, version: &str) -> Option<Arc<Served>> {
+        let found = self.0.repository.find(name).filter(|_| !name.is_empty())?;
+        (version.is_empty() || version == self::version(&found)).then_some(found)
+    }
+}
+
+/// A model that is mounted without a version is in its first.
+fn version(model: &Served) -> String {
+    model.version().unwrap_or(1).to_string()
+}
+
+fn metadata(model: &Served) -> ModelMetadataResponse {
+    let spec = model.model().public().spec();
+    let input = &spec.input;
+    let shape = [input.channels, input.height, input.width];
+    let (output, datatype, n) = match spec.output.mode {
+        OutputMode::Logits => ("logits", "FP32", spec.labels.len()),
+        OutputMode::Argmax => ("class", "INT64", 1),
+    };
+    ModelMetadataResponse {
+        name: model.name().to_owned(),
+        versions: vec![version(model)],
+        platform: PLATFORM.into(),
+        inputs: vec![TensorMetadata {
+            name: "image".into(),
+            datatype: "UINT8".into(),
+            shape: shape.map(|n| n as i64).to_vec(),
+        }],
+        outputs: vec![TensorMetadata {
+            name: output.into(),
+            datatype: datatype.into(),
+            shape: vec![n as i64],
+        }],
+    }
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Kserve {
+    async fn server_live(
+        &self,
+        _: Request<ServerLiveRequest>,
+    ) -> Result<Response<ServerLiveResponse>, Status> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(
+        &self,
+        _: Request<ServerReadyRequest>,
+    ) -> Result<Response<ServerReadyResponse>, Status> {
+        let ready = self.serves() && self.0.repository.find("").is_some();
+        Ok(Response::new(ServerReadyResponse { ready }))
+    }
+
+    async fn model_ready(
+        &self,
+        request: Request<ModelReadyRequest>,
+    ) -> Result<Response<ModelReadyResponse>, Status> {
+        let asked = request.into_inner();
+        let ready = self.serves() && self.find(&asked.name, &asked.version).is_some();
+        Ok(Response::new(ModelReadyResponse { ready }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Ok(Response::new(ServerMetadataResponse {
+            name: env!("CARGO_PKG_NAME").into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            extensions: vec![],
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let known = self.0.identify(&request).and_then(|_| {
+            let asked = request.get_ref();
+            let found = self.find(&asked.name, &asked.version);
+            found.ok_or_else(|| self.0.unknown_model(&asked.name))
+        });
+        let answer = known.map(|model| Response::new(metadata(&model)));
+        self.0.counted("ModelMetadata", answer)
+    }
+
+    async fn model_infer(
+        &self,
+        _: Request<ModelInferRequest>,
+    ) -> Result<Response<ModelInferResponse>, Status> {
+        let refused = Status::failed_precondition(
+            "this server takes no plaintext tensors: it is there so that nobody but you sees your input. Use `pi-client infer --server URL IMAGE.png`, or the library pi-client, which speak pi.v1.PrivateInference on this port",
+        );
+        self.0.counted("ModelInfer", Err(refused))
+    }
+}

@@ -1,0 +1,205 @@
+//! What a server counts, as text for Prometheus (the OpenMetrics form, which it reads).
+//!
+//! Security: counts, sizes and times by model, phase and outcome. No client, no address, no value. Labels take names of our
+//! own models and fixed words only, so that no client can make their number grow.
+
+use pi_protocol::ledger::Phase;
+use pi_protocol::wire::PROTOCOL_VERSION;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry};
+use tonic::Code;
+
+/// What [`Metrics::text`] is, in a header `content-type`.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Names and values of a line's labels.
+type Labels<const N: usize> = [(&'static str, String); N];
+type Counters<const N: usize> = Family<Labels<N>, Counter>;
+
+/// From 1 ms to a little over two minutes by powers of two; a phase of a large model takes tens of seconds.
+#[derive(Clone, Debug)]
+struct Seconds;
+
+impl MetricConstructor<Histogram> for Seconds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(exponential_buckets(0.001, 2.0, 18))
+    }
+}
+
+/// All counters of one server.
+pub struct Metrics {
+    registry: Registry,
+    requests: Counters<2>,
+    refused: Counters<1>,
+    sessions: Counters<1>,
+    active: Gauge,
+    inferences: Counters<1>,
+    phases: Family<Labels<2>, Histogram, Seconds>,
+    bytes: Counters<1>,
+    relus: Counter,
+    load_failures: Counters<1>,
+    models: Family<Labels<1>, Gauge>,
+    draining: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut all = Adding(Registry::with_prefix("pi"));
+        let build = Info::new([
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("protocol", PROTOCOL_VERSION.to_string()),
+        ]);
+        all.0
+            .register("build", "The program and its protocol", build);
+        Self {
+            requests: all.add(
+                "requests",
+                "Calls that ended or opened a session, by method and gRPC code",
+            ),
+            refused: all.add("refused", "Sessions, calls and steps refused, by reason"),
+            sessions: all.add("sessions", "Sessions ended, by outcome"),
+            active: all.add("sessions_active", "Sessions open now"),
+            inferences: all.add("inferences", "Inferences finished, by model"),
+            phases: all.put(
+                "phase_seconds",
+                "Set-up, offline batches and online inferences, from begin to end",
+                Family::new_with_constructor(Seconds),
+            ),
+            bytes: all.add("bytes", "Bytes of sessions with gRPC framing, by direction"),
+            relus: all.add("relus_evaluated", "ReLUs evaluated under garbling"),
+            load_failures: all.add(
+                "model_load_failures",
+                "Models that could not be loaded, by model",
+            ),
+            models: all.add("models", "Models, by state"),
+            draining: all.add("draining", "1 once the server stops"),
+            registry: all.0,
+        }
+    }
+}
+
+struct Adding(Registry);
+
+impl Adding {
+    fn add<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
+        self.put(name, help, M::default())
+    }
+
+    fn put<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+        self.0.register(name, help, metric.clone());
+        metric
+    }
+}
+
+impl Metrics {
+    /// A call of `method` that ended with `code`; a session counts when it is opened or refused.
+    pub fn request(&self, method: &str, code: Code) {
+        let labels = [("method", method.to_owned()), ("code", format!("{code:?}"))];
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    /// Something was refused.
+    pub fn refused(&self, reason: &str) {
+        self.refused
+            .get_or_create(&[("reason", reason.to_owned())])
+            .inc();
+    }
+
+    /// A session is over: `ended`, `failed`, `refused` or `panicked`.
+    pub fn session_over(&self, outcome: &'static str) {
+        self.sessions
+            .get_or_create(&[("outcome", outcome.to_owned())])
+            .inc();
+    }
+
+    /// A step of a session is finished; `n_relus` is what one inference of the model evaluates.
+    pub fn step(&self, model: &str, phase: Phase, seconds: f64, n_relus: usize) {
+        let model = ("model", model.to_owned());
+        let name = match phase {
+            Phase::Setup => "setup",
+            Phase::Offline => "offline",
+            Phase::Online => "online",
+        };
+        let labels = [model.clone(), ("phase", name.to_owned())];
+        self.phases.get_or_create(&labels).observe(seconds);
+        if phase == Phase::Online {
+            self.inferences.get_or_create(&[model]).inc();
+            self.relus.inc_by(n_relus as u64);
+        }
+    }
+
+    /// Bytes went over the wire.
+    pub fn bytes(&self, received: u64, sent: u64) {
+        for (direction, n) in [("received", received), ("sent", sent)] {
+            self.bytes
+                .get_or_create(&[("direction", direction.to_owned())])
+                .inc_by(n);
+        }
+    }
+
+    /// A model could not be loaded.
+    pub fn load_failed(&self, model: &str) {
+        self.load_failures
+            .get_or_create(&[("model", model.to_owned())])
+            .inc();
+    }
+
+    /// Everything as text, with `n_active` sessions, models that serve or are broken, and whether the server stops.
+    #[must_use]
+    pub fn text(&self, n_active: usize, n_ready: usize, n_broken: usize, draining: bool) -> String {
+        self.active.set(n_active as i64);
+        self.draining.set(draining.into());
+        for (state, n) in [("ready", n_ready), ("broken", n_broken)] {
+            self.models
+                .get_or_create(&[("state", state.to_owned())])
+                .set(n as i64);
+        }
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_in_the_text() {
+        let metrics = Metrics::default();
+        metrics.request("Describe", Code::NotFound);
+        metrics.refused("sessions");
+        metrics.session_over("ended");
+        metrics.step("small", Phase::Offline, 0.5, 150);
+        metrics.step("small", Phase::Online, 0.01, 150);
+        metrics.bytes(7, 9);
+        metrics.load_failed("large");
+        let text = metrics.text(3, 1, 2, true);
+        for line in [
+            "pi_requests_total{method=\"Describe\",code=\"NotFound\"} 1",
+            "pi_refused_total{reason=\"sessions\"} 1",
+            "pi_sessions_total{outcome=\"ended\"} 1",
+            "pi_sessions_active 3",
+            "pi_inferences_total{model=\"small\"} 1",
+            "pi_phase_seconds_count{model=\"small\",phase=\"offline\"} 1",
+            "pi_phase_seconds_bucket{le=\"0.512\",model=\"small\",phase=\"offline\"} 1",
+            "pi_bytes_total{direction=\"received\"} 7",
+            "pi_relus_evaluated_total 150",
+            "pi_model_load_failures_total{model=\"large\"} 1",
+            "pi_models{state=\"broken\"} 2",
+            "pi_draining 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert!(
+            text.contains("pi_build_info{version=\"") && text.ends_with("# EOF\n"),
+            "{text}"
+        );
+    }
+}

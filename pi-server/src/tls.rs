@@ -1,0 +1,295 @@
+//! TLS of the gRPC port: the server's certificate, where asked for those of clients, and both read again when their files
+//! change. Connections that are open keep what they were opened with.
+//!
+//! Security: TLS 1.2 and 1.3 by rustls with ring. A client certificate must come from the operator's authority; the name in
+//! it is the client's identity. A handshake has [`HANDSHAKE_TIMEOUT`], and at most [`MAX_HANDSHAKES`] run at once, so that
+//! connections that say nothing cost little.
+
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::Stream;
+use tonic::transport::server::Connected;
+use tracing::debug;
+
+use crate::certificate;
+use crate::error::ServeError;
+use crate::serve::TlsFiles;
+use crate::watch::Watched;
+
+/// How long a handshake may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Handshakes at the same time; more wait in the listener's queue.
+pub const MAX_HANDSHAKES: usize = 256;
+/// How long to wait after a connection could not be taken.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Certificates in use.
+pub struct Tls {
+    files: TlsFiles,
+    watched: Watched,
+    config: RwLock<Arc<ServerConfig>>,
+}
+
+impl Tls {
+    /// Reads the files and checks that they can be used now.
+    ///
+    /// # Errors
+    /// [`ServeError::Certificate`] naming the file.
+    pub fn load(files: &TlsFiles) -> Result<Self, ServeError> {
+        let paths = [
+            Some(&files.certificate),
+            Some(&files.key),
+            files.client_ca.as_ref(),
+        ];
+        Ok(Self {
+            watched: Watched::new(paths.into_iter().flatten().cloned()),
+            config: RwLock::new(Arc::new(config(files)?)),
+            files: files.clone(),
+        })
+    }
+
+    /// Reads the files again if they have changed. What cannot be used leaves the old ones in place.
+    ///
+    /// # Errors
+    /// [`ServeError::Certificate`] naming the file.
+    pub fn refresh(&self) -> Result<bool, ServeError> {
+        if !self.watched.changed() {
+            return Ok(false);
+        }
+        let config = Arc::new(config(&self.files)?);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(true)
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        TlsAcceptor::from(Arc::clone(&config))
+    }
+}
+
+fn refused(path: &Path, reason: impl Into<String>) -> ServeError {
+    ServeError::Certificate {
+        path: path.to_owned(),
+        reason: reason.into(),
+    }
+}
+
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, ServeError> {
+    let pem = std::fs::read(path).map_err(|e| refused(path, format!("cannot read: {e}")))?;
+    certificate::check_dates(path, &pem)?;
+    CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|e| refused(path, format!("it is not a PEM file: {e}")))
+}
+
+fn config(files: &TlsFiles) -> Result<ServerConfig, ServeError> {
+    let certificates = chain(&files.certificate)?;
+    let pem =
+        std::fs::read(&files.key).map_err(|e| refused(&files.key, format!("cannot read: {e}")))?;
+    let not_the_key = |e: String| {
+        let certificate = files.certificate.display();
+        refused(
+            &files.key,
+            format!("it is not the private key of {certificate}: {e}"),
+        )
+    };
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| not_the_key(e.to_string()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| refused(&files.certificate, e.to_string()))?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for authority in chain(path)? {
+                roots
+                    .add(authority)
+                    .map_err(|e| refused(path, e.to_string()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let verifier = verifier.build().map_err(|e| refused(path, e.to_string()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder
+        .with_single_cert(certificates, key)
+        .map_err(|e| not_the_key(e.to_string()))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// Who is at the other end, as far as TLS knows; an extension of every request.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// The name in the client's certificate, where one is asked for.
+    pub certificate: Option<Arc<str>>,
+}
+
+/// A connection, with TLS or without.
+pub enum Connection {
+    /// Without.
+    Plain(TcpStream),
+    /// With, after the handshake.
+    Tls(Box<TlsStream<TcpStream>>, Peer),
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        match self {
+            Self::Plain(_) => Peer::default(),
+            Self::Tls(_, peer) => peer.clone(),
+        }
+    }
+}
+
+macro_rules! inner {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Connection::Plain(stream) => {
+                let $stream = Pin::new(stream);
+                $call
+            }
+            Connection::Tls(stream, _) => {
+                let $stream = Pin::new(stream.as_mut());
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        inner!(self, s => s.poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        inner!(self, s => s.poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        inner!(self, s => s.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        inner!(self, s => s.poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        inner!(self, s => s.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream, _) => stream.is_write_vectored(),
+        }
+    }
+}
+
+/// Connections as they come, after their handshakes. Dropping it closes the listener and breaks handshakes off.
+pub struct Incoming {
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    handshakes: JoinSet<Option<Connection>>,
+    /// After an error that will come again at once, as when there are no more files.
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Incoming {
+    /// The connections of `listener`.
+    #[must_use]
+    pub fn new(listener: TcpListener, tls: Option<Arc<Tls>>) -> Self {
+        Self {
+            listener,
+            tls,
+            handshakes: JoinSet::new(),
+            pause: None,
+        }
+    }
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            match this.handshakes.poll_join_next(cx) {
+                Poll::Ready(Some(Ok(Some(connection)))) => {
+                    return Poll::Ready(Some(Ok(connection)));
+                }
+                Poll::Ready(Some(_)) => continue,
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+            if this.handshakes.len() >= MAX_HANDSHAKES {
+                // The next one that ends wakes us.
+                return Poll::Pending;
+            }
+            if let Some(pause) = &mut this.pause {
+                ready!(pause.as_mut().poll(cx));
+                this.pause = None;
+            }
+            let Ok((stream, _)) = ready!(this.listener.poll_accept(cx)) else {
+                this.pause = Some(Box::pin(tokio::time::sleep(PAUSE)));
+                continue;
+            };
+            // A connection that cannot be set to send at once only waits a little.
+            let _ = stream.set_nodelay(true);
+            match &this.tls {
+                None => return Poll::Ready(Some(Ok(Connection::Plain(stream)))),
+                Some(tls) => this.handshakes.spawn(handshake(tls.acceptor(), stream)),
+            };
+        }
+    }
+}
+
+async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> Option<Connection> {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let certificates = stream.get_ref().1.peer_certificates();
+            let certificate = certificates.and_then(<[_]>::first);
+            let certificate = certificate.map(|c| certificate::name(c).into());
+            Some(Connection::Tls(Box::new(stream), Peer { certificate }))
+        }
+        Ok(Err(error)) => {
+            debug!(%error, "TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            debug!("TLS handshake took too long");
+            None
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The admin port, health by model and reflection, as probes and Prometheus meet them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use common::{TestServer, image};
+use pi_model::spec::OutputMode;
+use pi_server::AdminListen;
+use serde_json::Value;
+use tokio::runtime::Runtime;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    common::http(address, "GET", path)
+}
+
+fn with_admin() -> TestServer {
+    TestServer::with(OutputMode::Logits, |o| {
+        o.admin = AdminListen::At(([127, 0, 0, 1], 0).into());
+        o.drain_timeout = Duration::from_millis(1000);
+    })
+}
+
+#[test]
+fn probes_and_prometheus_see_what_the_server_does() {
+    let mut server = with_admin();
+    let admin = server.admin.unwrap();
+    assert_eq!(get(admin, "/livez"), (200, "alive\n".into()));
+    assert_eq!(get(admin, "/else").0, 404);
+    let (code, body) = get(admin, "/readyz");
+    let ready: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(code, 200, "{body}");
+    assert_eq!(ready["models"][0]["name"], "small");
+
+    let client = server.connect();
+    let description = client.describe(None).unwrap();
+    client.describe(Some("other")).unwrap_err();
+    let mut session = client.session(&description, 2).unwrap();
+    session.infer(&image(&server.model, 1)).unwrap();
+    let (sent, received) = (
+        session.meter().n_bytes_sent(),
+        session.meter().n_bytes_received(),
+    );
+    let n_relus = session.plan().graph().n_relus();
+    let lines = [
+        "pi_sessions_active 1".to_owned(),
+        "pi_requests_total{method=\"Describe\",code=\"Ok\"} 1".into(),
+        "pi_requests_total{method=\"Describe\",code=\"NotFound\"} 1".into(),
+        "pi_requests_total{method=\"Session\",code=\"Ok\"} 1".into(),
+        "pi_phase_seconds_count{model=\"small\",phase=\"setup\"} 1".into(),
+        "pi_phase_seconds_count{model=\"small\",phase=\"offline\"} 1".into(),
+        "pi_phase_seconds_count{model=\"small\",phase=\"online\"} 1".into(),
+        "pi_models{state=\"ready\"} 1".into(),
+        format!("pi_relus_evaluated_total {n_relus}"),
+        format!("pi_bytes_total{{direction=\"received\"}} {sent}"),
+        format!("pi_bytes_total{{direction=\"sent\"}} {received}"),
+    ];
+    // The client may have its answer before the server has counted.
+    let patience = Instant::now() + Duration::from_secs(20);
+    loop {
+        let (code, text) = get(admin, "/metrics");
+        assert_eq!(code, 200);
+        let missing = lines.iter().find(|line| !text.lines().any(|l| l == *line));
+        let Some(missing) = missing else { break };
+        assert!(Instant::now() < patience, "{missing} is not in\n{text}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    server.stop();
+    assert!(
+        TcpStream::connect(admin).is_err(),
+        "the admin port outlived the server"
+    );
+}
+
+#[test]
+fn a_taken_admin_port_is_refused_with_advice() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    common::model("small", OutputMode::Logits)
+        .save(dir.path())
+        .unwrap();
+    let mut options = common::options(dir.path());
+    options.admin = AdminListen::At(held.local_addr().unwrap());
+    let runtime = Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let said = pi_server::Server::bind(options).err().unwrap().to_string();
+    assert!(said.contains("choose another port"), "{said}");
+}
+
+#[test]
+fn models_have_a_health_of_their_own_and_services_can_be_listed() {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    let server = TestServer::start();
+    let listed = Runtime::new().unwrap().block_on(async {
+        let endpoint = tonic::transport::Endpoint::from_shared(server.url.clone()).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        let mut health = HealthClient::new(channel.clone());
+        for (service, expected) in [
+            ("", Some(1)),
+            ("pi.v1.PrivateInference", Some(1)),
+            ("pi.v1.PrivateInference/small", Some(1)),
+            ("pi.v1.PrivateInference/other", None),
+        ] {
+            let service = service.to_owned();
+            let answer = health.check(HealthCheckRequest { service }).await;
+            assert_eq!(answer.ok().map(|a| a.into_inner().status), expected);
+        }
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let mut client = ServerReflectionClient::new(channel);
+        let answers = client
+            .server_reflection_info(tokio_stream::once(request))
+            .await;
+        format!(
+            "{:?}",
+            answers.unwrap().into_inner().message().await.unwrap()
+        )
+    });
+    for service in [
+        "pi.v1.PrivateInference",
+        "grpc.health.v1.Health",
+        "inference.GRPCInferenceService",
+    ] {
+        assert!(listed.contains(service), "{listed}");
+    }
+}
