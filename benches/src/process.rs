@@ -10,7 +10,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use pi_protocol::ledger::Phase;
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::SessionOptions;
 use pi_protocol::record::StepRecord;
 
 use crate::error::{BenchError, failed};
@@ -321,9 +323,13 @@ impl Client {
             .args(["--batch", &batch.to_string()])
             .arg("--model")
             .arg(&subject.dir);
-        // Another build may not know the argument; the default needs none.
-        if subject.ot != OtMode::default() {
-            client.args(["--ot", subject.ot.name()]);
+        // Another build may not know an argument; the defaults need none.
+        let SessionOptions { ot, garbling } = subject.options;
+        if ot != OtMode::default() {
+            client.args(["--ot", ot.name()]);
+        }
+        if garbling != GarblingMode::default() {
+            client.args(["--garbling", garbling.name()]);
         }
         let mut child = client
             .stdin(Stdio::piped())

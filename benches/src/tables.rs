@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ot::mode::OtMode;
 
 use crate::models::COST_MODELS;
@@ -227,6 +228,15 @@ pub fn facts(report: &Report) -> Vec<String> {
     facts.extend(modes.iter().map(|mode| match mode {
         OtMode::SoftSpoken => "Oblivious transfers by SoftSpokenOT.".to_owned(),
         OtMode::Silent => "Oblivious transfers are silent.".to_owned(),
+    }));
+    let modes = report.runs.iter().map(|r| r.garbling);
+    let mut modes: Vec<_> = modes
+        .chain(report.scale.iter().map(|r| r.garbling))
+        .collect();
+    modes.dedup();
+    facts.extend(modes.iter().map(|mode| match mode {
+        GarblingMode::HalfGates => "Circuits garbled by half-gates.".to_owned(),
+        GarblingMode::ThreeHalves => "Circuits garbled by three halves.".to_owned(),
     }));
     if !report.runs.is_empty() {
         let models = COST_MODELS.map(|m| m.name).join("; ");

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::{ArgmaxMaterial, LayerMaterial, Prepared};
 use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::Result;
-use crate::gc::{Garbled, garble, label_hash};
+use crate::gc::{Garbled, GarblingMode, garble, label_hash};
 use crate::layout::{Layout, ReluLayer, instances};
 use crate::ledger::{Ledger, Phase};
 use crate::prg::Seed;
@@ -64,6 +64,7 @@ pub(super) fn garble_inference(
     masks: Vec<Share<Server>>,
     start_key: Block,
     labels: &Seed,
+    mode: GarblingMode,
     batch: u32,
     index: usize,
 ) -> Result<Garbling> {
@@ -129,6 +130,7 @@ pub(super) fn garble_inference(
                     transfers,
                     start_key,
                     labels,
+                    mode,
                     index,
                     &zero_labels(at_label_of_layer, bits),
                     &choices,
@@ -146,7 +148,7 @@ pub(super) fn garble_inference(
     if let (Some(argmax), Some(bits)) = (&layout.argmax, received.label_bits.last()) {
         let last = layout.last_layer();
         let garbled = ledger.time_of_layer(Phase::Offline, "garble", last, || {
-            let circuit = instances(&argmax.circuit, 1, start_key, index, last)?;
+            let circuit = instances(&argmax.circuit, 1, start_key, index, last, mode)?;
             garble(
                 &circuit,
                 &transfers.delta,
@@ -178,11 +180,13 @@ fn garble_signs(
     transfers: &Transfers,
     start_key: Block,
     labels: &Seed,
+    mode: GarblingMode,
     index: usize,
     evaluator_zero: &[ZeroLabel],
     choices: &[u8],
 ) -> Result<(Garbled, Hashes)> {
-    let signs = instances(&relu.circuit, relu.n_relus(), start_key, index, relu.layer)?;
+    let (circuit, n_relus) = (&relu.circuit, relu.n_relus());
+    let signs = instances(circuit, n_relus, start_key, index, relu.layer, mode)?;
     let colours = Zeroizing::new(choices.iter().map(|m| m ^ 1).collect::<Vec<u8>>());
     let garbled = garble(
         &signs,
