@@ -87,6 +87,14 @@ const fn one() -> usize {
 }
 
 impl Suite {
+    /// What its sessions choose.
+    pub const fn options(&self) -> SessionOptions {
+        SessionOptions {
+            ot: self.ot,
+            garbling: self.garbling,
+        }
+    }
+
     /// The built-in suite called `name`, or the one in the file `name`.
     ///
     /// # Errors

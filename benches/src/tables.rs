@@ -319,7 +319,7 @@ pub fn markdown(report: &Report) -> String {
 #[must_use]
 pub fn csv(report: &Report) -> String {
     let mut text = String::from(
-        "model,network,shaping,relus_kept,relus_total,batch,phase,median_s,p90_s,quartile_distance_s,samples,outliers,cpu_s_client,cpu_s_server,bytes_c2s,bytes_s2c,messages,rounds,computed_s_client,waited_s_client,wall_s_server,computed_s_server,waited_s_server,ot\n",
+        "model,network,shaping,relus_kept,relus_total,batch,phase,median_s,p90_s,quartile_distance_s,samples,outliers,cpu_s_client,cpu_s_server,bytes_c2s,bytes_s2c,messages,rounds,computed_s_client,waited_s_client,wall_s_server,computed_s_server,waited_s_server,ot,garbling\n",
     );
     for run in &report.runs {
         let phases = &run.phases;
@@ -333,7 +333,7 @@ pub fn csv(report: &Report) -> String {
             let clean = run.model.name.replace([',', '"', '\n'], "_");
             let _ = writeln!(
                 text,
-                "{clean},{},{},{},{},{},{name},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
+                "{clean},{},{},{},{},{},{name},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
                 run.network.name,
                 run.network.shaping.text().replace(',', ";"),
                 run.model.relus_kept,
@@ -355,7 +355,8 @@ pub fn csv(report: &Report) -> String {
                 phase.wall_s_server,
                 phase.operations_s_server.values().sum::<f64>(),
                 phase.waited_s_server,
-                run.ot
+                run.ot,
+                run.garbling
             );
         }
     }

@@ -11,10 +11,11 @@ use clap::Args;
 use pi_client::{Client, ConnectOptions, Description, Session};
 use pi_model::{Model, executor};
 use pi_protocol::client::Output;
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ledger::{Ledger, Phase};
 use pi_protocol::ot::mode::OtMode;
-use pi_protocol::session::SessionOptions;
 use pi_protocol::record::{Party, StepRecord};
+use pi_protocol::session::SessionOptions;
 use pi_protocol::wire::Step;
 use serde::{Deserialize, Serialize};
 

@@ -15,6 +15,7 @@ use pi_client::{Description, Report, Session};
 use pi_model::{Model, executor};
 use pi_protocol::client::Output;
 use pi_protocol::cost::Cost;
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ledger::{Direction, Phase};
 use pi_protocol::ot::mode::OtMode;
 use pi_protocol::session::SessionOptions;

@@ -14,6 +14,7 @@ use pi_proto::v1::{Frame, Open};
 use pi_proto::{GrpcChannel, WireMeter};
 use pi_protocol::client::{ClientSession, Output, Prepared};
 use pi_protocol::ledger::Ledger;
+use pi_protocol::session::SessionOptions;
 use pi_protocol::wire::PROTOCOL_VERSION;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;

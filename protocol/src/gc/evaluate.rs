@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn sign_test_on_random_and_boundary_values() {
-        GarblingMode::ALL.map(sign_tests);
+        GarblingMode::ALL.into_iter().for_each(sign_tests);
     }
 
     fn sign_tests(mode: GarblingMode) {
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn argmax_of_ten_classes() {
-        GarblingMode::ALL.map(argmax_of_ten);
+        GarblingMode::ALL.into_iter().for_each(argmax_of_ten);
     }
 
     fn argmax_of_ten(mode: GarblingMode) {

@@ -74,28 +74,48 @@ fn bytes_stay_what_they_were() {
             101,
             "a835de48576fe60e0f67a307d26001da",
         ),
-        (ThreeHalves, sign_circuit(14), 101, ""),
+        (
+            ThreeHalves,
+            sign_circuit(14),
+            101,
+            "a0021e16b59f9267d18d599e5f48bb56",
+        ),
         (
             HalfGates,
             sign_circuit(16),
             64,
             "969a2ef88d1cd91fc44a5a9900210886",
         ),
-        (ThreeHalves, sign_circuit(16), 64, ""),
+        (
+            ThreeHalves,
+            sign_circuit(16),
+            64,
+            "976789bbd70732a7a7795da59444c52a",
+        ),
         (
             HalfGates,
             argmax_circuit(10, 24),
             1,
             "d7472ab9b055af1ac43653c76f71020f",
         ),
-        (ThreeHalves, argmax_circuit(10, 24), 1, ""),
+        (
+            ThreeHalves,
+            argmax_circuit(10, 24),
+            1,
+            "9ace39e4b28c6230abb1a725cbbf3cd8",
+        ),
         (
             HalfGates,
             argmax_circuit(7, 20),
             70,
             "4da328f1e6d2be0077efc9d00103354c",
         ),
-        (ThreeHalves, argmax_circuit(7, 20), 70, ""),
+        (
+            ThreeHalves,
+            argmax_circuit(7, 20),
+            70,
+            "419808068e76a368a3a357c2287cecdf",
+        ),
     ];
     for (mode, circuit, n_instances, want) in answers {
         let circuit = circuit.unwrap();
