@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::{ArgmaxMaterial, LayerMaterial, Prepared};
 use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::Result;
-use crate::gc::{Garbled, GarblingMode, garble, label_hash};
+use crate::gc::{Garbled, GarblingMode, Instances, garble, label_hash};
 use crate::layout::{Layout, ReluLayer, instances};
 use crate::ledger::{Ledger, Phase};
 use crate::prg::Seed;
@@ -125,16 +125,10 @@ pub(super) fn garble_inference(
         });
         let (garbled, hashes) =
             ledger.time_of_layer(Phase::Offline, "garble", relu.layer, || {
-                garble_signs(
-                    relu,
-                    transfers,
-                    start_key,
-                    labels,
-                    mode,
-                    index,
-                    &zero_labels(at_label_of_layer, bits),
-                    &choices,
-                )
+                let (circuit, n_relus) = (&relu.circuit, relu.n_relus());
+                let signs = instances(circuit, n_relus, start_key, index, relu.layer, mode)?;
+                let zeros = zero_labels(at_label_of_layer, bits);
+                garble_signs(relu, &signs, transfers, labels, &zeros, &choices)
             })?;
         garbling.tables.push(garbled.tables);
         garbling.prepared.layers.push(LayerMaterial {
@@ -177,26 +171,22 @@ type Hashes = [Zeroizing<Vec<u64>>; 2];
 /// so the zero-label of the output has the colour 1 xor m.
 fn garble_signs(
     relu: &ReluLayer,
+    signs: &Instances<'_>,
     transfers: &Transfers,
-    start_key: Block,
     labels: &Seed,
-    mode: GarblingMode,
-    index: usize,
     evaluator_zero: &[ZeroLabel],
     choices: &[u8],
 ) -> Result<(Garbled, Hashes)> {
-    let (circuit, n_relus) = (&relu.circuit, relu.n_relus());
-    let signs = instances(circuit, n_relus, start_key, index, relu.layer, mode)?;
     let colours = Zeroizing::new(choices.iter().map(|m| m ^ 1).collect::<Vec<u8>>());
     let garbled = garble(
-        &signs,
+        signs,
         &transfers.delta,
         labels,
         evaluator_zero,
         Some(&colours),
     )?;
     let hashes = label_hash(
-        &signs,
+        signs,
         &transfers.delta,
         &garbled.output_zero,
         relu.ring_out.bits(),
