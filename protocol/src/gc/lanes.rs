@@ -20,14 +20,14 @@ use crate::hash::{LANES, group_key};
 
 /// Instances of a batch.
 pub(super) const BATCH: usize = KEYS * LANES;
-/// Groups that go through the circuit at a time in evaluation: with two or three hashes a gate, one group would not fill the
-/// pipeline.
+/// Groups that go through the circuit at a time in evaluation of half-gates: with two hashes a gate, one group would not fill
+/// the pipeline.
 pub(super) const LOCKSTEP: usize = 2;
 const _: () = assert!(LOCKSTEP == 2, "what is left over is one group");
 /// Rows of labels drawn at a time.
 const DRAWN: usize = 4;
 /// Bytes that [`Simd::store_pairs`] writes and [`Simd::load_pairs`] reads of each instance.
-const PAIR: usize = 32;
+pub(super) const PAIR: usize = 32;
 
 /// Cuts `data` into one slice for each batch, of `per_instance` items an instance, empty ones included.
 pub(super) fn by_batch<T>(

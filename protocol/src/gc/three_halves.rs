@@ -28,12 +28,12 @@
 
 #![allow(
     clippy::needless_range_loop,
-    reason = "a group's number indexes rows, hashes, lanes and tables alike"
+    reason = "a lane's number indexes rows and tables alike"
 )]
 
 use super::circuit::Gate;
 use super::lanes::{
-    Ahead, Evaluation, Garbling, LOCKSTEP, collect, lanes_of, load_gates, spread, store_gates, xor,
+    Ahead, Evaluation, Garbling, PAIR, collect, lanes_of, load_gates, spread, store_gates, xor,
 };
 use crate::block::{ActiveLabel, Block, ZeroLabel};
 use crate::hash::LANES;
@@ -237,46 +237,38 @@ impl<L: Copy + Into<ActiveLabel>> Kernel for ThreeHalves<Evaluation<'_, L>> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let keys = s.expand(&self.0.keys);
-        let n_groups = self.0.n_instances.div_ceil(LANES);
-        let mut group = 0;
-        while group + LOCKSTEP <= n_groups {
-            self.groups::<S, LOCKSTEP>(s, &keys, group);
-            group += LOCKSTEP;
-        }
-        if group < n_groups {
-            self.groups::<S, 1>(s, &keys, group);
+        for group in 0..self.0.n_instances.div_ceil(LANES) {
+            self.group(s, &keys, group);
         }
     }
 }
 
 impl<L: Copy + Into<ActiveLabel>> ThreeHalves<Evaluation<'_, L>> {
     #[inline(always)]
-    fn groups<S: Simd, const G: usize>(&mut self, s: S, keys: &S::Keys, first: usize) {
+    fn group<S: Simd>(&mut self, s: S, keys: &S::Keys, group: usize) {
         let circuit = self.0.circuit;
         let stride = instance_bytes(circuit.n_and());
         let n_in = circuit.n_garbler_inputs();
         let n_eval = circuit.n_evaluator_inputs();
         let n_inputs = n_in + n_eval;
-        let wires = self.0.wires.as_chunks_mut::<G>().0;
-        let lanes = lanes_of::<G>(first, self.0.n_instances);
-        let instance = |g: usize| (first + g) * LANES;
-        for g in 0..G {
-            let labels = &self.0.garbler[instance(g) * n_in..];
-            spread(&mut wires[..n_in], g, lanes[g], labels, |l| l.into().0);
-            let labels = &self.0.evaluator[instance(g) * n_eval..];
-            spread(&mut wires[n_in..n_inputs], g, lanes[g], labels, |l| l.0);
-        }
-        let next = instance(G);
+        let wires = self.0.wires.as_chunks_mut::<1>().0;
+        let [n_lanes] = lanes_of::<1>(group, self.0.n_instances);
+        let (at, next) = (group * LANES, (group + 1) * LANES);
+        let labels = &self.0.garbler[at * n_in..];
+        spread(&mut wires[..n_in], 0, n_lanes, labels, |l| l.into().0);
+        let labels = &self.0.evaluator[at * n_eval..];
+        spread(&mut wires[n_in..n_inputs], 0, n_lanes, labels, |l| l.0);
         let mut ahead = Ahead {
             tables: self.0.tables.as_ptr().wrapping_add(next * stride),
             labels: [
                 self.0.garbler.as_ptr().wrapping_add(next * n_in).cast(),
                 self.0.evaluator.as_ptr().wrapping_add(next * n_eval).cast(),
             ],
-            gate_bytes: G * LANES * GATE_BYTES,
+            gate_bytes: LANES * GATE_BYTES,
         };
+        let tables = &self.0.tables[at * stride..];
         let lane_numbers = s.load(&LANE_NUMBERS);
-        let mut control = [lane_numbers; G];
+        let mut control = lane_numbers;
         let mut n_and = 0;
         for (gate, wire) in circuit.gates().iter().zip(n_inputs..) {
             ahead.next(s);
@@ -284,47 +276,38 @@ impl<L: Copy + Into<ActiveLabel>> ThreeHalves<Evaluation<'_, L>> {
                 Gate::Xor(a, b) => xor(s, wires, a, b, wire),
                 Gate::Not(a) => wires[wire] = wires[a as usize],
                 Gate::And(a, b) => {
-                    let (a, b) = (a as usize, b as usize);
                     if n_and % GATES_OF_WORD == 0 {
-                        for g in 0..G {
-                            let mut words = Row::default();
-                            for lane in 0..lanes[g] {
-                                let at = (instance(g) + lane) * stride;
-                                let tables = &self.0.tables[at..][..stride];
-                                let bytes = &tables[circuit.n_and() * GATE_BYTES..];
-                                let word = load_word(bytes, n_and / GATES_OF_WORD);
-                                // z_0, z_2, z_4 for the low slice, z_1 and z_3 for the high one.
-                                let bits = u128::from(word) | u128::from(word >> 1) << 64;
-                                words.0[lane] = Block(bits);
-                            }
-                            control[g] = s.load(&words);
+                        let mut words = Row::default();
+                        for lane in 0..n_lanes {
+                            let instance = &tables[lane * stride..][..stride];
+                            let bytes = &instance[circuit.n_and() * GATE_BYTES..];
+                            let word = load_word(bytes, n_and / GATES_OF_WORD);
+                            // z_0, z_2, z_4 for the low slice, z_1 and z_3 for the high one.
+                            let bits = u128::from(word) | u128::from(word >> 1) << 64;
+                            words.0[lane] = Block(bits);
                         }
+                        control = s.load(&words);
                     }
-                    let mut h = [[lane_numbers; 3]; G];
-                    for g in 0..G {
-                        let (a, b) = (s.load(&wires[a][g]), s.load(&wires[b][g]));
-                        h[g] = [a, b, s.xor(a, b)];
-                    }
+                    let (a, b) = (a as usize, b as usize);
+                    let labels = [s.load(&wires[a][0]), s.load(&wires[b][0])];
+                    let mut h = [[labels[0], labels[1], s.xor(labels[0], labels[1])]];
                     let tweaks = tweaks(s, lane_numbers, n_and);
-                    s.tmmo(keys, first, &mut h, &tweaks);
-                    let last = n_and + 1 == circuit.n_and();
-                    for g in 0..G {
-                        let tables = &self.0.tables[instance(g) * stride + n_and * GATE_BYTES..];
-                        let slices = load_gates::<S, GATE_BYTES>(s, tables, stride, lanes[g], last);
-                        let labels = [s.load(&wires[a][g]), s.load(&wires[b][g])];
-                        let output = evaluate_and(s, labels, h[g], slices, control[g]);
-                        s.store(output, &mut wires[wire][g]);
-                        control[g] = s.shift_right(control[g], CONTROL_BITS as u32);
-                    }
+                    s.tmmo(keys, group, &mut h, &tweaks);
+                    // The last gate of few is not followed by enough bytes.
+                    let exact = n_and * GATE_BYTES + PAIR > stride;
+                    let tables = &tables[n_and * GATE_BYTES..];
+                    let slices = load_gates::<S, GATE_BYTES>(s, tables, stride, n_lanes, exact);
+                    let labels = [s.load(&wires[a][0]), s.load(&wires[b][0])];
+                    let output = evaluate_and(s, labels, h[0], slices, control);
+                    s.store(output, &mut wires[wire][0]);
+                    control = s.shift_right(control, CONTROL_BITS as u32);
                     n_and += 1;
                     ahead.next_tables(s);
                 }
             }
         }
-        for g in 0..G {
-            let outputs = &mut self.0.outputs[instance(g) * circuit.n_outputs()..];
-            collect(wires, g, lanes[g], circuit, outputs, ActiveLabel);
-        }
+        let outputs = &mut self.0.outputs[at * circuit.n_outputs()..];
+        collect(wires, 0, n_lanes, circuit, outputs, ActiveLabel);
     }
 }
 
@@ -401,18 +384,27 @@ fn place_of_word(index: usize) -> (usize, usize) {
 /// Adds word `index` to an instance's control bits, zero so far there.
 fn store_word(control: &mut [u8], index: usize, word: u64) {
     let (byte, bit) = place_of_word(index);
-    for (to, from) in control[byte..].iter_mut().zip((word << bit).to_le_bytes()) {
-        *to |= from;
+    let control = &mut control[byte..];
+    let word = word << bit;
+    match control.first_chunk_mut() {
+        Some(bytes) => *bytes = (u64::from_le_bytes(*bytes) | word).to_le_bytes(),
+        None => {
+            for (to, from) in control.iter_mut().zip(word.to_le_bytes()) {
+                *to |= from;
+            }
+        }
     }
 }
 
 /// Word `index` of an instance's control bits; past its 60 bits, or past the last gate's, it may hold anything.
 fn load_word(control: &[u8], index: usize) -> u64 {
     let (byte, bit) = place_of_word(index);
-    let mut word = [0; 8];
-    for (to, from) in word.iter_mut().zip(&control[byte..]) {
-        *to = *from;
-    }
+    let control = &control[byte..];
+    let word = control.first_chunk().copied().unwrap_or_else(|| {
+        let mut word = [0; 8];
+        word[..control.len()].copy_from_slice(control);
+        word
+    });
     u64::from_le_bytes(word) >> bit
 }
 
