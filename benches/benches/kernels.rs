@@ -10,7 +10,7 @@ use pi_model::kernel::{Conv2d, Shape};
 use pi_model::packing::{ConvGeometry, SourcePacking, SourceSpec, choose};
 use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
 use pi_protocol::channel::pair;
-use pi_protocol::gc::{evaluate, garble, sign_circuit};
+use pi_protocol::gc::{GarblingMode, Instances, evaluate, garble, sign_circuit};
 use pi_protocol::hash::{Domain, TweakBase, hash_to_bits};
 use pi_protocol::he::{ClientSource, DEGREE, PublicKey, RlweParams, SecretKey, ServerSource};
 use pi_protocol::layout::instances;
@@ -45,7 +45,8 @@ fn circuits(c: &mut Criterion) {
     const N: usize = 1 << 14;
     let mut rng = rng();
     let circuit = sign_circuit(14).unwrap();
-    let signs = instances(&circuit, N, Block::random(&mut rng), 0, 0).unwrap();
+    let mode = GarblingMode::HalfGates;
+    let signs = instances(&circuit, N, Block::random(&mut rng), 0, 0, mode).unwrap();
     let delta = Delta::random(&mut rng);
     let zero: Vec<ZeroLabel> = (0..signs.n_evaluator_labels())
         .map(|_| ZeroLabel::from_cot(Block::random(&mut rng), 0, &delta))
@@ -64,6 +65,17 @@ fn circuits(c: &mut Criterion) {
     let (theirs, own) = (active(&garbled.garbler_zero), active(&zero));
     group.bench_function("evaluate, AND gates", |b| {
         b.iter(|| evaluate(&signs, &garbled.tables, &theirs, &own).unwrap());
+    });
+    let sliced = Instances {
+        mode: GarblingMode::ThreeHalves,
+        ..signs
+    };
+    group.bench_function("garble, three halves, AND gates", |b| {
+        b.iter(|| garble(&sliced, &delta, &seed, &zero, Some(&colours)).unwrap());
+    });
+    let garbled = garble(&sliced, &delta, &seed, &zero, Some(&colours)).unwrap();
+    group.bench_function("evaluate, three halves, AND gates", |b| {
+        b.iter(|| evaluate(&sliced, &garbled.tables, &theirs, &own).unwrap());
     });
     group.finish();
 }

@@ -13,13 +13,14 @@ mod transport;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use pi_protocol::gc::GarblingMode;
 use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
 use crate::host::Host;
 
 /// Version of the set of rates; stored rates of another are measured again.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 macro_rules! rates {
     ($($(#[$doc:meta])* $name:ident, $text:literal, $unit:literal, $of:expr;)*) => {
@@ -52,6 +53,10 @@ rates! {
     garble_and_s, "garble one AND gate", "ns", |s| s * 1e9;
     /// Evaluating one AND gate.
     evaluate_and_s, "evaluate one AND gate", "ns", |s| s * 1e9;
+    /// Garbling one AND gate by three halves.
+    garble_sliced_and_s, "garble one AND gate, three halves", "ns", |s| s * 1e9;
+    /// Evaluating one AND gate by three halves.
+    evaluate_sliced_and_s, "evaluate one AND gate, three halves", "ns", |s| s * 1e9;
     /// Everything of one OT by extension.
     ot_s, "one extended OT, both parties", "ns", |s| s * 1e9;
     /// Everything of one silent OT.
@@ -127,6 +132,24 @@ fn cold<T>(n: usize, mut body: impl FnMut() -> T) -> f64 {
 }
 
 impl Rates {
+    /// Garbling one AND gate.
+    #[must_use]
+    pub const fn garble_s(&self, mode: GarblingMode) -> f64 {
+        match mode {
+            GarblingMode::HalfGates => self.garble_and_s,
+            GarblingMode::ThreeHalves => self.garble_sliced_and_s,
+        }
+    }
+
+    /// Evaluating one AND gate.
+    #[must_use]
+    pub const fn evaluate_s(&self, mode: GarblingMode) -> f64 {
+        match mode {
+            GarblingMode::HalfGates => self.evaluate_and_s,
+            GarblingMode::ThreeHalves => self.evaluate_sliced_and_s,
+        }
+    }
+
     /// Measures this machine.
     ///
     /// # Errors

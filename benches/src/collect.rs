@@ -90,7 +90,8 @@ impl Samples {
         Ok(Run {
             model: subject.info.clone(),
             batch,
-            ot: subject.ot,
+            ot: subject.options.ot,
+            garbling: subject.options.garbling,
             network: network.clone(),
             layers: self.layers(subject)?,
             ledger: traffic.flat_map(|t| t.client.traffic.clone()).collect(),
@@ -127,7 +128,7 @@ impl Samples {
 
     fn layers(&self, subject: &Subject) -> Result<Vec<LayerRun>, BenchError> {
         let batch = subject.plan.batch() as u64;
-        let work: BTreeMap<u16, _> = Cost::with_ot(&subject.plan, subject.ot)?
+        let work: BTreeMap<u16, _> = Cost::with_options(&subject.plan, subject.options)?
             .work_by_layer()
             .collect();
         let mut layers: Vec<LayerRun> = Vec::new();

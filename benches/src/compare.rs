@@ -80,6 +80,7 @@ fn same(a: &Run, b: &Run) -> bool {
         && a.network.name == b.network.name
         && a.batch == b.batch
         && a.ot == b.ot
+        && a.garbling == b.garbling
 }
 
 fn counts(run: &Run) -> Vec<(String, u64)> {

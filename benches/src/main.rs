@@ -35,7 +35,9 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use pi_model::{Model, PublicPlan};
 use pi_protocol::cost::Cost;
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::SessionOptions;
 
 use crate::arch::Network;
 use crate::calibrate::Rates;
@@ -78,6 +80,9 @@ enum Command {
         /// How oblivious transfers are made: softspoken or silent.
         #[arg(long, value_name = "MODE", default_value_t)]
         ot: OtMode,
+        /// How circuits are garbled: half-gates or three-halves.
+        #[arg(long, value_name = "MODE", default_value_t)]
+        garbling: GarblingMode,
         /// File with the rates of this machine, as `calibrate` writes it.
         #[arg(long)]
         calibration: Option<PathBuf>,
@@ -141,6 +146,9 @@ struct RunArgs {
     /// How oblivious transfers are made, in place of the suite's: softspoken or silent.
     #[arg(long, value_name = "MODE")]
     ot: Option<OtMode>,
+    /// How circuits are garbled, in place of the suite's: half-gates or three-halves.
+    #[arg(long, value_name = "MODE")]
+    garbling: Option<GarblingMode>,
     /// Folder that holds the suite's trained models, in place of the one that the suite names (models/ in the current
     /// folder for the built-in suites).
     #[arg(long, value_name = "DIR")]
@@ -182,8 +190,12 @@ fn run(command: Command) -> Result<()> {
             shape,
             network,
             ot,
+            garbling,
             calibration,
-        } => predicted(model.as_deref(), &shape, &network, ot, calibration)?,
+        } => {
+            let options = SessionOptions { ot, garbling };
+            predicted(model.as_deref(), &shape, &network, options, calibration)?;
+        }
         Command::Calibrate { out } => {
             let path = out.unwrap_or_else(Rates::default_path);
             let rates = Rates::measure()?;
@@ -225,6 +237,7 @@ fn run_suite(args: &RunArgs) -> Result<()> {
     suite.repetitions = args.repetitions.unwrap_or(suite.repetitions).max(1);
     suite.batch = args.batch.unwrap_or(suite.batch).max(1);
     suite.ot = args.ot.unwrap_or(suite.ot);
+    suite.garbling = args.garbling.unwrap_or(suite.garbling);
     if let Some(models) = &args.models {
         for path in suite.models.iter_mut().filter_map(|m| m.path.as_mut()) {
             *path = models.join(path.file_name().unwrap_or_default());
@@ -269,7 +282,7 @@ fn predicted(
     model: Option<&Path>,
     shape: &Network,
     network: &str,
-    ot: OtMode,
+    options: SessionOptions,
     calibration: Option<PathBuf>,
 ) -> Result<()> {
     let network = NetworkInfo::find(network)?;
@@ -290,8 +303,8 @@ fn predicted(
     let started = std::time::Instant::now();
     let plan = PublicPlan::new(model.public(), shape.batch)?;
     let plan_s = started.elapsed().as_secs_f64();
-    let (times, _) = predict::predict(&plan, ot, plan_s, &rates, &network)?;
-    println!("{}\n", Cost::with_ot(&plan, ot)?);
+    let (times, _) = predict::predict(&plan, options, plan_s, &rates, &network)?;
+    println!("{}\n", Cost::with_options(&plan, options)?);
     println!("Predicted times over {}", network.text());
     println!("setup {}", tables::seconds(times.setup_s));
     let each = times.offline_s / shape.batch as f64;

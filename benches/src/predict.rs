@@ -12,9 +12,9 @@ use pi_model::PublicPlan;
 use pi_model::packing::ResponsePacking;
 use pi_protocol::block::ActiveLabel;
 use pi_protocol::cost::Cost;
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ledger::{Direction, Phase};
-use pi_protocol::ot::mode::OtMode;
-use pi_protocol::sizes::GATE_BYTES;
+use pi_protocol::session::SessionOptions;
 use pi_protocol::wire::{MAX_FRAME_BYTES, Step};
 
 use crate::calibrate::Rates;
@@ -85,19 +85,20 @@ pub fn n_transforms(response: &ResponsePacking) -> usize {
 /// [`BenchError::Protocol`] when the plan cannot be laid out.
 pub fn predict(
     plan: &PublicPlan,
-    ot: OtMode,
+    options: SessionOptions,
     plan_s: f64,
     rates: &Rates,
     network: &NetworkInfo,
 ) -> Result<(Predicted, Vec<LayerTime>), BenchError> {
-    let cost = Cost::with_ot(plan, ot)?;
-    let layers = online(plan, &cost, rates, network);
+    let cost = Cost::with_options(plan, options)?;
+    let layers = online(plan, options.garbling, &cost, rates, network);
     let sum = |part: fn(&LayerTime) -> f64| layers.iter().map(part).sum::<f64>();
     let (linear, relu, other) = (sum(|l| l.linear_s), sum(|l| l.relu_s), sum(|l| l.other_s));
     // When the answer is there, before it is handed out, the client wipes and frees what it has used up.
     let work = cost.total_work();
-    let material =
-        work.n_and_gates as usize * GATE_BYTES + work.n_ots as usize * ActiveLabel::BYTES;
+    let tables = cost.bytes_by_step().filter(|(s, ..)| *s == Step::Tables);
+    let tables: u64 = tables.map(|(.., n)| n).sum();
+    let material = tables as usize + work.n_ots as usize * ActiveLabel::BYTES;
     let other = other + material as f64 / plan.batch() as f64 * rates.forget_byte_s;
     let mut setup_s = plan_s + plan.sources().len() as f64 * rates.key_s;
     if work.n_ots > 0 {
@@ -116,7 +117,7 @@ pub fn predict(
     Ok((
         Predicted {
             setup_s,
-            offline_s: offline(plan, ot, &cost, rates, network),
+            offline_s: offline(plan, options, &cost, rates, network),
             online_s: linear + relu + other,
             online_linear_s: linear,
             online_relu_s: relu,
@@ -153,7 +154,7 @@ fn message_seconds(
 
 fn offline(
     plan: &PublicPlan,
-    ot: OtMode,
+    options: SessionOptions,
     cost: &Cost,
     rates: &Rates,
     network: &NetworkInfo,
@@ -203,7 +204,7 @@ fn offline(
         let n_relus = batch * plan.graph().n_relus() as f64;
         let n_labels = work.n_ots as f64 - n_relus;
         // Few OTs are made as the base extension makes them in either mode.
-        let each_s = |n: f64| match ot.reply_bytes(n as usize) {
+        let each_s = |n: f64| match options.ot.reply_bytes(n as usize) {
             0 => n * rates.ot_s,
             _ => n * rates.silent_ot_s,
         };
@@ -222,7 +223,7 @@ fn offline(
             + stream(0.0, &replies, Direction::Down)
             + stream(0.0, &shares, Direction::Up);
         // Tables of one inference are on their way while those of the next are made.
-        let garble_s = work.n_and_gates as f64 * rates.garble_and_s / batch;
+        let garble_s = work.n_and_gates as f64 * rates.garble_s(options.garbling) / batch;
         let tables = bytes(&[Step::HashKey, Step::Tables]);
         let ends_s = tables as f64 * rates.stream_byte_s / batch;
         let wire_s = wire_seconds(tables, Direction::Down, network) / batch;
@@ -232,7 +233,14 @@ fn offline(
     seconds + stream(0.0, &[Step::Identity], Direction::Up)
 }
 
-fn online(plan: &PublicPlan, cost: &Cost, rates: &Rates, network: &NetworkInfo) -> Vec<LayerTime> {
+fn online(
+    plan: &PublicPlan,
+    garbling: GarblingMode,
+    cost: &Cost,
+    rates: &Rates,
+    network: &NetworkInfo,
+) -> Vec<LayerTime> {
+    let evaluate_and_s = rates.evaluate_s(garbling);
     let batch = cost.batch() as f64;
     let gates: BTreeMap<u16, _> = cost.work_by_layer().collect();
     let work = work_of_layers(plan);
@@ -246,7 +254,7 @@ fn online(plan: &PublicPlan, cost: &Cost, rates: &Rates, network: &NetworkInfo) 
             + node.shape.n_values() as f64 * rates.position_s;
         let n_gates = gates.get(&(index as u16)).map_or(0, |w| w.n_and_gates);
         layer.relu_s =
-            n_gates as f64 / batch * rates.evaluate_and_s + node.n_relus() as f64 * rates.relu_s;
+            n_gates as f64 / batch * evaluate_and_s + node.n_relus() as f64 * rates.relu_s;
         if node.n_relus() > 0 || index == last {
             layer.other_s = round_trip_seconds(rates, network);
         }
@@ -286,7 +294,7 @@ mod tests {
         };
         let [near, far] = ["loopback", "wan"].map(|name| {
             let network = NetworkInfo::find(name).unwrap();
-            predict(&plan, OtMode::SoftSpoken, 0.0, &rates, &network)
+            predict(&plan, SessionOptions::default(), 0.0, &rates, &network)
                 .unwrap()
                 .0
         });

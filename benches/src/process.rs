@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ledger::Phase;
 use pi_protocol::ot::mode::OtMode;
 use pi_protocol::record::StepRecord;
+use pi_protocol::session::SessionOptions;
 
 use crate::error::{BenchError, failed};
 use crate::host;
@@ -211,7 +213,7 @@ impl Server {
         server.args(["--max-batch", &max_batch.to_string()]);
         server.args(["--max-sessions", &max_sessions.to_string()]);
         server.arg("--model").arg(&subject.dir);
-        if subject.ot == OtMode::Silent {
+        if subject.options.ot == OtMode::Silent {
             server.arg("--silent-ot");
         }
         let mut ledger = None;
@@ -324,9 +326,13 @@ impl Client {
             .args(["--batch", &batch.to_string()])
             .arg("--model")
             .arg(&subject.dir);
-        // Another build may not know the argument; the default needs none.
-        if subject.ot != OtMode::default() {
-            client.args(["--ot", subject.ot.name()]);
+        // Another build may not know an argument; the defaults need none.
+        let SessionOptions { ot, garbling } = subject.options;
+        if ot != OtMode::default() {
+            client.args(["--ot", ot.name()]);
+        }
+        if garbling != GarblingMode::default() {
+            client.args(["--garbling", garbling.name()]);
         }
         let mut child = client
             .stdin(Stdio::piped())

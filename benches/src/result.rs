@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ot::mode::OtMode;
 use pi_protocol::record::{EventRecord, Party};
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,9 @@ pub struct Run {
     /// How OTs were made; older documents know one way only.
     #[serde(default)]
     pub ot: OtMode,
+    /// How circuits were garbled; older documents know one way only.
+    #[serde(default)]
+    pub garbling: GarblingMode,
     /// Between the two processes.
     pub network: NetworkInfo,
     /// Times and counts.
@@ -323,6 +327,9 @@ pub struct ScaleRun {
     /// How OTs were made.
     #[serde(default)]
     pub ot: OtMode,
+    /// How circuits were garbled.
+    #[serde(default)]
+    pub garbling: GarblingMode,
     /// How many.
     pub clients: usize,
     /// Whether inferences were prepared before the clock started.

@@ -375,7 +375,7 @@ impl Runner {
         if !lane.is_baseline {
             let (predicted, layers) = predict::predict(
                 &subject.plan,
-                subject.ot,
+                subject.options,
                 subject.plan_s,
                 &self.rates,
                 network,

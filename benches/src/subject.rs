@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use pi_model::spec::OutputMode;
 use pi_model::{Model, PublicPlan};
 use pi_protocol::cost::Cost;
-use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::SessionOptions;
 
 use crate::error::BenchError;
 use crate::predict;
@@ -20,8 +20,8 @@ pub struct Subject {
     pub info: ModelInfo,
     /// Its plan for the suite's batch.
     pub plan: PublicPlan,
-    /// How its sessions make OTs.
-    pub ot: OtMode,
+    /// How its sessions make OTs and garble.
+    pub options: SessionOptions,
     /// How long it took to make it.
     pub plan_s: f64,
 }
@@ -83,11 +83,11 @@ impl Subject {
     }
 
     fn new(dir: PathBuf, model: &Model, suite: &Suite) -> Result<Self, BenchError> {
-        let (batch, ot) = (suite.batch, suite.ot);
+        let (batch, options) = (suite.batch, suite.options());
         let started = std::time::Instant::now();
         let plan = PublicPlan::new(model.public(), batch)?;
         let plan_s = started.elapsed().as_secs_f64();
-        let cost = Cost::with_ot(&plan, ot)?;
+        let cost = Cost::with_options(&plan, options)?;
         let work = cost.total_work();
         let (spec, graph) = (model.public().spec(), model.public().graph());
         let mut hash = blake3::Hasher::new();
@@ -113,7 +113,7 @@ impl Subject {
             dir,
             info,
             plan,
-            ot,
+            options,
             plan_s,
         })
     }

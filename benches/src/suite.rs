@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::SessionOptions;
 use serde::Deserialize;
 
 use crate::arch::Arch;
@@ -32,6 +34,9 @@ pub struct Suite {
     /// How oblivious transfers are made: softspoken if left out, or silent.
     #[serde(default)]
     pub ot: OtMode,
+    /// How circuits are garbled: half-gates if left out, or three-halves.
+    #[serde(default)]
+    pub garbling: GarblingMode,
     /// Online samples of each configuration, warm-up left out.
     pub repetitions: usize,
     /// Set-ups of each configuration, each of a new session.
@@ -82,6 +87,14 @@ const fn one() -> usize {
 }
 
 impl Suite {
+    /// What its sessions choose.
+    pub const fn options(&self) -> SessionOptions {
+        SessionOptions {
+            ot: self.ot,
+            garbling: self.garbling,
+        }
+    }
+
     /// The built-in suite called `name`, or the one in the file `name`.
     ///
     /// # Errors
@@ -163,16 +176,20 @@ mod tests {
     fn mistakes_are_named() {
         let good = "name='x'\ndescription='x'\nnetworks=['lan']\nbatch=1\nrepetitions=1\n[[models]]\narch='tiny'\n";
         let suite = Suite::parse("x", good, Path::new("")).unwrap();
-        assert_eq!(suite.ot, OtMode::SoftSpoken);
+        assert_eq!(suite.options(), SessionOptions::default());
         let silent = good.replace("batch=1", "batch=1\not='silent'");
         let suite = Suite::parse("x", &silent, Path::new("")).unwrap();
         assert_eq!(suite.ot, OtMode::Silent);
+        let sliced = good.replace("batch=1", "batch=1\ngarbling='three-halves'");
+        let suite = Suite::parse("x", &sliced, Path::new("")).unwrap();
+        assert_eq!(suite.garbling, GarblingMode::ThreeHalves);
         for (bad, word) in [
             (good.replace("batch", "batsch"), "batsch"),
             (good.replace("'lan'", "'moon'"), "moon"),
             (good.replace("tiny", "resnet19"), "resnet19"),
             (good.replace("batch=1", "batch=0"), "at least 1"),
             (good.replace("batch=1", "batch=1\not='noisy'"), "noisy"),
+            (good.replace("batch=1", "batch=1\ngarbling='none'"), "none"),
             (format!("{good}path='m'\n"), "either"),
         ] {
             let error = Suite::parse("x", &bad, Path::new(""))

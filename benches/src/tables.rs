@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ot::mode::OtMode;
 
 use crate::models::COST_MODELS;
@@ -228,6 +229,15 @@ pub fn facts(report: &Report) -> Vec<String> {
         OtMode::SoftSpoken => "Oblivious transfers by SoftSpokenOT.".to_owned(),
         OtMode::Silent => "Oblivious transfers are silent.".to_owned(),
     }));
+    let modes = report.runs.iter().map(|r| r.garbling);
+    let mut modes: Vec<_> = modes
+        .chain(report.scale.iter().map(|r| r.garbling))
+        .collect();
+    modes.dedup();
+    facts.extend(modes.iter().map(|mode| match mode {
+        GarblingMode::HalfGates => "Circuits garbled by half-gates.".to_owned(),
+        GarblingMode::ThreeHalves => "Circuits garbled by three halves.".to_owned(),
+    }));
     if !report.runs.is_empty() {
         let models = COST_MODELS.map(|m| m.name).join("; ");
         facts.push(format!(
@@ -309,7 +319,7 @@ pub fn markdown(report: &Report) -> String {
 #[must_use]
 pub fn csv(report: &Report) -> String {
     let mut text = String::from(
-        "model,network,shaping,relus_kept,relus_total,batch,phase,median_s,p90_s,quartile_distance_s,samples,outliers,cpu_s_client,cpu_s_server,bytes_c2s,bytes_s2c,messages,rounds,computed_s_client,waited_s_client,wall_s_server,computed_s_server,waited_s_server,ot\n",
+        "model,network,shaping,relus_kept,relus_total,batch,phase,median_s,p90_s,quartile_distance_s,samples,outliers,cpu_s_client,cpu_s_server,bytes_c2s,bytes_s2c,messages,rounds,computed_s_client,waited_s_client,wall_s_server,computed_s_server,waited_s_server,ot,garbling\n",
     );
     for run in &report.runs {
         let phases = &run.phases;
@@ -323,7 +333,7 @@ pub fn csv(report: &Report) -> String {
             let clean = run.model.name.replace([',', '"', '\n'], "_");
             let _ = writeln!(
                 text,
-                "{clean},{},{},{},{},{},{name},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
+                "{clean},{},{},{},{},{},{name},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
                 run.network.name,
                 run.network.shaping.text().replace(',', ";"),
                 run.model.relus_kept,
@@ -345,7 +355,8 @@ pub fn csv(report: &Report) -> String {
                 phase.wall_s_server,
                 phase.operations_s_server.values().sum::<f64>(),
                 phase.waited_s_server,
-                run.ot
+                run.ot,
+                run.garbling
             );
         }
     }

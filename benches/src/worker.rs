@@ -11,9 +11,11 @@ use clap::Args;
 use pi_client::{Client, ConnectOptions, Description, Session};
 use pi_model::{Model, executor};
 use pi_protocol::client::Output;
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ledger::{Ledger, Phase};
 use pi_protocol::ot::mode::OtMode;
 use pi_protocol::record::{Party, StepRecord};
+use pi_protocol::session::SessionOptions;
 use pi_protocol::wire::Step;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +37,9 @@ pub struct WorkerArgs {
     /// How OTs are made.
     #[arg(long, default_value_t)]
     ot: OtMode,
+    /// How circuits are garbled.
+    #[arg(long, default_value_t)]
+    garbling: GarblingMode,
 }
 
 /// What the client's process can be told.
@@ -96,7 +101,7 @@ struct Worker {
     description: Description,
     model: Model,
     batch: usize,
-    ot: OtMode,
+    options: SessionOptions,
     session: Option<Session>,
     n_inputs: usize,
 }
@@ -139,7 +144,10 @@ impl Worker {
             description,
             model,
             batch: args.batch,
-            ot: args.ot,
+            options: SessionOptions {
+                ot: args.ot,
+                garbling: args.garbling,
+            },
             session: None,
             n_inputs: 0,
         })
@@ -159,7 +167,7 @@ impl Worker {
                 let (started, cpu) = (Instant::now(), cpu());
                 let session =
                     self.client
-                        .session_with_ot(&self.description, self.batch, self.ot)?;
+                        .session_with(&self.description, self.batch, self.options)?;
                 let clock = (started.elapsed().as_secs_f64(), crate::worker::cpu() - cpu);
                 let sample = Sample::new(&Ledger::default(), session.ledger(), Phase::Setup, clock);
                 self.session = Some(session);

@@ -290,6 +290,33 @@ fn silent_ots_are_measured_as_the_suite_or_the_flag_says() {
 }
 
 #[test]
+fn garbling_is_measured_as_the_suite_or_the_flag_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let suite = dir.path().join("s.toml");
+    let text_of = "name='s'\ndescription=''\nnetworks=['loopback']\nbatch=1\ngarbling='three-halves'\nrepetitions=1\n[[models]]\narch='tiny'\nbudgets=[500]\n";
+    std::fs::write(&suite, text_of).unwrap();
+    let modes = [
+        ("three-halves", &[][..]),
+        ("half-gates", &["--garbling", "half-gates"]),
+    ];
+    let tables = modes.map(|(mode, flags)| -> u64 {
+        let out = dir.path().join(mode);
+        let mut args = vec!["run", suite.to_str().unwrap()];
+        args.extend(["--out", out.to_str().unwrap()].iter().chain(flags));
+        let output = bench(&args);
+        assert!(output.status.success(), "{}", text(&output));
+        let report = report(&out);
+        check_schema(&report);
+        let run = &report["runs"][0];
+        assert_eq!(run["garbling"], mode);
+        let ledger = run["ledger"].as_array().unwrap().iter();
+        let tables = ledger.filter(|e| e["operation"] == "garbled tables");
+        tables.map(|e| e["bytes"].as_u64().unwrap()).sum()
+    });
+    assert!(tables[0] * 5 < tables[1] * 4, "{tables:?}");
+}
+
+#[test]
 fn mistakes_are_named_and_refused() {
     for (args, word) in [
         (&["run", "smok"][..], "relu-sweep"),

@@ -15,8 +15,10 @@ use pi_client::{Description, Report, Session};
 use pi_model::{Model, executor};
 use pi_protocol::client::Output;
 use pi_protocol::cost::Cost;
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ledger::{Direction, Phase};
 use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::SessionOptions;
 use serde::Serialize;
 
 use crate::ServerArgs;
@@ -40,6 +42,13 @@ pub(crate) struct InferArgs {
     /// to gain are made as with softspoken. Take silent where the network is slow.
     #[arg(long, value_name = "MODE", default_value_t)]
     ot: OtMode,
+    /// How circuits are garbled: half-gates or three-halves.
+    ///
+    /// With half-gates an AND gate costs 32 bytes offline, with three-halves 24 and 5 bits: at 14-bit sign tests 416 or 321 bytes
+    /// for each surviving ReLU. In exchange, both sides hash half as much again, in preparation and online. Take three-halves
+    /// where the network is slow.
+    #[arg(long, value_name = "MODE", default_value_t)]
+    garbling: GarblingMode,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -132,7 +141,8 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
         let most = description.max_batch.min(DEFAULT_BATCH);
         inputs.len().div_ceil(inputs.len().div_ceil(most)).max(1)
     });
-    let mut session = client.session_with_ot(&description, batch, args.ot)?;
+    let (ot, garbling) = (args.ot, args.garbling);
+    let mut session = client.session_with(&description, batch, SessionOptions { ot, garbling })?;
     let mut results = Vec::with_capacity(inputs.len());
     for (i, input) in inputs.iter().enumerate() {
         if session.n_prepared() == 0 {
@@ -169,7 +179,7 @@ fn read(args: &InferArgs, description: &Description) -> anyhow::Result<Vec<Input
 /// Prepares a batch under a bar that follows the bytes on the wire.
 fn prepare(session: &mut Session, n_left: usize) -> anyhow::Result<()> {
     let batch = session.plan().batch();
-    let cost = Cost::with_ot(session.plan(), session.ot())?;
+    let cost = Cost::with_options(session.plan(), session.options())?;
     let n_bytes =
         cost.bytes(Phase::Offline, Direction::Up) + cost.bytes(Phase::Offline, Direction::Down);
     let bar = ProgressBar::new(n_bytes).with_style(

@@ -98,11 +98,12 @@ pub(crate) fn cost(report: &Report) -> String {
     row("online", &report.online, report.n_inferences, "inferences");
     let _ = write!(
         text,
-        "\n{}: {} of {} ReLUs kept, {} AND gates an inference, {} OT, {} on the wire in all",
+        "\n{}: {} of {} ReLUs kept, {} AND gates an inference, {}, {} OT, {} on the wire in all",
         report.model,
         thousands(report.relus_kept as u64),
         thousands(report.relus_total as u64),
         thousands(report.and_gates),
+        report.garbling,
         report.ot,
         bytes(report.wire_bytes)
     );

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use pi_model::PublicPlan;
 use pi_proto::WireMeter;
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ledger::{Direction, Ledger, Phase};
 use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::SessionOptions;
 use pi_protocol::wire::Step;
 use serde::Serialize;
 
@@ -71,6 +73,8 @@ pub struct Report {
     pub batch: usize,
     /// How OTs were made.
     pub ot: OtMode,
+    /// How circuits were garbled.
+    pub garbling: GarblingMode,
     /// Inferences prepared.
     pub n_prepared: usize,
     /// Inferences run.
@@ -115,7 +119,7 @@ impl PhaseReport {
 impl Report {
     pub(crate) fn new(
         plan: &PublicPlan,
-        ot: OtMode,
+        options: SessionOptions,
         ledger: &Ledger,
         clocks: &Clocks,
         meter: &WireMeter,
@@ -146,7 +150,8 @@ impl Report {
         Self {
             model: plan.model().spec().name.clone(),
             batch: plan.batch(),
-            ot,
+            ot: options.ot,
+            garbling: options.garbling,
             n_prepared: clocks.n_prepared,
             n_inferences: clocks.n_inferences,
             setup: PhaseReport::new(ledger, Phase::Setup, clocks.setup),

@@ -14,7 +14,7 @@ use pi_proto::v1::{Frame, Open};
 use pi_proto::{GrpcChannel, WireMeter};
 use pi_protocol::client::{ClientSession, Output, Prepared};
 use pi_protocol::ledger::Ledger;
-use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::SessionOptions;
 use pi_protocol::wire::PROTOCOL_VERSION;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -49,24 +49,25 @@ pub struct Answer {
 }
 
 impl Client {
-    /// Opens a session for batches of `batch` inferences of the described model, with OTs of the default mode.
+    /// Opens a session for batches of `batch` inferences of the described model, with the default options.
     ///
     /// # Errors
-    /// As [`Self::session_with_ot`].
+    /// As [`Self::session_with`].
     pub fn session(&self, description: &Description, batch: usize) -> Result<Session, ClientError> {
-        self.session_with_ot(description, batch, OtMode::default())
+        self.session_with(description, batch, SessionOptions::default())
     }
 
-    /// Opens a session for batches of `batch` inferences of the described model; `ot` says how its OTs are made.
+    /// Opens a session for batches of `batch` inferences of the described model; `options` say how its OTs are made and its
+    /// circuits garbled.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with the server's reason, [`ClientError::Mismatch`] for a batch that the server does not
     /// grant, [`ClientError::Protocol`] when the setup fails.
-    pub fn session_with_ot(
+    pub fn session_with(
         &self,
         description: &Description,
         batch: usize,
-        ot: OtMode,
+        options: SessionOptions,
     ) -> Result<Session, ClientError> {
         if !(1..=description.max_batch).contains(&batch) {
             return Err(ClientError::Mismatch(format!(
@@ -107,7 +108,7 @@ impl Client {
             self.options.idle_timeout,
         );
         let (meter, pump) = (channel.meter(), channel.take_pump());
-        let driver = ClientSession::connect_with_ot(channel, Arc::clone(&plan), ot)?;
+        let driver = ClientSession::connect_with(channel, Arc::clone(&plan), options)?;
         Ok(Session {
             driver,
             prepared: VecDeque::new(),
@@ -130,10 +131,10 @@ impl Session {
         &self.plan
     }
 
-    /// How the session's OTs are made.
+    /// How the session's OTs are made and its circuits garbled.
     #[must_use]
-    pub const fn ot(&self) -> OtMode {
-        self.driver.ot()
+    pub const fn options(&self) -> SessionOptions {
+        self.driver.options()
     }
 
     /// Bytes on the wire so far; readable from other threads while the session works.
@@ -186,7 +187,7 @@ impl Session {
     pub fn report(&self) -> Report {
         Report::new(
             &self.plan,
-            self.ot(),
+            self.options(),
             self.ledger(),
             &self.clocks,
             &self.meter,
@@ -204,7 +205,7 @@ impl Session {
     /// # Errors
     /// [`ClientError::Protocol`] when the server is gone; the results that were returned are good all the same.
     pub fn close(self) -> Result<Report, ClientError> {
-        let ot = self.ot();
+        let options = self.options();
         let ledger = self.driver.close()?;
         if let Some(pump) = self.pump {
             // When the server has ended the stream it has read our last frame.
@@ -214,7 +215,7 @@ impl Session {
         }
         Ok(Report::new(
             &self.plan,
-            ot,
+            options,
             &ledger,
             &self.clocks,
             &self.meter,

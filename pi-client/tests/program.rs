@@ -147,6 +147,16 @@ fn silent_ots_save_bytes_and_change_no_answer() {
     assert!(silent["report"]["steps"]["label silent OT"].as_u64() > Some(0));
     let error = silent["results"][0]["check"]["max_logit_error"].as_f64();
     assert!(error.unwrap() < 0.25, "{silent}");
+    let sliced = run(&["--garbling", "three-halves"]);
+    assert_eq!(plain["report"]["garbling"], "half-gates");
+    assert_eq!(sliced["report"]["garbling"], "three-halves");
+    let tables =
+        |run: &serde_json::Value| run["report"]["steps"]["garbled tables"].as_u64().unwrap();
+    assert!(tables(&sliced) * 5 < tables(&plain) * 4, "{sliced}");
+    let error = sliced["results"][0]["check"]["max_logit_error"].as_f64();
+    assert!(error.unwrap() < 0.25, "{sliced}");
+    let text = fails(&url, &["--garbling", "yao", image.to_str().unwrap()]);
+    assert!(text.contains("half-gates or three-halves"), "{text}");
     let text = fails(&url, &["--ot", "loud", image.to_str().unwrap()]);
     assert!(text.contains("softspoken or silent"), "{text}");
 }

@@ -8,7 +8,9 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use pi_model::packing::PackingGoal;
 use pi_model::{Model, PublicPlan};
 use pi_protocol::cost::Cost;
+use pi_protocol::gc::GarblingMode;
 use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::SessionOptions;
 use pi_server::units::Speed;
 use pi_server::{ServeOptions, Server, Settings, certificate, identity};
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,6 +50,9 @@ enum Command {
         /// How the client makes oblivious transfers: softspoken, or silent for fewer bytes offline and more computing.
         #[arg(long, value_name = "MODE", default_value_t)]
         ot: OtMode,
+        /// How the client wants circuits garbled: half-gates, or three-halves for fewer bytes offline and more computing.
+        #[arg(long, value_name = "MODE", default_value_t)]
+        garbling: GarblingMode,
         /// Print the packing of each linear layer too, beside those that came next.
         #[arg(long)]
         explain: bool,
@@ -151,12 +156,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             batch,
             bandwidth,
             ot,
+            garbling,
             explain,
         } => {
             let model = Model::load(&dir)?;
             let goal = PackingGoal::for_bandwidth(bandwidth.0);
             let plan = PublicPlan::with_goal(model.public(), batch, goal)?;
-            say(format_args!("{}", Cost::with_ot(&plan, ot)?))?;
+            let cost = Cost::with_options(&plan, SessionOptions { ot, garbling })?;
+            say(format_args!("{cost}"))?;
             if explain {
                 say(format_args!("\n{}", plan.explain(3)?))?;
             }

@@ -85,7 +85,7 @@ impl Session {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let channel = self.gate.guard(channel);
             let mut session = ServerSession::accept(channel, Arc::clone(&self.plan))?;
-            if session.ot() == OtMode::Silent && !self.silent_ot {
+            if session.options().ot == OtMode::Silent && !self.silent_ot {
                 return Err(Error::Refused(
                     "this server makes no silent OTs; leave out --ot silent, or ask its operator for serve --silent-ot".into(),
                 ));

@@ -18,6 +18,7 @@ use pi_protocol::client::{ClientSession, Output};
 use pi_protocol::ledger::{Direction, Phase};
 use pi_protocol::ot::mode::OtMode;
 use pi_protocol::server::ServerSession;
+use pi_protocol::session::SessionOptions;
 use pi_protocol::wire::{MAX_FRAME_BYTES, PROTOCOL_VERSION};
 use tokio::runtime::Runtime;
 use tonic::{Code, Status};
@@ -263,7 +264,14 @@ fn silent_ots_are_refused_unless_the_operator_allows_them() {
         let server = TestServer::with(OutputMode::Logits, |o| o.limits.silent_ot = allowed);
         let client = server.connect();
         let description = client.describe(None).unwrap();
-        let session = client.session_with_ot(&description, 1, OtMode::Silent);
+        let session = client.session_with(
+            &description,
+            1,
+            SessionOptions {
+                ot: OtMode::Silent,
+                ..SessionOptions::default()
+            },
+        );
         let error = session.and_then(|mut s| s.prepare()).err();
         let refused = |e: &ClientError| e.to_string().contains("--silent-ot");
         assert_eq!(error.is_some(), !allowed, "{error:?}");

@@ -7,6 +7,7 @@ use std::hint::black_box;
 use pi_model::kernel::{Conv2d, Shape};
 use pi_model::packing::{ConvGeometry, SourcePacking, SourceSpec, choose};
 use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
+use pi_protocol::gc::GarblingMode::{self, HalfGates, ThreeHalves};
 use pi_protocol::gc::{Instances, evaluate, garble, sign_circuit};
 use pi_protocol::hash::{Domain, TweakBase, hash_to_bits};
 use pi_protocol::he::{ClientSource, DEGREE, PublicKey, RlweParams, SecretKey, ServerSource};
@@ -16,10 +17,12 @@ use rand_chacha::ChaCha20Rng;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-const KERNELS: [&str; 6] = [
+const KERNELS: [&str; 8] = [
     "hash",
     "garble",
     "evaluate",
+    "garble-three-halves",
+    "evaluate-three-halves",
     "transform",
     "product",
     "convolution",
@@ -35,8 +38,10 @@ fn main() -> Outcome {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
     pool.install(|| match kernel.as_str() {
         "hash" => hash(times).map_err(|e| e.to_string()),
-        "garble" => circuits(times, 0).map_err(|e| e.to_string()),
-        "evaluate" => circuits(0, times).map_err(|e| e.to_string()),
+        "garble" => circuits(HalfGates, times, 0).map_err(|e| e.to_string()),
+        "evaluate" => circuits(HalfGates, 0, times).map_err(|e| e.to_string()),
+        "garble-three-halves" => circuits(ThreeHalves, times, 0).map_err(|e| e.to_string()),
+        "evaluate-three-halves" => circuits(ThreeHalves, 0, times).map_err(|e| e.to_string()),
         "transform" => encryption(times, 0).map_err(|e| e.to_string()),
         "product" => encryption(0, times).map_err(|e| e.to_string()),
         "convolution" => convolution(times).map_err(|e| e.to_string()),
@@ -57,7 +62,7 @@ fn hash(times: usize) -> Outcome {
 }
 
 /// 256 sign tests of 14 bits: 3,328 AND gates.
-fn circuits(n_garble: usize, n_evaluate: usize) -> Outcome {
+fn circuits(mode: GarblingMode, n_garble: usize, n_evaluate: usize) -> Outcome {
     let mut rng = ChaCha20Rng::seed_from_u64(1);
     let circuit = sign_circuit(14)?;
     let signs = Instances {
@@ -65,6 +70,7 @@ fn circuits(n_garble: usize, n_evaluate: usize) -> Outcome {
         n_instances: 256,
         start_key: Block(5),
         tweak: TweakBase::new(0, 0)?,
+        mode,
     };
     let delta = Delta::random(&mut rng);
     let zero = vec![ZeroLabel::default(); signs.n_evaluator_labels()];

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use pi_protocol::Result;
 use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
-use pi_protocol::gc::{Instances, evaluate, garble, sign_circuit};
+use pi_protocol::gc::{GarblingMode, Instances, evaluate, garble, sign_circuit};
 use pi_protocol::hash::TweakBase;
 use pi_protocol::ot::softspoken::{ReceiverSetup, SenderSetup};
 use pi_protocol::ot::{CotReceiver, CotSender, silent};
@@ -35,25 +35,27 @@ fn main() -> Result<()> {
         n_instances,
         start_key,
         tweak,
+        mode: GarblingMode::HalfGates,
     };
-    let n_and = n_instances * circuit.n_and();
     let zero = vec![ZeroLabel::default(); instances.n_evaluator_labels()];
     let active = vec![ActiveLabel::default(); instances.n_evaluator_labels()];
-    let garbled = garble(&instances, &delta, &seed, &zero, None)?;
     let all = rayon::current_num_threads();
     for n_threads in if all == 1 { vec![1] } else { vec![1, all] } {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
         let pool = pool
             .build()
             .map_err(|e| pi_protocol::Error::Misuse(format!("no threads: {e}")))?;
-        pool.install(|| {
-            let ns = best(n_and, || garble(&instances, &delta, &seed, &zero, None));
-            println!("garble   {ns:6.1} ns for each AND, {n_threads} threads");
-            let ns = best(n_and, || {
-                evaluate(&instances, &garbled.tables, &active, &active)
+        for mode in GarblingMode::ALL {
+            let instances = Instances { mode, ..instances };
+            let tables = garble(&instances, &delta, &seed, &zero, None)?.tables;
+            pool.install(|| {
+                let n_and = instances.n_and();
+                let ns = best(n_and, || garble(&instances, &delta, &seed, &zero, None));
+                println!("{mode:12} garble   {ns:6.1} ns for each AND, {n_threads} threads");
+                let ns = best(n_and, || evaluate(&instances, &tables, &active, &active));
+                println!("{mode:12} evaluate {ns:6.1} ns for each AND, {n_threads} threads");
             });
-            println!("evaluate {ns:6.1} ns for each AND, {n_threads} threads");
-        });
+        }
     }
 
     let session = [0; 32];

@@ -10,13 +10,14 @@ use pi_model::plan::PublicPlan;
 
 use crate::block::{ActiveLabel, Block};
 use crate::error::Result;
+use crate::gc::GarblingMode;
 use crate::he;
 use crate::layout::Layout;
 use crate::ledger::{Direction, Phase, Work};
 use crate::ot::mode::OtMode;
 use crate::ot::softspoken;
-use crate::session::{HELLO_BYTES, HELLO_REPLY_BYTES};
-use crate::sizes::{self, GATE_BYTES};
+use crate::session::{HELLO_BYTES, HELLO_REPLY_BYTES, SessionOptions};
+use crate::sizes;
 use crate::wire::Step;
 
 /// The predicted cost of set-up, of preparing one batch, and of one inference.
@@ -44,14 +45,14 @@ impl Cost {
     /// # Errors
     /// [`crate::Error::Plan`] when the plan cannot be laid out.
     pub fn of(plan: &PublicPlan) -> Result<Self> {
-        Self::with_ot(plan, OtMode::default())
+        Self::with_options(plan, SessionOptions::default())
     }
 
-    /// The cost of `plan` in a session whose OTs are made as `ot` says.
+    /// The cost of `plan` in a session with these `options`.
     ///
     /// # Errors
     /// As [`Self::of`].
-    pub fn with_ot(plan: &PublicPlan, ot: OtMode) -> Result<Self> {
+    pub fn with_options(plan: &PublicPlan, options: SessionOptions) -> Result<Self> {
         let layout = Layout::new(plan)?;
         let infos = plan.graph().layers.iter().map(|l| LayerInfo {
             name: l.name.clone(),
@@ -69,8 +70,8 @@ impl Cost {
         };
         cost.setup(plan, &layout);
         cost.linear_layers(plan);
-        cost.transfers(plan.batch(), &layout, ot);
-        cost.relu_layers(plan.batch(), &layout);
+        cost.transfers(plan.batch(), &layout, options.ot);
+        cost.relu_layers(plan.batch(), &layout, options.garbling);
         cost.online(plan, &layout);
         Ok(cost)
     }
@@ -147,7 +148,7 @@ impl Cost {
         self.round_trips.insert(Phase::Offline, 2);
     }
 
-    fn relu_layers(&mut self, batch: usize, layout: &Layout) {
+    fn relu_layers(&mut self, batch: usize, layout: &Layout, mode: GarblingMode) {
         for relu in &layout.relu_layers {
             let (layer, n) = (relu.layer, relu.n_relus());
             self.add(
@@ -158,7 +159,8 @@ impl Cost {
             self.add(Step::MuxCorrections, layer, batch * relu.result_bytes());
             self.add(Step::Identity, layer, batch * relu.identity_bytes());
             let n_gates = n * relu.circuit.n_and();
-            self.add(Step::Tables, layer, batch * n_gates * GATE_BYTES);
+            let n_bytes = n * mode.instance_bytes(relu.circuit.n_and());
+            self.add(Step::Tables, layer, batch * n_bytes);
             self.work(layer).n_and_gates += (batch * n_gates) as u64;
             self.work(layer).n_ots += (batch * (relu.n_labels() + n)) as u64;
         }
@@ -172,7 +174,7 @@ impl Cost {
             self.add(
                 Step::Tables,
                 last,
-                batch * argmax.circuit.n_and() * GATE_BYTES,
+                batch * mode.instance_bytes(argmax.circuit.n_and()),
             );
             self.work(last).n_and_gates += (batch * argmax.circuit.n_and()) as u64;
             self.work(last).n_ots += (batch * argmax.n_labels()) as u64;

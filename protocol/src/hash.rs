@@ -7,10 +7,10 @@
 //!
 //! The bits that remain are about `128 - log2(hashes under one key)`. A group is 8 instances in lockstep; for the sign test of
 //! up to 16 AND gates that is 8 * 16 * 4 = 512 hashes by the garbler: **about 119 bits** (127 - 9 counting the fixed colour bit
-//! of `Delta`: 118). An argmax over 100 classes of 24 bits, 7,123 gates, has 2^18 hashes: about 110 bits. Label and OT hashes
-//! take at most 128 a key.
+//! of `Delta`: 118). An argmax over 100 classes of 24 bits, 7,123 gates, has 2^18 hashes: about 110 bits. Three-halves garbling
+//! takes six hashes a gate instead of four, hence 0.6 bits of both numbers. Label and OT hashes take at most 128 a key.
 //!
-//! A key is never shared: it encodes domain, inference, layer and group; below it, the tweak is lane, gate and half-gate.
+//! A key is never shared: it encodes domain, inference, layer and group; below it, the tweak is lane, gate and the hash's place in the gate.
 
 mod aesni;
 mod portable;
@@ -33,6 +33,8 @@ const FLAT_GROUP: u64 = 64;
 pub enum Domain {
     /// Half-gates.
     Gate = 1,
+    /// Gates of three-halves garbling.
+    SlicedGate = 4,
     /// Output label to k bits, for the multiplexer's ciphertext.
     Output = 2,
     /// Correlated-OT block to k bits.

@@ -9,7 +9,7 @@ use pi_model::spec::OutputMode;
 
 use crate::block::Block;
 use crate::error::{Error, Result};
-use crate::gc::{Circuit, Instances, argmax_circuit, sign_circuit};
+use crate::gc::{Circuit, GarblingMode, Instances, argmax_circuit, sign_circuit};
 use crate::hash::TweakBase;
 use crate::ring::Ring;
 
@@ -149,6 +149,16 @@ impl Layout {
         self.relu_layers.iter().map(ReluLayer::n_relus).sum()
     }
 
+    /// AND gates of one inference in `layer`.
+    #[must_use]
+    pub fn n_and(&self, layer: usize) -> usize {
+        let argmax = self.argmax.as_ref();
+        match self.relu_layers.get(layer) {
+            Some(relu) => relu.n_relus() * relu.circuit.n_and(),
+            None => argmax.map_or(0, |argmax| argmax.circuit.n_and()),
+        }
+    }
+
     /// The layer's number of the last layer.
     #[must_use]
     pub fn last_layer(&self) -> usize {
@@ -170,7 +180,7 @@ impl Argmax {
     }
 }
 
-/// The instances of `circuit` in one layer of one inference.
+/// The instances of `circuit` in one layer of one inference, garbled as `mode` says.
 ///
 /// # Errors
 /// [`Error::Misuse`] for indices past any plan.
@@ -180,12 +190,14 @@ pub fn instances(
     start_key: Block,
     inference: usize,
     layer: usize,
+    mode: GarblingMode,
 ) -> Result<Instances<'_>> {
     Ok(Instances {
         circuit,
         n_instances,
         start_key,
         tweak: TweakBase::new(inference, layer)?,
+        mode,
     })
 }
 

@@ -1,12 +1,13 @@
 //! What both drivers share: requests, nonces, the setup messages, and the order of a session.
 //!
-//! Setup: client `Hello`, which also chooses how OTs are made; server `HelloReply`; client `PublicKeys`, `MuxBase`; server `MuxTrees`.
+//! Setup: client `Hello`, which also chooses how OTs are made and circuits garbled; server `HelloReply`; client `PublicKeys`, `MuxBase`; server `MuxTrees`.
 //! Then any number of requests. *Prepare* (a batch): client noise bits, corrections and `LabelBase`; server responses,
 //! `LabelBaseReply` and `MuxExtension`; client `MuxReply` if OTs are silent, the label extension, derandomisation bits, corrections
 //! and identity shares; server hash key, `LabelReply` if OTs are silent, and tables: two round trips for any depth and any batch.
 //! *Infer* (one prepared inference): the masked input up, then one round trip for each layer that keeps a ReLU.
 
 use crate::error::{Error, Result};
+use crate::gc::GarblingMode;
 use crate::ot::mode::OtMode;
 use crate::wire::{Frame, PROTOCOL_VERSION, Step, Tag};
 
@@ -79,10 +80,45 @@ fn unexpected(frame: &Frame) -> Error {
     )
 }
 
+/// What the client chooses for a session, in its first message. All choices compute the same; they differ in bytes, in
+/// compute, and in what they assume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// How OTs are made.
+    pub ot: OtMode,
+    /// How circuits are garbled.
+    pub garbling: GarblingMode,
+}
+
+impl SessionOptions {
+    /// One byte: the OT mode's number below, the garbling mode's above.
+    const fn code(self) -> u8 {
+        self.garbling.code() << 4 | self.ot.code()
+    }
+
+    /// The options of this byte.
+    fn from_code(code: u8) -> Option<Self> {
+        Some(Self {
+            ot: OtMode::from_code(code & 15)?,
+            garbling: GarblingMode::from_code(code >> 4)?,
+        })
+    }
+}
+
+/// Uses the default for the rest.
+impl From<OtMode> for SessionOptions {
+    fn from(ot: OtMode) -> Self {
+        Self {
+            ot,
+            ..Self::default()
+        }
+    }
+}
+
 /// 32 bytes that are used once.
 pub type Nonce = [u8; 32];
 
-/// Bytes of [`Step::Hello`]: version, nonce, plan hash, mode of the OT extension.
+/// Bytes of [`Step::Hello`]: version, nonce, plan hash, options.
 pub const HELLO_BYTES: usize = 4 + 32 + 32 + 1;
 /// Bytes of [`Step::HelloReply`]: version, nonce, first message of the multiplexer's base OTs.
 pub const HELLO_REPLY_BYTES: usize = 4 + 32 + 32;
@@ -125,26 +161,31 @@ pub fn decode_hello(step: Step, bytes: &[u8]) -> Result<(Nonce, [u8; 32])> {
     }
 }
 
-/// The client's first message: [`encode_hello`] and how OTs are to be made.
+/// The client's first message: [`encode_hello`] and what it chooses.
 #[must_use]
-pub fn encode_client_hello(nonce: &Nonce, plan_hash: &[u8; 32], ot: OtMode) -> Vec<u8> {
+pub fn encode_client_hello(
+    nonce: &Nonce,
+    plan_hash: &[u8; 32],
+    options: SessionOptions,
+) -> Vec<u8> {
     let mut message = encode_hello(nonce, plan_hash);
-    message.push(ot.code());
+    message.push(options.code());
     message
 }
 
 /// Reads what [`encode_client_hello`] made.
 ///
 /// # Errors
-/// [`Error::Peer`] for another version of the protocol or an unknown mode.
-pub fn decode_client_hello(bytes: &[u8]) -> Result<(Nonce, [u8; 32], OtMode)> {
-    let fail = |got: String| Error::peer(Step::Hello.name(), 0, "a known OT mode", got);
+/// [`Error::Peer`] for another version of the protocol or unknown options.
+pub fn decode_client_hello(bytes: &[u8]) -> Result<(Nonce, [u8; 32], SessionOptions)> {
+    let fail = |got: String| Error::peer(Step::Hello.name(), 0, "known options of a session", got);
     let (code, hello) = bytes
         .split_last()
         .ok_or_else(|| fail("an empty message".into()))?;
     let (nonce, plan_hash) = decode_hello(Step::Hello, hello)?;
-    let ot = OtMode::from_code(*code).ok_or_else(|| fail(format!("mode {code}")))?;
-    Ok((nonce, plan_hash, ot))
+    let options = SessionOptions::from_code(*code);
+    let options = options.ok_or_else(|| fail(format!("options {code:#04x}")))?;
+    Ok((nonce, plan_hash, options))
 }
 
 /// The peer's message at `step` does not hold what it should.
@@ -228,12 +269,17 @@ mod tests {
         );
         assert!(decode_hello(Step::Hello, &hello[1..]).is_err());
         for ot in [OtMode::SoftSpoken, OtMode::Silent] {
-            let mut hello = encode_client_hello(&[1; 32], &[2; 32], ot);
-            assert_eq!(hello.len(), HELLO_BYTES);
-            let decoded = decode_client_hello(&hello).unwrap();
-            assert_eq!(decoded, ([1; 32], [2; 32], ot));
-            hello[HELLO_BYTES - 1] = 2;
-            assert!(decode_client_hello(&hello).is_err());
+            for garbling in GarblingMode::ALL {
+                let options = SessionOptions { ot, garbling };
+                let mut hello = encode_client_hello(&[1; 32], &[2; 32], options);
+                assert_eq!(hello.len(), HELLO_BYTES);
+                let decoded = decode_client_hello(&hello).unwrap();
+                assert_eq!(decoded, ([1; 32], [2; 32], options));
+                for unknown in [2, 0x20, 0xff] {
+                    hello[HELLO_BYTES - 1] = unknown;
+                    assert!(decode_client_hello(&hello).is_err());
+                }
+            }
         }
         assert!(decode_client_hello(&[]).is_err());
     }

@@ -6,9 +6,6 @@ use crate::error::Result;
 use crate::he::RlweParams;
 use crate::session::Nonce;
 
-/// Bytes of a garbled AND gate.
-pub const GATE_BYTES: usize = 32;
-
 /// The first layer that reads a source: its messages are booked there.
 #[must_use]
 pub fn layer_of_source(plan: &PublicPlan, source: usize) -> usize {

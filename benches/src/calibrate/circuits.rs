@@ -2,7 +2,9 @@
 
 use pi_model::bits::{pack, unpack};
 use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
-use pi_protocol::gc::{active_label_hash, evaluate, garble, label_hash, sign_circuit};
+use pi_protocol::gc::{
+    GarblingMode, Instances, active_label_hash, evaluate, garble, label_hash, sign_circuit,
+};
 use pi_protocol::layout::instances;
 use pi_protocol::ot::correlated::{receiver_pads, sender_pads};
 use pi_protocol::ot::mode::OtMode;
@@ -32,7 +34,8 @@ impl Rates {
     pub(super) fn circuits(&mut self) -> Result<(), BenchError> {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let circuit = sign_circuit(BITS)?;
-        let signs = instances(&circuit, N, Block::random(&mut rng), 0, 0)?;
+        let mode = GarblingMode::HalfGates;
+        let signs = instances(&circuit, N, Block::random(&mut rng), 0, 0, mode)?;
         let delta = Delta::random(&mut rng);
         let cots: Vec<Block> = (0..N * BITS).map(|_| Block::random(&mut rng)).collect();
         let from_cots = || -> Vec<ZeroLabel> {
@@ -64,6 +67,18 @@ impl Rates {
         self.label_s = (cold(5, choose) + typical(5, || read(&message))) / (N * BITS) as f64;
         self.evaluate_and_s =
             cold(5, || evaluate(&signs, &garbled.tables, &active, &own)) / n_gates;
+
+        let sliced = Instances {
+            mode: GarblingMode::ThreeHalves,
+            ..signs
+        };
+        let colours = vec![0; N];
+        self.garble_sliced_and_s =
+            typical(5, || garble(&sliced, &delta, &seed, &zero, Some(&colours))) / n_gates;
+        // The garbler's labels are the same in both modes.
+        let tables = garble(&sliced, &delta, &seed, &zero, Some(&colours))?.tables;
+        self.evaluate_sliced_and_s =
+            cold(5, || evaluate(&sliced, &tables, &active, &own)) / n_gates;
 
         let outputs = evaluate(&signs, &garbled.tables, &active, &own)?;
         let ring = Ring::new(RING_BITS);

@@ -20,10 +20,9 @@ use crate::he;
 use crate::layout::Layout;
 use crate::ledger::Ledger;
 use crate::mux;
-use crate::ot::mode::OtMode;
 use crate::prg::Seed;
 use crate::ring::Ring;
-use crate::session::{Nonce, Request};
+use crate::session::{Nonce, Request, SessionOptions};
 use crate::share::{Client, Share};
 use crate::wire::Wire;
 
@@ -40,8 +39,8 @@ pub struct ClientSession<C: Channel> {
     keys: Vec<he::SecretKey>,
     /// The extension in which the client is the sender; none if nothing is multiplexed.
     mux: Option<mux::ClientMux>,
-    /// How OTs are made.
-    ot: OtMode,
+    /// How OTs are made and circuits garbled.
+    options: SessionOptions,
     /// Batches prepared so far.
     n_batches: u32,
     /// Set by the first error of the peer or the channel.
@@ -130,10 +129,10 @@ impl<C: Channel> ClientSession<C> {
         &self.plan
     }
 
-    /// How this session makes OTs: what [`crate::cost::Cost::with_ot`] needs to know.
+    /// What the client chose for this session: what [`crate::cost::Cost::with_options`] needs to know.
     #[must_use]
-    pub const fn ot(&self) -> OtMode {
-        self.ot
+    pub const fn options(&self) -> SessionOptions {
+        self.options
     }
 
     fn unless_over(&self) -> Result<()> {

@@ -3,7 +3,7 @@
 //! Flight 1 up: noise bits and corrections of every source, first message of the labels' base OTs. Flight 2 down: responses
 //! (each as soon as its source is in, so that the two flights share the wire), base-OT answer, multiplexer extension. Flight 3 up: label extension, derandomisation bits, multiplexer corrections,
 //! identity shares. Flight 4 down: hash key and tables. Cost in bytes for each ReLU of l bits:
-//! 32 (l - 1) down, (l + k') / 8 up, and the OT extension's 31 bits for each of l + 1 transfers (silent OT: see its module; its
+//! 32 (l - 1) down (three-halves garbling: 24.625), (l + k') / 8 up, and the OT extension's 31 bits for each of l + 1 transfers (silent OT: see its module; its
 //! replies go up in flight 3 and down in flight 4).
 
 use pi_model::PublicPlan;
@@ -253,7 +253,7 @@ impl<C: Channel> ClientSession<C> {
         if let Some(mux) = &mut self.mux {
             let message = self.wire.recv(
                 batch_tag(Step::MuxExtension, 0, batch),
-                self.ot.message_bytes(n_products),
+                self.options.ot.message_bytes(n_products),
             )?;
             let (products, reply) = self
                 .wire
@@ -267,7 +267,7 @@ impl<C: Channel> ClientSession<C> {
             let n_labels = n * self.layout.n_labels();
             let session =
                 sizes::ot_session("labels", &self.client_nonce, &self.server_nonce, batch);
-            let ot = self.ot;
+            let ot = self.options.ot;
             let (trees, receiver, extended) =
                 self.wire
                     .ledger
@@ -444,7 +444,7 @@ impl<C: Channel> ClientSession<C> {
         kept: Vec<Vec<KeptShares>>,
         labels: Option<(Receiver, Extended)>,
     ) -> Result<Vec<Prepared>> {
-        let layout = self.layout.clone();
+        let (layout, mode) = (self.layout.clone(), self.options.garbling);
         let start_key = if layout.n_labels() > 0 {
             let bytes = self
                 .wire
@@ -460,7 +460,8 @@ impl<C: Channel> ClientSession<C> {
         for (index, (mut draft, kept)) in drafts.into_iter().zip(kept).enumerate() {
             let mut layers = Vec::with_capacity(layout.relu_layers.len());
             for (relu, (truncated, products)) in layout.relu_layers.iter().zip(kept) {
-                let signs = instances(&relu.circuit, relu.n_relus(), start_key, index, relu.layer)?;
+                let (circuit, n_relus) = (&relu.circuit, relu.n_relus());
+                let signs = instances(circuit, n_relus, start_key, index, relu.layer, mode)?;
                 let tables = self.wire.recv(
                     tag(Step::Tables, relu.layer, batch, index),
                     signs.table_bytes(),
@@ -468,7 +469,7 @@ impl<C: Channel> ClientSession<C> {
                 self.wire.ledger.work(
                     relu.layer,
                     Work {
-                        n_and_gates: (tables.len() / sizes::GATE_BYTES) as u64,
+                        n_and_gates: signs.n_and() as u64,
                         ..Work::default()
                     },
                 );
@@ -488,14 +489,14 @@ impl<C: Channel> ClientSession<C> {
             let argmax = match &layout.argmax {
                 None => None,
                 Some(argmax) => {
-                    let circuit = instances(&argmax.circuit, 1, start_key, index, last)?;
+                    let circuit = instances(&argmax.circuit, 1, start_key, index, last, mode)?;
                     let tables = self
                         .wire
                         .recv(tag(Step::Tables, last, batch, index), circuit.table_bytes())?;
                     self.wire.ledger.work(
                         last,
                         Work {
-                            n_and_gates: (tables.len() / sizes::GATE_BYTES) as u64,
+                            n_and_gates: circuit.n_and() as u64,
                             ..Work::default()
                         },
                     );

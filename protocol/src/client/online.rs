@@ -80,6 +80,7 @@ impl<C: Channel> ClientSession<C> {
         prepared: &Prepared,
     ) -> Result<()> {
         let (batch, index, ring) = (prepared.batch, prepared.index, relu.ring_out);
+        let mode = self.options.garbling;
         let labels = self.wire.recv(
             tag(Step::Labels, relu.layer, batch, index),
             relu.n_labels() * ActiveLabel::BYTES,
@@ -101,6 +102,7 @@ impl<C: Channel> ClientSession<C> {
                     prepared.start_key,
                     index,
                     relu.layer,
+                    mode,
                 )?;
                 let outputs = evaluate(
                     &signs,
@@ -133,7 +135,7 @@ impl<C: Channel> ClientSession<C> {
 
     fn output(&mut self, prepared: &Prepared) -> Result<Output> {
         let (batch, index, last) = (prepared.batch, prepared.index, self.layout.last_layer());
-        let layout = self.layout.clone();
+        let (layout, mode) = (self.layout.clone(), self.options.garbling);
         let (Some(argmax), Some(material)) = (&layout.argmax, &prepared.argmax) else {
             let ring = layout.output_ring;
             let message = self.wire.recv(
@@ -160,7 +162,8 @@ impl<C: Channel> ClientSession<C> {
             self.wire
                 .ledger
                 .time_of_layer(Phase::Online, "evaluate", last, || -> Result<_> {
-                    let circuit = instances(&argmax.circuit, 1, prepared.start_key, index, last)?;
+                    let start_key = prepared.start_key;
+                    let circuit = instances(&argmax.circuit, 1, start_key, index, last, mode)?;
                     let outputs = evaluate(
                         &circuit,
                         &material.tables,

@@ -11,11 +11,12 @@ use crate::he;
 use crate::layout::Layout;
 use crate::ledger::Phase;
 use crate::mux::ClientMux;
-use crate::ot::mode::OtMode;
 use crate::ot::softspoken;
 use crate::prg::{self, Seed};
 use crate::ring::Ring;
-use crate::session::{HELLO_REPLY_BYTES, decode_hello, encode_client_hello, setup_tag};
+use crate::session::{
+    HELLO_REPLY_BYTES, SessionOptions, decode_hello, encode_client_hello, setup_tag,
+};
 use crate::wire::{Step, Wire};
 
 impl<C: Channel> ClientSession<C> {
@@ -24,22 +25,26 @@ impl<C: Channel> ClientSession<C> {
     /// # Errors
     /// [`crate::Error::Peer`] when the server follows another plan or version, [`crate::Error::Channel`] when it is gone.
     pub fn connect(channel: C, plan: Arc<PublicPlan>) -> Result<Self> {
-        Self::connect_with_ot(channel, plan, OtMode::default())
+        Self::connect_with(channel, plan, SessionOptions::default())
     }
 
-    /// As [`Self::connect`], with OTs made as `ot` says.
+    /// As [`Self::connect`], with OTs made and circuits garbled as `options` say.
     ///
     /// # Errors
     /// As [`Self::connect`].
-    pub fn connect_with_ot(channel: C, plan: Arc<PublicPlan>, ot: OtMode) -> Result<Self> {
-        Self::connect_with_seed(channel, plan, ot, prg::os_seed()?)
+    pub fn connect_with(
+        channel: C,
+        plan: Arc<PublicPlan>,
+        options: SessionOptions,
+    ) -> Result<Self> {
+        Self::connect_with_seed(channel, plan, options, prg::os_seed()?)
     }
 
-    /// As [`Self::connect_with_ot`], with all randomness from `seed`.
+    /// As [`Self::connect_with`], with all randomness from `seed`.
     pub(crate) fn connect_with_seed(
         channel: C,
         plan: Arc<PublicPlan>,
-        ot: OtMode,
+        options: SessionOptions,
         seed: Seed,
     ) -> Result<Self> {
         let layout = Arc::new(Layout::new(&plan)?);
@@ -47,7 +52,7 @@ impl<C: Channel> ClientSession<C> {
         let client_nonce = *seed.derive("client nonce", &[]).as_bytes();
         wire.send(
             setup_tag(Step::Hello),
-            &encode_client_hello(&client_nonce, &plan.hash(), ot),
+            &encode_client_hello(&client_nonce, &plan.hash(), options),
         )?;
         let reply = wire.recv(setup_tag(Step::HelloReply), HELLO_REPLY_BYTES)?;
         let (server_nonce, point) = decode_hello(Step::HelloReply, &reply)?;
@@ -76,7 +81,7 @@ impl<C: Channel> ClientSession<C> {
                 &client_nonce,
                 &server_nonce,
                 &trees,
-                ot,
+                options.ot,
                 seed.derive("multiplexer silent OT", &[]),
             )?)
         };
@@ -92,7 +97,7 @@ impl<C: Channel> ClientSession<C> {
             server_nonce,
             keys,
             mux,
-            ot,
+            options,
             n_batches: 0,
             over: false,
             #[cfg(test)]

@@ -1,14 +1,17 @@
-//! The evaluator: half-gates (Zahur, Rosulek, Evans, Eurocrypt 2015, figure 2), many instances of one circuit.
+//! The evaluator: many instances of one circuit, by half-gates or by three-halves garbling.
 //!
 //! Takes the garbler's tables and one active label for each input; gives one active label for each output. Two TMMO hashes for
-//! each AND gate, eight instances in lockstep. Colours select by mask: they are values masked by the garbler, but cost nothing
+//! each AND gate, or three, eight instances in lockstep. Colours select by mask: they are values masked by the garbler, but cost nothing
 //! to treat as secret. Evaluating one set of tables on two inputs would reveal both: the caller consumes its material.
 
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
-use super::garble::{GATE_BYTES, Instances, MIN_BATCHES};
-use super::group::{BATCH, Evaluation, batch_keys, by_batch, wire_rows};
+use super::garble::{Instances, MIN_BATCHES};
+use super::half_gates::HalfGates;
+use super::lanes::{BATCH, Evaluation, batch_keys, by_batch, wire_rows};
+use super::mode::GarblingMode;
+use super::three_halves::ThreeHalves;
 use crate::block::ActiveLabel;
 use crate::error::{Error, Result};
 use crate::hash::simd::Path;
@@ -66,7 +69,7 @@ pub(super) fn evaluate_on<L: Copy + Into<ActiveLabel> + Sync>(
         circuit.n_evaluator_inputs(),
         circuit.n_outputs(),
     );
-    let stride = circuit.n_and() * GATE_BYTES;
+    let stride = instances.instance_bytes();
     let mut outputs = Zeroizing::new(vec![ActiveLabel::default(); instances.n_output_labels()]);
     by_batch(&mut outputs, instances.n_batches(), n_out)
         .into_par_iter()
@@ -78,7 +81,7 @@ pub(super) fn evaluate_on<L: Copy + Into<ActiveLabel> + Sync>(
                 let first = batch * BATCH;
                 let n_instances = BATCH.min(instances.n_instances - first);
                 let end = first + n_instances;
-                path.run(Evaluation {
+                let evaluation = Evaluation {
                     circuit,
                     keys: batch_keys(instances, batch),
                     n_instances,
@@ -87,7 +90,11 @@ pub(super) fn evaluate_on<L: Copy + Into<ActiveLabel> + Sync>(
                     garbler: &garbler_active[first * n_in..end * n_in],
                     evaluator: &evaluator_active[first * n_eval..end * n_eval],
                     outputs,
-                });
+                };
+                match instances.mode {
+                    GarblingMode::HalfGates => path.run(HalfGates(evaluation)),
+                    GarblingMode::ThreeHalves => path.run(ThreeHalves(evaluation)),
+                }
             },
         );
     Ok(outputs)
@@ -127,6 +134,7 @@ mod tests {
 
     /// Garbles and evaluates on both parties' bits; returns garbled material, output labels and Delta.
     fn run(
+        mode: GarblingMode,
         circuit: &Circuit,
         garbler: &[bool],
         evaluator: &[bool],
@@ -142,13 +150,15 @@ mod tests {
             n_instances,
             start_key,
             tweak,
+            mode,
         };
         let zero: Vec<ZeroLabel> = evaluator
             .iter()
             .map(|_| ZeroLabel(Block::random(&mut rng)))
             .collect();
         let garbled = garble(&instances, &delta, &Seed::from([1; 32]), &zero, colours).unwrap();
-        assert_eq!(garbled.tables.len(), n_instances * circuit.n_and() * 32);
+        let bytes = mode.instance_bytes(circuit.n_and());
+        assert_eq!(garbled.tables.len(), n_instances * bytes);
         let active = |zero: &[ZeroLabel], bits: &[bool]| -> Vec<ActiveLabel> {
             zero.iter()
                 .zip(bits)
@@ -169,6 +179,10 @@ mod tests {
 
     #[test]
     fn sign_test_on_random_and_boundary_values() {
+        GarblingMode::ALL.into_iter().for_each(sign_tests);
+    }
+
+    fn sign_tests(mode: GarblingMode) {
         let mut rng = ChaCha20Rng::seed_from_u64(11);
         for l in [1, 2, 3, 7, 13, 14, 16, 22, 52, 64] {
             let circuit = sign_circuit(l).unwrap();
@@ -190,7 +204,7 @@ mod tests {
                     .collect();
                 let colours: Vec<u8> = (0..n).map(|_| rng.random_range(0..2)).collect();
                 let (a, b) = (to_bits(&shares, l), to_bits(&other, l));
-                let (garbled, out, _) = run(&circuit, &a, &b, n, Some(&colours));
+                let (garbled, out, _) = run(mode, &circuit, &a, &b, n, Some(&colours));
                 for i in 0..n {
                     assert_eq!(garbled.output_zero[i].colour(), colours[i]);
                     let negative = out[i].colour() ^ colours[i] == 1;
@@ -202,6 +216,10 @@ mod tests {
 
     #[test]
     fn argmax_of_ten_classes() {
+        GarblingMode::ALL.into_iter().for_each(argmax_of_ten);
+    }
+
+    fn argmax_of_ten(mode: GarblingMode) {
         let mut rng = ChaCha20Rng::seed_from_u64(12);
         let (n_classes, bits, n) = (10, 20, 9);
         let circuit = argmax_circuit(n_classes, bits).unwrap();
@@ -215,6 +233,7 @@ mod tests {
             .map(|(v, s)| (*v as u64).wrapping_sub(*s))
             .collect();
         let (garbled, out, _) = run(
+            mode,
             &circuit,
             &to_bits(&shares, bits),
             &to_bits(&other, bits),
@@ -231,7 +250,8 @@ mod tests {
     #[test]
     fn labels_and_tables_do_not_repeat_across_instances() {
         let circuit = sign_circuit(3).unwrap();
-        let (garbled, _, _) = run(&circuit, &[false; 60], &[false; 60], 20, None);
+        let mode = GarblingMode::HalfGates;
+        let (garbled, _, _) = run(mode, &circuit, &[false; 60], &[false; 60], 20, None);
         let mut labels: Vec<u128> = garbled.garbler_zero.iter().map(|z| z.0.0).collect();
         labels.sort_unstable();
         labels.dedup();
@@ -247,6 +267,7 @@ mod tests {
             n_instances: 2,
             start_key: Block(1),
             tweak,
+            mode: GarblingMode::HalfGates,
         };
         let labels = [ActiveLabel::default(); 9];
         let tables = [0; 200];
@@ -258,5 +279,14 @@ mod tests {
         assert!(matches!(call(192, 7, 8), Err(Error::Peer { .. })));
         assert!(matches!(call(192, 9, 8), Err(Error::Peer { .. })));
         assert!(matches!(call(192, 8, 9), Err(Error::Misuse(_))));
+        let sliced = Instances {
+            mode: GarblingMode::ThreeHalves,
+            ..instances
+        };
+        let call = |t| evaluate(&sliced, &tables[..t], &labels[..8], &labels[..8]);
+        assert!(call(2 * (3 * 24 + 2)).is_ok());
+        for t in [0, 147, 149, 192] {
+            assert!(matches!(call(t), Err(Error::Peer { .. })));
+        }
     }
 }

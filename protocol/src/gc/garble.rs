@@ -1,8 +1,8 @@
-//! The garbler: half-gates (Zahur, Rosulek, Evans, Eurocrypt 2015, figure 2), many instances of one circuit.
+//! The garbler: many instances of one circuit, by half-gates or by three-halves garbling.
 //!
-//! Garbler -> evaluator: 32 bytes for each AND gate and instance, instance after instance, gates in circuit order, each the
-//! generator's half then the evaluator's. Eight instances go in lockstep under one hash key; groups run in parallel. A last
-//! group is filled up with dummy instances that leave no bytes. Four TMMO hashes for each AND gate.
+//! Garbler -> evaluator: tables, instance after instance, gates in circuit order; what a gate is, [`super::half_gates`] and
+//! [`super::three_halves`] say. Eight instances go in lockstep under one hash key; groups run in parallel. A last group is
+//! filled up with dummy instances that leave no bytes. Four TMMO hashes for each AND gate, or six.
 //!
 //! Secret labels select by mask only. The tables are a function of `Delta` and one-time labels: garble once, evaluate once.
 
@@ -10,15 +10,16 @@ use rayon::prelude::*;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::circuit::Circuit;
-use super::group::{BATCH, Garbling, batch_keys, by_batch, wire_rows};
+use super::half_gates::HalfGates;
+use super::lanes::{BATCH, Garbling, batch_keys, by_batch, wire_rows};
+use super::mode::GarblingMode;
+use super::three_halves::ThreeHalves;
 use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::{Error, Result};
 use crate::hash::simd::Path;
 use crate::hash::{Domain, TweakBase, hash_to_bits};
 use crate::prg::Seed;
 
-/// Bytes of one AND gate.
-pub(super) const GATE_BYTES: usize = 32;
 /// Batches that one task of the thread pool takes at least.
 pub(super) const MIN_BATCHES: usize = 4;
 
@@ -33,13 +34,24 @@ pub struct Instances<'a> {
     pub start_key: Block,
     /// Inference and layer: unique under one start value.
     pub tweak: TweakBase,
+    /// The garbling scheme.
+    pub mode: GarblingMode,
 }
 
 impl Instances<'_> {
-    /// Bytes of all tables: `n_instances * n_and * 32`.
+    /// AND gates of all instances.
+    pub fn n_and(&self) -> usize {
+        self.n_instances.saturating_mul(self.circuit.n_and())
+    }
+
+    /// Bytes of all tables.
     pub fn table_bytes(&self) -> usize {
-        self.n_instances
-            .saturating_mul(self.circuit.n_and() * GATE_BYTES)
+        self.n_instances.saturating_mul(self.instance_bytes())
+    }
+
+    /// Bytes of the tables of one instance.
+    pub(super) fn instance_bytes(&self) -> usize {
+        self.mode.instance_bytes(self.circuit.n_and())
     }
 
     /// Labels of all the garbler's inputs.
@@ -139,8 +151,9 @@ pub(super) fn garble_on(
     let ids = [instances.tweak.inference(), instances.tweak.layer() as u64];
     let mut labels = labels.stream("garbler input labels", &ids);
     let label_key = Zeroizing::new(Block::random(&mut labels));
+    let dice_key = Zeroizing::new(Block::random(&mut labels));
 
-    by_batch(&mut tables, n_batches, circuit.n_and() * GATE_BYTES)
+    by_batch(&mut tables, n_batches, instances.instance_bytes())
         .into_par_iter()
         .zip(by_batch(&mut garbler_zero, n_batches, n_in))
         .zip(by_batch(&mut output_zero, n_batches, n_out))
@@ -151,19 +164,25 @@ pub(super) fn garble_on(
             |wires, (batch, ((tables, inputs), outputs))| {
                 let first = batch * BATCH;
                 let n_instances = BATCH.min(instances.n_instances - first);
-                path.run(Garbling {
+                let garbling = Garbling {
                     circuit,
                     delta: delta.block(),
                     keys: batch_keys(instances, batch),
+                    first_instance: first as u64,
                     n_instances,
                     wires,
                     tables,
                     label_key: *label_key,
+                    dice_key: *dice_key,
                     first_label: (first * n_in) as u64,
                     garbler: &mut *inputs,
                     evaluator: &evaluator_zero[first * n_eval..(first + n_instances) * n_eval],
                     outputs: &mut *outputs,
-                });
+                };
+                match instances.mode {
+                    GarblingMode::HalfGates => path.run(HalfGates(garbling)),
+                    GarblingMode::ThreeHalves => path.run(ThreeHalves(garbling)),
+                }
                 if let (Some(input), Some(colours)) = (colour_input, output_colour) {
                     // The input enters no AND gate, so its colour may still be chosen: a uniform label stays uniform.
                     let inputs = inputs.chunks_exact_mut(n_in);
@@ -254,6 +273,7 @@ mod tests {
             n_instances: 1,
             start_key,
             tweak,
+            mode: GarblingMode::HalfGates,
         };
         for (seed, colour_b) in (0..16u8).map(|i| (i, i & 1)) {
             let b_zero = ZeroLabel(Block(
@@ -291,6 +311,7 @@ mod tests {
             n_instances: 3,
             start_key: Block(1),
             tweak,
+            mode: GarblingMode::HalfGates,
         };
         let seed = Seed::from([0; 32]);
         let labels = [ZeroLabel::default(); 3];
@@ -320,6 +341,7 @@ mod tests {
             n_instances: 100,
             start_key: Block(9),
             tweak,
+            mode: GarblingMode::HalfGates,
         };
         let [h0, h1] = label_hash(&instances, &delta, &zero, 52).unwrap();
         let active: Vec<ActiveLabel> = zero

@@ -1,22 +1,26 @@
-//! Garbled circuits: half-gates over groups of eight instances in lockstep.
+//! Garbled circuits: half-gates, or three-halves garbling, over groups of eight instances in lockstep.
 //!
 //! The garbler is a role: nothing here knows which party plays it. Nothing here moves bytes either; labels of the evaluator's
 //! inputs come from correlated OT, by the caller. Semi-honest garbler; the evaluator may deviate.
-//! Cost: 32 bytes for each AND gate, 16 for each input label.
+//! Cost: 32 bytes for each AND gate, or 24 and 5 bits ([`GarblingMode`]); 16 for each input label.
 
 mod argmax;
 mod circuit;
 mod evaluate;
 mod garble;
-mod group;
+mod half_gates;
 mod labels;
+mod lanes;
+mod mode;
 mod sign;
 #[cfg(test)]
 mod tests;
+mod three_halves;
 
 pub use argmax::argmax_circuit;
 pub use circuit::{Builder, Circuit, Gate, Wire};
 pub use evaluate::{active_label_hash, evaluate};
 pub use garble::{Garbled, Instances, garble, label_hash};
 pub use labels::active_label_bytes;
+pub use mode::{GarblingMode, UnknownGarblingMode};
 pub use sign::sign_circuit;

@@ -6,7 +6,9 @@ use rand_chacha::ChaCha20Rng;
 
 use super::evaluate::evaluate_on;
 use super::garble::garble_on;
-use super::{Builder, Circuit, Garbled, Instances, argmax_circuit, label_hash, sign_circuit};
+use super::{
+    Builder, Circuit, Garbled, GarblingMode, Instances, argmax_circuit, label_hash, sign_circuit,
+};
 use crate::block::{ActiveLabel, Block, Delta, ZeroLabel};
 use crate::hash::TweakBase;
 use crate::hash::simd::Path;
@@ -21,7 +23,7 @@ struct Fixed<'a> {
 }
 
 impl<'a> Fixed<'a> {
-    fn new(circuit: &'a Circuit, n_instances: usize) -> Self {
+    fn new(mode: GarblingMode, circuit: &'a Circuit, n_instances: usize) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(77);
         let delta = Delta::random(&mut rng);
         let instances = Instances {
@@ -29,6 +31,7 @@ impl<'a> Fixed<'a> {
             n_instances,
             start_key: Block::random(&mut rng),
             tweak: TweakBase::new(3, 5).unwrap(),
+            mode,
         };
         let zero = (0..instances.n_evaluator_labels())
             .map(|_| ZeroLabel(Block::random(&mut rng)))
@@ -63,30 +66,60 @@ fn bytes<'a>(labels: impl Iterator<Item = &'a ZeroLabel>) -> Vec<[u8; 16]> {
 /// BLAKE3 of tables, input labels, output labels and label hashes. Another implementation must find the same.
 #[test]
 fn bytes_stay_what_they_were() {
+    use GarblingMode::{HalfGates, ThreeHalves};
     let answers = [
         (
-            sign_circuit(14).unwrap(),
+            HalfGates,
+            sign_circuit(14),
             101,
             "a835de48576fe60e0f67a307d26001da",
         ),
         (
-            sign_circuit(16).unwrap(),
+            ThreeHalves,
+            sign_circuit(14),
+            101,
+            "a0021e16b59f9267d18d599e5f48bb56",
+        ),
+        (
+            HalfGates,
+            sign_circuit(16),
             64,
             "969a2ef88d1cd91fc44a5a9900210886",
         ),
         (
-            argmax_circuit(10, 24).unwrap(),
+            ThreeHalves,
+            sign_circuit(16),
+            64,
+            "976789bbd70732a7a7795da59444c52a",
+        ),
+        (
+            HalfGates,
+            argmax_circuit(10, 24),
             1,
             "d7472ab9b055af1ac43653c76f71020f",
         ),
         (
-            argmax_circuit(7, 20).unwrap(),
+            ThreeHalves,
+            argmax_circuit(10, 24),
+            1,
+            "9ace39e4b28c6230abb1a725cbbf3cd8",
+        ),
+        (
+            HalfGates,
+            argmax_circuit(7, 20),
             70,
             "4da328f1e6d2be0077efc9d00103354c",
         ),
+        (
+            ThreeHalves,
+            argmax_circuit(7, 20),
+            70,
+            "419808068e76a368a3a357c2287cecdf",
+        ),
     ];
-    for (circuit, n_instances, want) in answers {
-        let fixed = Fixed::new(&circuit, n_instances);
+    for (mode, circuit, n_instances, want) in answers {
+        let circuit = circuit.unwrap();
+        let fixed = Fixed::new(mode, &circuit, n_instances);
         for (name, path) in Path::all() {
             let garbled = fixed.garble(path);
             let zero = &garbled.output_zero;
@@ -107,7 +140,7 @@ fn random_circuit(rng: &mut ChaCha20Rng) -> Circuit {
     let (n_in, n_eval) = (rng.random_range(0..4), rng.random_range(1..4));
     let mut b = Builder::new(n_in, n_eval);
     let mut n_wires = (n_in + n_eval) as u32;
-    for _ in 0..rng.random_range(1..40) {
+    for _ in 0..rng.random_range(1..150) {
         let mut wire = || rng.random_range(0..n_wires);
         let (x, y) = (wire(), wire());
         match rng.random_range(0..4) {
@@ -126,10 +159,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn all_paths_agree_and_compute_the_circuit(seed: u64, n_instances in 0usize..140) {
+    fn all_paths_agree_and_compute_the_circuit(seed: u64, n_instances in 0usize..140, sliced: bool) {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let circuit = random_circuit(&mut rng);
-        let fixed = Fixed::new(&circuit, n_instances);
+        let mode = GarblingMode::ALL[usize::from(sliced)];
+        let fixed = Fixed::new(mode, &circuit, n_instances);
         let bits = |n: usize, rng: &mut ChaCha20Rng| -> Vec<bool> { (0..n).map(|_| rng.random()).collect() };
         let theirs = bits(fixed.instances.n_garbler_labels(), &mut rng);
         let own = bits(fixed.instances.n_evaluator_labels(), &mut rng);

@@ -108,6 +108,64 @@ impl Simd for AesNi {
     }
 
     #[inline(always)]
+    fn low_halves(self, mut x: Self::Lanes, y: Self::Lanes) -> Self::Lanes {
+        for (x, y) in x.iter_mut().zip(y) {
+            // SAFETY: see above.
+            *x = unsafe { _mm_unpacklo_epi64(*x, y) };
+        }
+        x
+    }
+
+    #[inline(always)]
+    fn high_halves(self, mut x: Self::Lanes, y: Self::Lanes) -> Self::Lanes {
+        for (x, y) in x.iter_mut().zip(y) {
+            // SAFETY: see above.
+            *x = unsafe { _mm_unpackhi_epi64(*x, y) };
+        }
+        x
+    }
+
+    #[inline(always)]
+    fn swap_halves(self, mut x: Self::Lanes) -> Self::Lanes {
+        for x in &mut x {
+            // SAFETY: see above.
+            *x = unsafe { _mm_shuffle_epi32::<0b01_00_11_10>(*x) };
+        }
+        x
+    }
+
+    #[inline(always)]
+    fn spread_half_lsb(self, mut x: Self::Lanes) -> Self::Lanes {
+        for x in &mut x {
+            // The lower word of each half to both, then its lowest bit to the whole word.
+            // SAFETY: see above.
+            *x = unsafe {
+                let words = _mm_shuffle_epi32::<0b10_10_00_00>(*x);
+                _mm_srai_epi32::<31>(_mm_slli_epi32::<31>(words))
+            };
+        }
+        x
+    }
+
+    #[inline(always)]
+    fn shift_left(self, mut x: Self::Lanes, n: u32) -> Self::Lanes {
+        for x in &mut x {
+            // SAFETY: see above.
+            *x = unsafe { _mm_sll_epi64(*x, _mm_cvtsi32_si128(n as i32)) };
+        }
+        x
+    }
+
+    #[inline(always)]
+    fn shift_right(self, mut x: Self::Lanes, n: u32) -> Self::Lanes {
+        for x in &mut x {
+            // SAFETY: see above.
+            *x = unsafe { _mm_srl_epi64(*x, _mm_cvtsi32_si128(n as i32)) };
+        }
+        x
+    }
+
+    #[inline(always)]
     fn store_pairs(self, first: Self::Lanes, second: Self::Lanes, bytes: &mut [u8], stride: usize) {
         assert!(bytes.len() >= (LANES - 1) * stride + PAIR);
         for lane in 0..LANES {

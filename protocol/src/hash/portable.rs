@@ -6,6 +6,9 @@ use aes::cipher::{BlockEncrypt, KeyInit};
 use super::simd::{KEYS, LANES, Row, Simd};
 use crate::block::{Block, mask};
 
+/// The low half of a lane.
+const LOW: u128 = u64::MAX as u128;
+
 /// Needs nothing of the processor.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -36,6 +39,30 @@ impl Simd for Portable {
 
     fn spread_lsb(self, x: Self::Lanes) -> Self::Lanes {
         x.map(|x| mask(x as u8))
+    }
+
+    fn low_halves(self, x: Self::Lanes, y: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| x[i] & LOW | y[i] << 64)
+    }
+
+    fn high_halves(self, x: Self::Lanes, y: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| x[i] >> 64 | y[i] & !LOW)
+    }
+
+    fn swap_halves(self, x: Self::Lanes) -> Self::Lanes {
+        x.map(|x| x.rotate_left(64))
+    }
+
+    fn spread_half_lsb(self, x: Self::Lanes) -> Self::Lanes {
+        x.map(|x| mask(x as u8) & LOW | mask((x >> 64) as u8) & !LOW)
+    }
+
+    fn shift_left(self, x: Self::Lanes, n: u32) -> Self::Lanes {
+        x.map(|x| (x & LOW) << n & LOW | (x & !LOW) << n)
+    }
+
+    fn shift_right(self, x: Self::Lanes, n: u32) -> Self::Lanes {
+        x.map(|x| (x & LOW) >> n | (x & !LOW) >> n & !LOW)
     }
 
     fn store_pairs(self, first: Self::Lanes, second: Self::Lanes, bytes: &mut [u8], stride: usize) {

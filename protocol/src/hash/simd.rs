@@ -52,6 +52,19 @@ pub(crate) trait Simd: Copy {
     /// All ones in the lanes whose least significant bit is 1, zero in the others.
     fn spread_lsb(self, x: Self::Lanes) -> Self::Lanes;
 
+    /// Of each lane the low 64 bits of `x`, then, as high ones, those of `y`.
+    fn low_halves(self, x: Self::Lanes, y: Self::Lanes) -> Self::Lanes;
+    /// Of each lane the high 64 bits of `x`, as low ones, then those of `y`.
+    fn high_halves(self, x: Self::Lanes, y: Self::Lanes) -> Self::Lanes;
+    /// High and low 64 bits of each lane exchanged.
+    fn swap_halves(self, x: Self::Lanes) -> Self::Lanes;
+    /// All ones in the halves whose least significant bit is 1, zero in the others.
+    fn spread_half_lsb(self, x: Self::Lanes) -> Self::Lanes;
+    /// Each half shifted left by `n < 64` bits.
+    fn shift_left(self, x: Self::Lanes, n: u32) -> Self::Lanes;
+    /// Each half shifted right by `n < 64` bits.
+    fn shift_right(self, x: Self::Lanes, n: u32) -> Self::Lanes;
+
     /// Lane `i` of both goes to `bytes[i * stride..][..32]`: first, then second.
     fn store_pairs(self, first: Self::Lanes, second: Self::Lanes, bytes: &mut [u8], stride: usize);
     /// The reverse of [`Self::store_pairs`].

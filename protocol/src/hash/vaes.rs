@@ -111,6 +111,68 @@ impl Simd for Vaes {
     }
 
     #[inline(always)]
+    fn low_halves(self, x: Self::Lanes, y: Self::Lanes) -> Self::Lanes {
+        // SAFETY: see above.
+        unsafe {
+            [
+                _mm512_unpacklo_epi64(x[0], y[0]),
+                _mm512_unpacklo_epi64(x[1], y[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn high_halves(self, x: Self::Lanes, y: Self::Lanes) -> Self::Lanes {
+        // SAFETY: see above.
+        unsafe {
+            [
+                _mm512_unpackhi_epi64(x[0], y[0]),
+                _mm512_unpackhi_epi64(x[1], y[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn swap_halves(self, x: Self::Lanes) -> Self::Lanes {
+        // SAFETY: see above.
+        unsafe {
+            [
+                _mm512_shuffle_epi32::<0b01_00_11_10>(x[0]),
+                _mm512_shuffle_epi32::<0b01_00_11_10>(x[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn spread_half_lsb(self, x: Self::Lanes) -> Self::Lanes {
+        // SAFETY: see above.
+        unsafe {
+            [
+                _mm512_srai_epi64::<63>(_mm512_slli_epi64::<63>(x[0])),
+                _mm512_srai_epi64::<63>(_mm512_slli_epi64::<63>(x[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn shift_left(self, x: Self::Lanes, n: u32) -> Self::Lanes {
+        // SAFETY: see above.
+        unsafe {
+            let n = _mm_cvtsi32_si128(n as i32);
+            [_mm512_sll_epi64(x[0], n), _mm512_sll_epi64(x[1], n)]
+        }
+    }
+
+    #[inline(always)]
+    fn shift_right(self, x: Self::Lanes, n: u32) -> Self::Lanes {
+        // SAFETY: see above.
+        unsafe {
+            let n = _mm_cvtsi32_si128(n as i32);
+            [_mm512_srl_epi64(x[0], n), _mm512_srl_epi64(x[1], n)]
+        }
+    }
+
+    #[inline(always)]
     fn store_pairs(self, first: Self::Lanes, second: Self::Lanes, bytes: &mut [u8], stride: usize) {
         assert!(bytes.len() >= (LANES - 1) * stride + PAIR);
         for half in 0..2 {

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::{ArgmaxMaterial, LayerMaterial, Prepared};
 use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::Result;
-use crate::gc::{Garbled, garble, label_hash};
+use crate::gc::{Garbled, GarblingMode, Instances, garble, label_hash};
 use crate::layout::{Layout, ReluLayer, instances};
 use crate::ledger::{Ledger, Phase};
 use crate::prg::Seed;
@@ -64,6 +64,7 @@ pub(super) fn garble_inference(
     masks: Vec<Share<Server>>,
     start_key: Block,
     labels: &Seed,
+    mode: GarblingMode,
     batch: u32,
     index: usize,
 ) -> Result<Garbling> {
@@ -124,15 +125,10 @@ pub(super) fn garble_inference(
         });
         let (garbled, hashes) =
             ledger.time_of_layer(Phase::Offline, "garble", relu.layer, || {
-                garble_signs(
-                    relu,
-                    transfers,
-                    start_key,
-                    labels,
-                    index,
-                    &zero_labels(at_label_of_layer, bits),
-                    &choices,
-                )
+                let (circuit, n_relus) = (&relu.circuit, relu.n_relus());
+                let signs = instances(circuit, n_relus, start_key, index, relu.layer, mode)?;
+                let zeros = zero_labels(at_label_of_layer, bits);
+                garble_signs(relu, &signs, transfers, labels, &zeros, &choices)
             })?;
         garbling.tables.push(garbled.tables);
         garbling.prepared.layers.push(LayerMaterial {
@@ -146,7 +142,7 @@ pub(super) fn garble_inference(
     if let (Some(argmax), Some(bits)) = (&layout.argmax, received.label_bits.last()) {
         let last = layout.last_layer();
         let garbled = ledger.time_of_layer(Phase::Offline, "garble", last, || {
-            let circuit = instances(&argmax.circuit, 1, start_key, index, last)?;
+            let circuit = instances(&argmax.circuit, 1, start_key, index, last, mode)?;
             garble(
                 &circuit,
                 &transfers.delta,
@@ -175,24 +171,22 @@ type Hashes = [Zeroizing<Vec<u64>>; 2];
 /// so the zero-label of the output has the colour 1 xor m.
 fn garble_signs(
     relu: &ReluLayer,
+    signs: &Instances<'_>,
     transfers: &Transfers,
-    start_key: Block,
     labels: &Seed,
-    index: usize,
     evaluator_zero: &[ZeroLabel],
     choices: &[u8],
 ) -> Result<(Garbled, Hashes)> {
-    let signs = instances(&relu.circuit, relu.n_relus(), start_key, index, relu.layer)?;
     let colours = Zeroizing::new(choices.iter().map(|m| m ^ 1).collect::<Vec<u8>>());
     let garbled = garble(
-        &signs,
+        signs,
         &transfers.delta,
         labels,
         evaluator_zero,
         Some(&colours),
     )?;
     let hashes = label_hash(
-        &signs,
+        signs,
         &transfers.delta,
         &garbled.output_zero,
         relu.ring_out.bits(),

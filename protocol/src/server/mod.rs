@@ -26,9 +26,8 @@ use crate::he;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, Phase};
 use crate::mux;
-use crate::ot::mode::OtMode;
 use crate::prg::Seed;
-use crate::session::{Nonce, Request};
+use crate::session::{Nonce, Request, SessionOptions};
 use crate::share::{Server, Share};
 use crate::wire::{Step, Wire};
 
@@ -47,8 +46,8 @@ pub struct ServerSession<C: Channel> {
     keys: Vec<he::PublicKey>,
     /// The extension in which the server is the receiver; none if nothing is multiplexed.
     mux: Option<mux::ServerMux>,
-    /// How OTs are made.
-    ot: OtMode,
+    /// How OTs are made and circuits garbled.
+    options: SessionOptions,
     /// Batches prepared so far.
     n_batches: u32,
     /// Set by the first error of the peer or the channel.
@@ -180,10 +179,10 @@ impl<C: Channel> ServerSession<C> {
         &self.wire.ledger
     }
 
-    /// How the client chose to make OTs.
+    /// What the client chose for this session.
     #[must_use]
-    pub const fn ot(&self) -> OtMode {
-        self.ot
+    pub const fn options(&self) -> SessionOptions {
+        self.options
     }
 
     /// Prepared inferences that wait for their query.

@@ -77,6 +77,7 @@ impl<C: Channel> ServerSession<C> {
                 masks,
                 start_key,
                 &labels,
+                self.options.garbling,
                 batch,
                 index,
             )?;
@@ -216,7 +217,7 @@ impl<C: Channel> ServerSession<C> {
                 .send(batch_tag(Step::MuxExtension, 0, batch), &extended.message)?;
             let reply = self.wire.recv(
                 batch_tag(Step::MuxReply, 0, batch),
-                self.ot.reply_bytes(n_products),
+                self.options.ot.reply_bytes(n_products),
             )?;
             (choices, products) = self.wire.ledger.time(Phase::Offline, "OT", || {
                 mux.complete(n_products, extended, &reply)
@@ -232,11 +233,11 @@ impl<C: Channel> ServerSession<C> {
             )?;
             let extension = self.wire.recv(
                 batch_tag(Step::LabelExtension, 0, batch),
-                self.ot.message_bytes(n_labels),
+                self.options.ot.message_bytes(n_labels),
             )?;
             let session =
                 sizes::ot_session("labels", &self.client_nonce, &self.server_nonce, batch);
-            let ot = self.ot;
+            let ot = self.options.ot;
             (delta, labels, reply) =
                 self.wire
                     .ledger
@@ -342,7 +343,7 @@ impl<C: Channel> ServerSession<C> {
             self.wire.ledger.work(
                 layer,
                 Work {
-                    n_and_gates: (tables.len() / sizes::GATE_BYTES) as u64,
+                    n_and_gates: self.layout.n_and(layer) as u64,
                     ..Work::default()
                 },
             );

@@ -33,7 +33,7 @@ impl<C: Channel> ServerSession<C> {
         let layout = Arc::new(Layout::new(&public)?);
         let mut wire = Wire::new(channel);
         let hello = wire.recv(setup_tag(Step::Hello), HELLO_BYTES)?;
-        let (client_nonce, hash, ot) = decode_client_hello(&hello)?;
+        let (client_nonce, hash, options) = decode_client_hello(&hello)?;
         if !bool::from(hash.ct_eq(&public.hash())) {
             return Err(Error::peer(
                 Step::Hello.name(),
@@ -66,7 +66,7 @@ impl<C: Channel> ServerSession<C> {
         } else {
             let answer = wire.recv(setup_tag(Step::MuxBase), softspoken::BASE_RECEIVER_BYTES)?;
             let (mux, trees) = wire.ledger.time(Phase::Setup, "OT", || {
-                ServerMux::finish(setup, &client_nonce, &server_nonce, &answer, ot)
+                ServerMux::finish(setup, &client_nonce, &server_nonce, &answer, options.ot)
             })?;
             wire.send(setup_tag(Step::MuxTrees), &trees)?;
             Some(mux)
@@ -82,7 +82,7 @@ impl<C: Channel> ServerSession<C> {
             server_nonce,
             keys,
             mux,
-            ot,
+            options,
             n_batches: 0,
             over: false,
             prepared: HashMap::new(),

@@ -11,8 +11,10 @@ use pi_model::spec::OutputMode;
 use super::{Run, inputs, run, run_plan, small};
 use crate::client::Output;
 use crate::cost::Cost;
+use crate::gc::GarblingMode;
 use crate::ledger::{Direction, Phase};
 use crate::ot::mode::OtMode;
+use crate::session::SessionOptions;
 use crate::wire::Step;
 
 #[test]
@@ -118,7 +120,7 @@ fn shortcuts_join_the_response_of_their_block() {
     assert_eq!(served, n_convs);
     let inputs = inputs([3, 8, 8], 2);
     let scale = f64::from(model.public().graph().layers.last().unwrap().fraction_bits);
-    for (output, input) in run_plan(plan, &inputs, 9, OtMode::SoftSpoken)
+    for (output, input) in run_plan(plan, &inputs, 9, SessionOptions::default())
         .outputs
         .iter()
         .zip(&inputs)
@@ -144,11 +146,12 @@ fn assert_linear_bytes(run: &Run, plan: &PublicPlan) -> usize {
 }
 
 /// Runs a session and compares what both sides measured with the prediction, to the byte.
-fn ledgers_match(plan: Plan, inputs: &[Vec<i64>], ot: OtMode) -> Run {
+fn ledgers_match(plan: Plan, inputs: &[Vec<i64>], options: impl Into<SessionOptions>) -> Run {
     let batch = inputs.len();
     let public = plan.public().clone();
-    let cost = Cost::with_ot(&public, ot).unwrap();
-    let run = run_plan(plan, inputs, 5, ot);
+    let options = options.into();
+    let cost = Cost::with_options(&public, options).unwrap();
+    let run = run_plan(plan, inputs, 5, options);
     assert_linear_bytes(&run, &public);
     for (name, ledger) in [("client", &run.client), ("server", &run.server)] {
         for (step, layer, predicted) in cost.bytes_by_step() {
@@ -234,4 +237,25 @@ fn silent_ots_give_the_same_outputs_and_the_predicted_bytes() {
         &super::inputs([3, 8, 8], 1),
         OtMode::Silent,
     );
+}
+
+/// Logits and class, alone and in a batch: the same outputs as by half-gates, and the predicted bytes.
+#[test]
+fn three_halves_give_the_same_outputs_and_the_predicted_bytes() {
+    for (mode, relus, batch) in [
+        (OutputMode::Logits, 200, 2),
+        (OutputMode::Argmax, 30, 1),
+        (OutputMode::Logits, 0, 1),
+    ] {
+        let model = small(relus, mode);
+        let inputs = inputs([3, 8, 8], batch);
+        let [half_gates, three_halves] = GarblingMode::ALL.map(|garbling| {
+            let plan = Plan::new(model.clone(), batch).unwrap();
+            let ot = OtMode::SoftSpoken;
+            ledgers_match(plan, &inputs, SessionOptions { ot, garbling })
+        });
+        assert_eq!(half_gates.outputs, three_halves.outputs);
+        let bytes = |run: &Run| run.client.bytes(Phase::Offline, Direction::Down);
+        assert!(relus == 0 || bytes(&three_halves) < bytes(&half_gates));
+    }
 }

@@ -15,9 +15,9 @@ use pi_model::spec::OutputMode;
 use crate::channel::pair;
 use crate::client::{self, ClientSession, Output};
 use crate::ledger::Ledger;
-use crate::ot::mode::OtMode;
 use crate::prg::Seed;
 use crate::server::{self, ServerSession};
+use crate::session::SessionOptions;
 
 /// What both sides of a session did.
 pub(crate) struct Run {
@@ -31,11 +31,11 @@ pub(crate) struct Run {
 /// Prepares one batch, of as many inferences as there are inputs, and runs all of it.
 pub(crate) fn run(model: &Arc<Model>, inputs: &[Vec<i64>], seed: u8) -> Run {
     let plan = Plan::new(model.clone(), inputs.len()).unwrap();
-    run_plan(plan, inputs, seed, OtMode::SoftSpoken)
+    run_plan(plan, inputs, seed, SessionOptions::default())
 }
 
-/// As [`run`], by a plan for as many inferences as there are inputs, with OTs made as `ot` says.
-pub(crate) fn run_plan(plan: Plan, inputs: &[Vec<i64>], seed: u8, ot: OtMode) -> Run {
+/// As [`run`], by a plan for as many inferences as there are inputs, in a session with these `options`.
+pub(crate) fn run_plan(plan: Plan, inputs: &[Vec<i64>], seed: u8, options: SessionOptions) -> Run {
     let plan = Arc::new(plan);
     let public = plan.public().clone();
     let (to_server, to_client) = pair();
@@ -47,7 +47,7 @@ pub(crate) fn run_plan(plan: Plan, inputs: &[Vec<i64>], seed: u8, ot: OtMode) ->
         (session.ledger().clone(), session.trace.clone())
     });
     let mut client =
-        ClientSession::connect_with_seed(to_server, public, ot, Seed::from([seed + 1; 32]))
+        ClientSession::connect_with_seed(to_server, public, options, Seed::from([seed + 1; 32]))
             .unwrap();
     let prepared = client.prepare().unwrap();
     assert_eq!(prepared.len(), inputs.len());
