@@ -39,7 +39,7 @@ pub enum Error {
     Interrupted(PathBuf),
     /// The loss is no number.
     #[error(
-        "the loss became {value} in epoch {epoch}: stopped before it reached the weights. Lower --lr (or use --compute f32); the last checkpoint, if one was written, is intact in {path}"
+        "the loss became {value} in epoch {epoch}: stopped. Lower --lr (or use --compute f32); the last checkpoint, if one was written, is intact in {path}"
     )]
     Diverged {
         /// The loss.

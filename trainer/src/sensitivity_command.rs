@@ -4,7 +4,7 @@ use crate::cli::SensitivityArgs;
 use crate::commands::{self, Setting};
 use anyhow::{Context, Result, bail};
 use pi_trainer::budget;
-use pi_trainer::net::{Arch, Net};
+use pi_trainer::net::Arch;
 use pi_trainer::sensitivity::Sensitivity;
 use pi_trainer::svg;
 use serde::Serialize;
@@ -91,7 +91,7 @@ pub fn run(args: &SensitivityArgs) -> Result<()> {
 fn train(args: &SensitivityArgs) -> Result<(Arch, Vec<f64>)> {
     let train = &args.train;
     let setting = Setting::new(&train.model, train.hold_out)?;
-    let net = Net::new(&setting.arch, train.seed);
+    let net = setting.net(train.seed, &[])?;
     let recipe = commands::recipe("sensitivity", train);
     let mut stage = Sensitivity::new(&net, recipe.epochs, train.seed);
     let progress = setting.progress(recipe, None);

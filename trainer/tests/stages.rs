@@ -61,6 +61,7 @@ fn progress(stage: &str, set: &Images, epochs: usize) -> Progress {
         compute: Compute::F32,
         seed: 5,
         holdout: 0,
+        limit: None,
         select_best: false,
         widths: vec![],
         relu_budget: None,

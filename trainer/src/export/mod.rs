@@ -10,6 +10,7 @@ pub use quantise::{Precision, Quantised, quantise};
 use crate::data::{Images, Normaliser};
 use crate::error::{Error, Result};
 use crate::net::{Mask, Net};
+use pi_model::plan::MAX_OUTPUT_BITS;
 use pi_model::relu_set::ReluSet;
 use pi_model::spec::{Card, FORMAT_VERSION, InputSpec, ModelSpec, OutputMode, OutputSpec};
 use pi_model::{ConvWeights, Model, executor};
@@ -18,8 +19,6 @@ use std::collections::HashMap;
 
 /// Widest accumulator that the model format takes; used until the ranges are known.
 const WIDE_BITS: u32 = 40;
-/// Widest last accumulator: the output is opened in a ring of 24 bits.
-const LAST_BITS: u32 = 24;
 
 /// What the plaintext executor saw over a set of images.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -146,30 +145,33 @@ pub fn export(
     calibration: &Images,
 ) -> Result<Exported> {
     let mut bits = vec![WIDE_BITS; net.plan.len()];
-    let first = survey(
-        &build(net, masks, frame, precision, &bits, WIDE_BITS)?.model()?,
-        calibration,
-    )?;
+    let wide = build(net, masks, frame, precision, &bits, WIDE_BITS)?.model()?;
+    let first = survey(&wide, calibration)?;
+    // A layer may be so quiet that all its bits would be truncated.
+    let layers = &wide.public().graph().layers;
+    let truncated: Vec<u32> = layers.iter().map(|l| l.truncated_bits).collect();
     let ranges: Vec<u32> = first
         .max_accumulators
         .iter()
-        .map(|&m| u64::BITS - m.leading_zeros() + 2)
+        .zip(&truncated)
+        .map(|(&m, &t)| (u64::BITS - m.leading_zeros() + 2).max(t + 2))
         .collect();
     let Some((&last, inner)) = ranges.split_last() else {
         return Err(Error::Export("the network has no layers".into()));
     };
     bits.clear();
     bits.extend(inner);
-    precision.classifier_drop += last.saturating_sub(LAST_BITS);
+    let most = precision.output_bits.min(MAX_OUTPUT_BITS);
+    precision.classifier_drop += last.saturating_sub(most);
     // Rounding the classifier anew moves its largest output a little, perhaps over a power of two.
     loop {
-        let mut parts = build(net, masks, frame, precision, &bits, LAST_BITS)?;
+        let mut parts = build(net, masks, frame, precision, &bits, most)?;
         let seen = survey(&parts.model()?, calibration)?;
         let range = seen
             .max_accumulators
             .last()
             .map_or(0, |&m| u64::BITS - m.leading_zeros() + 2);
-        if range <= LAST_BITS {
+        if range <= most {
             parts.spec.output.accumulator_bits = range;
             return Ok(Exported {
                 parts,
@@ -177,7 +179,7 @@ pub fn export(
                 precision,
             });
         }
-        precision.classifier_drop += range - LAST_BITS;
+        precision.classifier_drop += range - most;
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Precision {
     /// The classifier's weights give up this many of their fraction bits, so that its accumulator
     /// fits the narrow ring in which the output is opened.
     pub classifier_drop: u32,
+    /// Most bits of the classifier's accumulator, 24 to 32.
+    pub output_bits: u32,
 }
 
 /// Operations, masks and weights as pi-model takes them.
@@ -227,7 +229,13 @@ impl Builder<'_> {
         let weight = net.fc_weight.detach().to_kind(Kind::Double) * remains;
         let folded = Folded::new((weight, net.fc_bias.detach().to_kind(Kind::Double)))?;
         let bits = folded.fraction_bits(self.precision.weight_bits)?;
-        let f_w = bits.saturating_sub(self.precision.classifier_drop);
+        let drop = self.precision.classifier_drop;
+        let Some(f_w) = bits.checked_sub(drop) else {
+            return Err(Error::Export(format!(
+                "the class scores are too large for {} bits: even {bits} fraction bits less of the classifier's weights do not suffice. Fewer --fraction-bits make them smaller",
+                self.precision.output_bits
+            )));
+        };
         let accumulator = f_w + self.precision.activation_bits + pool_bits;
         self.out
             .weights
