@@ -141,8 +141,12 @@ impl Setting {
             let form = net.at_width(i);
             let own = MaskSet::new(prefix_masks(masks.masks(), &form.arch)).on(self.device);
             let accuracy = self.test_accuracy(&form, &own, &progress.normaliser);
-            let outcome =
+            let mut outcome =
                 Outcome::new(&form.arch, own.masks(), progress, accuracy, self.test.len());
+            if i > 0 {
+                // The held-out images were seen by the full form alone.
+                outcome.holdout_accuracy = None;
+            }
             println!(
                 "{}: {accuracy:.2} % of {} test images, {} ReLUs of {} ({})",
                 path.display(),

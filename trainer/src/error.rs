@@ -19,12 +19,12 @@ pub enum Error {
         what: String,
     },
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {why}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The operating system's reason.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// A checkpoint does not fit this run.
     #[error("checkpoint {path}: {what}")]
@@ -69,5 +69,5 @@ pub enum Error {
 /// Attaches the path to an I/O error.
 pub(crate) fn io_error(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.into();
-    move |source| Error::Io { path, source }
+    move |why| Error::Io { path, why }
 }

@@ -22,7 +22,7 @@ fn load(setting: &Setting, path: &Path, width: usize) -> Result<(Net, MaskSet, P
     let masks = checkpoint::load_masks(&setting.arch, &state, path)?;
     if width >= net.n_widths() {
         bail!(
-            "--width {width}: {} holds {} widths, counted from 0",
+            "--width {width}: widths count from 0 for the full one, and {} holds {}",
             path.display(),
             net.n_widths()
         );
@@ -118,10 +118,11 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         notes: format!(
             "ReLUs kept by layer, stem first: {by_layer:?}. The stem's ReLUs count; the classifier has none. \
              {}; nothing was selected on test images. Ranges calibrated on the first {} \
-             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. The classifier's weights give up {} fraction bits. Settings: {}",
+             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
             progress.selection(),
             calibration.len(),
             done.precision.classifier_drop,
+            done.drops.iter().filter(|&&d| d > 0).count(),
             settings.join(" ")
         ),
     };

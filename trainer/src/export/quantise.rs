@@ -86,6 +86,7 @@ struct Builder<'a> {
     precision: Precision,
     masks: &'a [Mask],
     accumulator_bits: &'a [u32],
+    drops: &'a [u32],
     out: Quantised,
     n_layers: usize,
     n_relus: usize,
@@ -96,12 +97,14 @@ struct Builder<'a> {
 /// Bits of the weights that act on one channel alone.
 const CHANNELWISE_BITS: u32 = 12;
 
-/// Quantises `net` with `masks`; `accumulator_bits` holds l_b of each layer of its plan.
+/// Quantises `net` with `masks`; `accumulator_bits` holds l_b of each layer of its plan, `drops` how many
+/// fraction bits its weights give up.
 pub fn quantise(
     net: &Net,
     masks: &[Mask],
     precision: Precision,
     accumulator_bits: &[u32],
+    drops: &[u32],
 ) -> Result<Quantised> {
     let out = Quantised {
         ops: vec![],
@@ -112,6 +115,7 @@ pub fn quantise(
         precision,
         masks,
         accumulator_bits,
+        drops,
         out,
         n_layers: 0,
         n_relus: 0,
@@ -144,6 +148,13 @@ impl Builder<'_> {
             };
             shared = shared.min(f.fraction_bits(bits)?);
         }
+        let drop = self.drops.get(self.n_layers).copied().unwrap_or(0);
+        let Some(shared) = shared.checked_sub(drop) else {
+            return Err(Error::Export(format!(
+                "{} truncates so many large values that {shared} fraction bits less of its weights do not suffice; use fewer --fraction-bits",
+                plan.name
+            )));
+        };
         for (term, f) in plan.terms.iter().zip(&folded) {
             let input = &values[term.from];
             self.conv(term, input, f, shared);
