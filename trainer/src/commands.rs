@@ -125,8 +125,7 @@ impl Setting {
 
     /// Float accuracy on the test set, percent.
     pub fn test_accuracy(&self, net: &Net, masks: &MaskSet, normaliser: &Normaliser) -> f64 {
-        let batches = Batches::plain(&self.test, normaliser, 250).on(net.device());
-        100.0 * evaluate::accuracy(net, masks, &batches)
+        accuracy(net, masks, normaliser, &self.test)
     }
 
     /// Measures every width on the test set, says it, and leaves it beside the checkpoint.
@@ -159,6 +158,12 @@ impl Setting {
         }
         Ok(())
     }
+}
+
+/// Float accuracy on images, percent.
+pub fn accuracy(net: &Net, masks: &MaskSet, normaliser: &Normaliser, images: &Images) -> f64 {
+    let batches = Batches::plain(images, normaliser, 250).on(net.device());
+    100.0 * evaluate::accuracy(net, masks, &batches)
 }
 
 impl ModelArgs {

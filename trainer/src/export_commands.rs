@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use pi_model::spec::Card;
 use pi_model::{Model, PublicPlan};
 use pi_trainer::checkpoint;
-use pi_trainer::export::{self, Frame, Precision};
+use pi_trainer::data::Images;
+use pi_trainer::export::{self, Exported, Frame, Precision};
 use pi_trainer::net::{MaskSet, Net, prefix_masks};
 use pi_trainer::run::Progress;
 use std::path::Path;
@@ -65,14 +66,8 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         labels: args.model.dataset.labels(args.model.data_dir()?)?,
     };
     let numbers = &args.numbers;
-    let precision = Precision {
-        activation_bits: numbers.fraction_bits,
-        weight_bits: numbers.weight_bits,
-        classifier_drop: 0,
-        output_bits: numbers.output_bits,
-    };
     let calibration = setting.train.slice(0, numbers.calibrate);
-    let done = export::export(&net, masks.masks(), &frame, precision, &calibration)?;
+    let done = quantise(&net, &masks, &frame, numbers, &calibration)?;
     // A model that cannot be served must fail here, not at the server.
     let wraps = PublicPlan::new(done.parts.model()?.public(), 1)?.expected_failures();
     let tested = export::survey(&done.parts.model()?, &setting.test)?;
@@ -118,9 +113,10 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         notes: format!(
             "ReLUs kept by layer, stem first: {by_layer:?}. The stem's ReLUs count; the classifier has none. \
              {}; nothing was selected on test images. Ranges calibrated on the first {} \
-             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
+             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. Weights of {} bits. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
             progress.selection(),
             calibration.len(),
+            done.precision.weight_bits,
             done.precision.classifier_drop,
             done.drops.iter().filter(|&&d| d > 0).count(),
             settings.join(" ")
@@ -142,6 +138,39 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         done.calibration.max_accumulators
     );
     Ok(())
+}
+
+/// The narrowest weights, from 8 bits on, that lose little on the calibration images.
+fn quantise(
+    net: &Net,
+    masks: &MaskSet,
+    frame: &Frame,
+    numbers: &NumberArgs,
+    calibration: &Images,
+) -> Result<Exported> {
+    const MOST_LOST: f64 = 0.3;
+    const WIDEST: u32 = 12;
+    let float = commands::accuracy(net, masks, &frame.normaliser, calibration);
+    let mut weight_bits = numbers.weight_bits.unwrap_or(8);
+    loop {
+        let precision = Precision {
+            activation_bits: numbers.fraction_bits,
+            weight_bits,
+            classifier_drop: 0,
+            output_bits: numbers.output_bits,
+        };
+        let done = export::export(net, masks.masks(), frame, precision, calibration)?;
+        let lost = float - done.calibration.accuracy();
+        if lost <= MOST_LOST || numbers.weight_bits.is_some() || weight_bits >= WIDEST {
+            return Ok(done);
+        }
+        println!(
+            "{weight_bits}-bit weights lose {lost:.2} points on {} calibration images: trying {} bits",
+            calibration.len(),
+            weight_bits + 1
+        );
+        weight_bits += 1;
+    }
 }
 
 /// The device for the card.
