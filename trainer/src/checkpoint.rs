@@ -45,6 +45,7 @@ pub struct Size {
 impl Size {
     /// As a file holds the tensor. Statistics, biases, masks and scores stay as they are.
     fn narrow(self, name: &str, t: &Tensor) -> Tensor {
+        let t = t.to_device(tch::Device::Cpu);
         let weights = t.kind() == Kind::Float && t.dim() >= 2 && !name.starts_with("score.");
         match (self.half && weights, name.starts_with("momentum.")) {
             (false, _) => t.contiguous(),

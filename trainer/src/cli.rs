@@ -33,7 +33,8 @@ pub enum Command {
     Search(StudentArgs),
     /// Train on with the masks frozen (stage 3; writes student.safetensors)
     Finetune(StudentArgs),
-    /// All stages in a row, each skipped if its result is there; then export
+    /// All stages in a row for one or several budgets, each skipped if its result is there; then export
+    /// and report
     All(AllArgs),
     /// Write a checkpoint as a fixed-point model, calibrated and measured
     Export(ExportArgs),
@@ -65,9 +66,15 @@ pub struct ModelArgs {
     /// resnet18-imagenet, resnet34-imagenet (7x7 stem and pool), wrn22-8 or vgg16
     #[arg(long, default_value = "resnet20")]
     pub arch: String,
-    /// Processor threads; with other work on the machine, one thread is often the fastest
-    #[arg(long, default_value_t = 1)]
-    pub threads: i32,
+    /// Use only the first images of the training set, to try things out
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Where to compute: cpu, cuda, cuda:N, or auto for a GPU if there is one
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Processor threads [default: all cores]; with other work on the machine, one is often the fastest
+    #[arg(long)]
+    pub threads: Option<i32>,
 }
 
 /// Settings of a training stage.
@@ -168,9 +175,18 @@ pub struct BenchArgs {
     /// Images a minibatch
     #[arg(long, default_value_t = 64)]
     pub batch: i64,
-    /// Processor threads to measure with
-    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    /// Where to compute, as for training
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Processor threads to measure with [default: all cores]
+    #[arg(long, value_delimiter = ',', value_name = "N,N,...")]
     pub threads: Vec<i32>,
+    /// Number types to measure with
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "f32,bf16")]
+    pub compute: Vec<Compute>,
+    /// Number of classes
+    #[arg(long, default_value_t = 10)]
+    pub classes: usize,
     /// Seconds for each measurement
     #[arg(long, default_value_t = 4.0)]
     pub seconds: f64,
@@ -182,9 +198,14 @@ pub struct StudentArgs {
     /// Settings of the stage.
     #[command(flatten)]
     pub train: TrainArgs,
-    /// ReLUs to keep, spread over the layers by the sensitivity rule
-    #[arg(long, default_value_t = 30_000)]
-    pub relus: usize,
+    /// ReLUs to keep, spread over the layers by the sensitivity rule; `all` takes several budgets
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "N,N,...",
+        default_value = "30000"
+    )]
+    pub relus: Vec<usize>,
     /// ReLUs to keep for each layer, stem first, in place of the rule
     #[arg(long, value_delimiter = ',', value_name = "N,N,...")]
     pub relu_list: Option<Vec<usize>>,
@@ -253,15 +274,19 @@ pub struct NumberArgs {
     /// Fraction bits of every activation
     #[arg(long, default_value_t = 8)]
     pub fraction_bits: u32,
-    /// Bits of a weight, 8 or 16
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=16))]
-    pub weight_bits: u32,
+    /// Bits of a weight, 2 to 16 [default: 8, or as many up to 12 as keep the accuracy within 0.3 points
+    /// of the float one on the calibration images]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=16))]
+    pub weight_bits: Option<u32>,
     /// Training images to calibrate the ranges on
     #[arg(long, default_value_t = 10_000)]
     pub calibrate: usize,
-    /// Where it was trained, for the card
-    #[arg(long, default_value = "CPU")]
-    pub device: String,
+    /// Widest output in bits, 24 to 32; fewer make the classifier's weights coarser
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(24..=32))]
+    pub output_bits: u32,
+    /// Where it was trained, for the card [default: what the checkpoint says]
+    #[arg(long, value_name = "TEXT")]
+    pub trained_on: Option<String>,
 }
 
 /// Settings of `all`.

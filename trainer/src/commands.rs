@@ -6,15 +6,16 @@ use pi_trainer::checkpoint::{self, Size};
 use pi_trainer::data::{self, Augment, Batches, Dataset, Images, Mix, Normaliser};
 use pi_trainer::finetune::Finetune;
 use pi_trainer::loss::Pram;
-use pi_trainer::net::{Arch, Compute, MaskSet, Net, prefix_masks};
+use pi_trainer::net::{Arch, MaskSet, Net, prefix_masks};
 use pi_trainer::optim::Schedule;
 use pi_trainer::recipe::{Progress, Recipe};
 use pi_trainer::report::Outcome;
 use pi_trainer::run::Run;
 use pi_trainer::search::{Options, Search};
 use pi_trainer::teacher::Teacher;
-use pi_trainer::{bench, budget, evaluate};
+use pi_trainer::{bench, budget, device, evaluate};
 use std::path::{Path, PathBuf};
+use tch::Device;
 
 /// Images, split, and the network's shape.
 pub struct Setting {
@@ -26,14 +27,22 @@ pub struct Setting {
     normaliser: Normaliser,
     /// The network's shape.
     pub arch: Arch,
+    /// Where to compute.
+    pub device: Device,
 }
 
 impl Setting {
     /// Reads the images.
     pub fn new(args: &ModelArgs, holdout: usize) -> Result<Setting> {
-        tch::set_num_threads(args.threads);
+        tch::set_num_threads(args.threads()?);
+        let device = device::parse(&args.device)?;
         let dir = args.data_dir()?;
         let Dataset { train, test } = data::load(args.dataset, dir, args.image_size)?;
+        let train = match args.limit {
+            Some(0) => bail!("--limit 0: keep at least one image"),
+            Some(n) => train.slice(0, n),
+            None => train,
+        };
         let normaliser = Normaliser::measure(&train);
         let arch = Arch::parse(&args.arch, train.shape, train.n_classes)?;
         if holdout >= train.len() {
@@ -54,7 +63,28 @@ impl Setting {
             test,
             normaliser,
             arch,
+            device,
         })
+    }
+
+    /// A fresh network on the device.
+    pub fn net(&self, seed: u64, widths: &[f64]) -> Result<Net> {
+        Ok(Net::on(&self.arch, seed, self.device).with_widths(widths)?)
+    }
+
+    /// Refuses a checkpoint of another network; its tensors' names alone might fit by chance.
+    pub fn expect(&self, progress: &Progress, path: &Path) -> Result<()> {
+        let recipe = &progress.recipe;
+        if recipe.arch != self.arch.name {
+            bail!(
+                "{} holds a {} trained on {}, not a {}: give its --arch, or another file",
+                path.display(),
+                recipe.arch,
+                recipe.dataset,
+                self.arch.name
+            );
+        }
+        Ok(())
     }
 
     /// A run of a stage.
@@ -77,6 +107,7 @@ impl Setting {
     pub fn progress(&self, recipe: Recipe, earlier: Option<Progress>) -> Progress {
         let (normaliser, checksum) = (self.normaliser.clone(), self.train.checksum.clone());
         let mut progress = Progress::new(recipe, normaliser, checksum);
+        progress.device = device::describe(self.device);
         if let Some(p) = earlier {
             // The teacher's, should it come from elsewhere.
             progress.normaliser = p.normaliser;
@@ -94,8 +125,7 @@ impl Setting {
 
     /// Float accuracy on the test set, percent.
     pub fn test_accuracy(&self, net: &Net, masks: &MaskSet, normaliser: &Normaliser) -> f64 {
-        let batches = Batches::plain(&self.test, normaliser, 250);
-        100.0 * evaluate::accuracy(net, masks, &batches)
+        accuracy(net, masks, normaliser, &self.test)
     }
 
     /// Measures every width on the test set, says it, and leaves it beside the checkpoint.
@@ -108,10 +138,14 @@ impl Setting {
     ) -> Result<()> {
         for i in 0..net.n_widths() {
             let form = net.at_width(i);
-            let own = MaskSet::new(prefix_masks(masks.masks(), &form.arch));
+            let own = MaskSet::new(prefix_masks(masks.masks(), &form.arch)).on(self.device);
             let accuracy = self.test_accuracy(&form, &own, &progress.normaliser);
-            let outcome =
+            let mut outcome =
                 Outcome::new(&form.arch, own.masks(), progress, accuracy, self.test.len());
+            if i > 0 {
+                // The held-out images were seen by the full form alone.
+                outcome.holdout_accuracy = None;
+            }
             println!(
                 "{}: {accuracy:.2} % of {} test images, {} ReLUs of {} ({})",
                 path.display(),
@@ -126,6 +160,12 @@ impl Setting {
     }
 }
 
+/// Float accuracy on images, percent.
+pub fn accuracy(net: &Net, masks: &MaskSet, normaliser: &Normaliser, images: &Images) -> f64 {
+    let batches = Batches::plain(images, normaliser, 250).on(net.device());
+    100.0 * evaluate::accuracy(net, masks, &batches)
+}
+
 impl ModelArgs {
     /// The folder of the images.
     pub fn data_dir(&self) -> Result<&Path> {
@@ -133,6 +173,19 @@ impl ModelArgs {
             .as_deref()
             .context("--data DIR is needed: the folder with the image set's own files")
     }
+
+    /// Processor threads, all cores unless told otherwise.
+    pub fn threads(&self) -> Result<i32> {
+        match self.threads {
+            Some(n) if n < 1 => bail!("--threads {n}: at least 1"),
+            Some(n) => Ok(n),
+            None => Ok(all_cores()),
+        }
+    }
+}
+
+fn all_cores() -> i32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as i32)
 }
 
 /// The command as typed, with the program's bare name.
@@ -171,6 +224,7 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
         compute: args.compute,
         seed: args.seed,
         holdout: args.hold_out,
+        limit: args.model.limit,
         select_best: args.hold_out > 0 && stage != "search",
         widths: vec![],
         relu_budget: None,
@@ -181,7 +235,7 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
 /// Trains the all-ReLU network.
 pub fn teacher(args: &TrainArgs) -> Result<()> {
     let setting = Setting::new(&args.model, args.hold_out)?;
-    let net = Net::new(&setting.arch, args.seed);
+    let net = setting.net(args.seed, &[])?;
     let path = args.out.join("teacher.safetensors");
     let recipe = recipe("teacher", args);
     let mut stage = Teacher {
@@ -205,9 +259,21 @@ fn load_teacher(setting: &Setting, args: &StudentArgs) -> Result<(Net, Progress)
             path.display()
         );
     }
-    let net = Net::new(&setting.arch, 0);
-    net.load_state(&state)?;
+    setting.expect(&progress, &path)?;
+    let net = setting.net(0, &[])?;
+    net.load_state(&state)
+        .with_context(|| path.display().to_string())?;
     Ok((net, progress))
+}
+
+impl StudentArgs {
+    /// The budget, where there can be only one.
+    fn one_budget(&self) -> Result<usize> {
+        match self.relus[..] {
+            [n] => Ok(n),
+            _ => bail!("--relus: `search` takes one budget, `all` takes several"),
+        }
+    }
 }
 
 /// ReLUs to keep in each layer.
@@ -215,10 +281,10 @@ fn relu_budget(arch: &Arch, args: &StudentArgs) -> Result<Vec<usize>> {
     let sizes = arch.relu_counts();
     let kept = match (&args.relu_list, &args.densities) {
         (Some(list), _) => budget::explicit(&sizes, list)?,
-        (None, Some(densities)) => budget::allocate(&sizes, densities, args.relus)?,
+        (None, Some(densities)) => budget::allocate(&sizes, densities, args.one_budget()?)?,
         (None, None) => {
             let known = budget::known_densities(&arch.name, sizes.len());
-            budget::allocate(&sizes, &known, args.relus)?
+            budget::allocate(&sizes, &known, args.one_budget()?)?
         }
     };
     let planes = arch
@@ -246,7 +312,7 @@ pub fn search(args: &StudentArgs) -> Result<()> {
         "ReLUs by layer: {kept:?}, {} in all",
         kept.iter().sum::<usize>()
     );
-    let net = Net::new(&setting.arch, args.train.seed).with_widths(&args.widths)?;
+    let net = setting.net(args.train.seed, &args.widths)?;
     if !args.fresh {
         net.load_shared(&teacher.state())?;
     }
@@ -291,12 +357,20 @@ pub fn finetune(args: &StudentArgs) -> Result<()> {
             found.display()
         );
     }
+    setting.expect(&searched, &found)?;
+    if !state.iter().any(|(n, _)| n.starts_with("mask.")) {
+        bail!(
+            "{} holds no masks: it is a teacher; give --from a search's or a student's checkpoint",
+            found.display()
+        );
+    }
     let widths = searched.recipe.widths.clone();
     if !widths.is_empty() && args.pram == Pram::Full {
         bail!("--pram full compares maps of equal width; with --widths take collapsed");
     }
-    let net = Net::new(&setting.arch, args.train.seed).with_widths(&widths)?;
-    net.load_state(&state)?;
+    let net = setting.net(args.train.seed, &widths)?;
+    net.load_state(&state)
+        .with_context(|| found.display().to_string())?;
     let load_masks = || checkpoint::load_masks(&setting.arch, &state, &found);
     let masks = MaskSet::new(load_masks()?);
     let mut recipe = recipe("finetune", &args.train);
@@ -312,14 +386,27 @@ pub fn finetune(args: &StudentArgs) -> Result<()> {
     setting.report(&net, &MaskSet::new(load_masks()?), &path, &done)
 }
 
-/// Prints images a second of each stage.
+/// Prints images a second of each stage, and of the same step in plain libtorch.
 pub fn bench(args: &BenchArgs) -> Result<()> {
-    let arch = Arch::parse(&args.arch, [3, 32, 32], 10)?;
-    println!("{}, batch {}: images/s", arch.name, args.batch);
-    for compute in [Compute::F32, Compute::Bf16] {
-        for &threads in &args.threads {
+    let arch = Arch::parse(&args.arch, [3, 32, 32], args.classes)?;
+    let device = device::parse(&args.device)?;
+    let threads = match &args.threads[..] {
+        [] => vec![all_cores()],
+        given => given.to_vec(),
+    };
+    if threads.iter().any(|&n| n < 1) || args.batch < 1 {
+        bail!("--threads and --batch: at least 1");
+    }
+    println!(
+        "{}, batch {}, {}: images/s",
+        arch.name,
+        args.batch,
+        device::describe(device)
+    );
+    for &compute in &args.compute {
+        for &threads in &threads {
             tch::set_num_threads(threads);
-            let rates = bench::measure(&arch, args.batch, compute, args.seconds)?;
+            let rates = bench::measure(&arch, args.batch, compute, args.seconds, device)?;
             let teacher = rates.first().map_or(1.0, |r| r.1);
             for (stage, rate) in rates {
                 println!(

@@ -19,12 +19,12 @@ pub enum Error {
         what: String,
     },
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {why}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The operating system's reason.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// A checkpoint does not fit this run.
     #[error("checkpoint {path}: {what}")]
@@ -39,7 +39,7 @@ pub enum Error {
     Interrupted(PathBuf),
     /// The loss is no number.
     #[error(
-        "the loss became {value} in epoch {epoch}: stopped before it reached the weights. Lower --lr (or use --compute f32); the last checkpoint, if one was written, is intact in {path}"
+        "the loss became {value} in epoch {epoch}: stopped. Lower --lr (or use --compute f32); the last checkpoint, if one was written, is intact in {path}"
     )]
     Diverged {
         /// The loss.
@@ -69,5 +69,5 @@ pub enum Error {
 /// Attaches the path to an I/O error.
 pub(crate) fn io_error(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.into();
-    move |source| Error::Io { path, source }
+    move |why| Error::Io { path, why }
 }

@@ -1,12 +1,14 @@
 //! The subcommands around the export: `export`, `evaluate`, and `all`, which runs every stage.
 
-use crate::cli::{AllArgs, EvaluateArgs, ExportArgs, SamplesArgs};
+use crate::cli::{AllArgs, EvaluateArgs, ExportArgs, NumberArgs, ReportArgs, SamplesArgs};
 use crate::commands::{self, Setting};
+use crate::report_commands;
 use anyhow::{Context, Result, bail};
 use pi_model::spec::Card;
 use pi_model::{Model, PublicPlan};
 use pi_trainer::checkpoint;
-use pi_trainer::export::{self, Frame, Precision};
+use pi_trainer::data::Images;
+use pi_trainer::export::{self, Exported, Frame, Precision};
 use pi_trainer::net::{MaskSet, Net, prefix_masks};
 use pi_trainer::run::Progress;
 use std::path::Path;
@@ -14,27 +16,29 @@ use std::path::Path;
 /// A network of one of its widths with its masks, and how it came about.
 fn load(setting: &Setting, path: &Path, width: usize) -> Result<(Net, MaskSet, Progress)> {
     let (progress, state): (Progress, _) = checkpoint::load(path)?;
-    let net = Net::new(&setting.arch, 0).with_widths(&progress.recipe.widths)?;
-    net.load_state(&state)?;
+    setting.expect(&progress, path)?;
+    let net = setting.net(0, &progress.recipe.widths)?;
+    net.load_state(&state)
+        .with_context(|| path.display().to_string())?;
     let masks = checkpoint::load_masks(&setting.arch, &state, path)?;
     if width >= net.n_widths() {
         bail!(
-            "--width {width}: {} holds {} widths, counted from 0",
+            "--width {width}: widths count from 0 for the full one, and {} holds {}",
             path.display(),
             net.n_widths()
         );
     }
     if width == 0 {
-        return Ok((net, MaskSet::new(masks), progress));
+        return Ok((net, MaskSet::new(masks).on(setting.device), progress));
     }
     let net = net.detached_width(width);
     let masks = prefix_masks(&masks, &net.arch);
-    Ok((net, MaskSet::new(masks), progress))
+    Ok((net, MaskSet::new(masks).on(setting.device), progress))
 }
 
 /// Writes a fixed-point model.
 pub fn export(args: &ExportArgs) -> Result<()> {
-    limit_threads(args.model.threads);
+    limit_threads(args.model.threads()?);
     let setting = Setting::new(&args.model, 0)?;
     let (net, masks, progress) = load(&setting, &args.checkpoint, args.width)?;
     if !progress.finished() {
@@ -47,20 +51,23 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     } else {
         format!("relu{kept}")
     };
-    let name = format!("{}-{}-{suffix}", net.arch.name, args.model.dataset.name());
+    let width = match args.width {
+        0 => String::new(),
+        i => format!("-w{}", progress.recipe.widths[i - 1]),
+    };
+    let name = format!(
+        "{}{width}-{}-{suffix}",
+        net.arch.name,
+        args.model.dataset.name()
+    );
     let frame = Frame {
         name: name.clone(),
         normaliser: progress.normaliser.clone(),
         labels: args.model.dataset.labels(args.model.data_dir()?)?,
     };
     let numbers = &args.numbers;
-    let precision = Precision {
-        activation_bits: numbers.fraction_bits,
-        weight_bits: numbers.weight_bits,
-        classifier_drop: 0,
-    };
     let calibration = setting.train.slice(0, numbers.calibrate);
-    let done = export::export(&net, masks.masks(), &frame, precision, &calibration)?;
+    let done = quantise(&net, &masks, &frame, numbers, &calibration)?;
     // A model that cannot be served must fail here, not at the server.
     let wraps = PublicPlan::new(done.parts.model()?.public(), 1)?.expected_failures();
     let tested = export::survey(&done.parts.model()?, &setting.test)?;
@@ -83,7 +90,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         .map(recipe)
         .collect::<Result<_>>()?;
     parts.spec.card = Card {
-        architecture: setting.arch.name.clone(),
+        architecture: format!("{}{width}", setting.arch.name),
         dataset: args.model.dataset.name().into(),
         data_checksum: format!("sha256:{}", progress.data_checksum),
         recipe: progress
@@ -94,7 +101,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         seed: progress.recipe.seed,
         trained_on: format!(
             "{}, {:.2} hours",
-            numbers.device,
+            trained_on(numbers, &progress),
             (progress.earlier_seconds + progress.seconds) / 3600.0
         ),
         relus_total: total,
@@ -106,10 +113,12 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         notes: format!(
             "ReLUs kept by layer, stem first: {by_layer:?}. The stem's ReLUs count; the classifier has none. \
              {}; nothing was selected on test images. Ranges calibrated on the first {} \
-             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. The classifier's weights give up {} fraction bits. Settings: {}",
+             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. Weights of {} bits. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
             progress.selection(),
             calibration.len(),
+            done.precision.weight_bits,
             done.precision.classifier_drop,
+            done.drops.iter().filter(|&&d| d > 0).count(),
             settings.join(" ")
         ),
     };
@@ -131,6 +140,48 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     Ok(())
 }
 
+/// The narrowest weights, from 8 bits on, that lose little on the calibration images.
+fn quantise(
+    net: &Net,
+    masks: &MaskSet,
+    frame: &Frame,
+    numbers: &NumberArgs,
+    calibration: &Images,
+) -> Result<Exported> {
+    const MOST_LOST: f64 = 0.3;
+    const WIDEST: u32 = 12;
+    let float = commands::accuracy(net, masks, &frame.normaliser, calibration);
+    let mut weight_bits = numbers.weight_bits.unwrap_or(8);
+    loop {
+        let precision = Precision {
+            activation_bits: numbers.fraction_bits,
+            weight_bits,
+            classifier_drop: 0,
+            output_bits: numbers.output_bits,
+        };
+        let done = export::export(net, masks.masks(), frame, precision, calibration)?;
+        let lost = float - done.calibration.accuracy();
+        if lost <= MOST_LOST || numbers.weight_bits.is_some() || weight_bits >= WIDEST {
+            return Ok(done);
+        }
+        println!(
+            "{weight_bits}-bit weights lose {lost:.2} points on {} calibration images: trying {} bits",
+            calibration.len(),
+            weight_bits + 1
+        );
+        weight_bits += 1;
+    }
+}
+
+/// The device for the card.
+fn trained_on<'a>(numbers: &'a NumberArgs, progress: &'a Progress) -> &'a str {
+    match &numbers.trained_on {
+        Some(text) => text,
+        None if progress.device.is_empty() => "CPU",
+        None => &progress.device,
+    }
+}
+
 fn round(percent: f64) -> f64 {
     (percent * 100.0).round() / 100.0
 }
@@ -150,7 +201,7 @@ fn limit_threads(threads: i32) {
 
 /// Prints accuracies.
 pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
-    limit_threads(args.model.threads);
+    limit_threads(args.model.threads()?);
     let setting = Setting::new(&args.model, 0)?;
     if let Some(path) = &args.checkpoint {
         let (net, masks, progress) = load(&setting, path, 0)?;
@@ -176,36 +227,57 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
     Ok(())
 }
 
-/// Teacher, search, fine-tuning, and both exports; finished stages are skipped.
+/// Teacher, then search and fine-tuning for each budget; every export, and the report. What is finished
+/// is skipped.
 pub fn all(args: &AllArgs) -> Result<()> {
+    let budgets = &args.student.relus;
+    let several = budgets.len() > 1;
+    if budgets.is_empty() || (several && args.student.relu_list.is_some()) {
+        bail!("--relus: one budget or several; --relu-list says one budget by itself");
+    }
     let mut student = args.student.clone();
     student.train.resume = true;
-    commands::teacher(&student.train)?;
+    let out = student.train.out.clone();
+    let teacher = match &student.teacher {
+        Some(path) => path.clone(),
+        None => {
+            commands::teacher(&student.train)?;
+            out.join("teacher.safetensors")
+        }
+    };
+    student.teacher = Some(teacher.clone());
     student.train.lr = args.student_lr;
-    student.train.epochs = args.search_epochs;
-    commands::search(&student)?;
-    student.train.epochs = args.finetune_epochs;
-    commands::finetune(&student)?;
-    let out = &student.train.out;
-    let teacher = student
-        .teacher
-        .clone()
-        .unwrap_or_else(|| out.join("teacher.safetensors"));
-    let student_path = out.join("student.safetensors");
-    let mut exports: Vec<_> = (0..=student.widths.len())
-        .map(|w| (student_path.clone(), w))
-        .collect();
-    exports.push((teacher.clone(), 0));
-    for (checkpoint, width) in exports {
+    let export_one = |checkpoint: &Path, width| {
         export(&ExportArgs {
             model: student.train.model.clone(),
-            checkpoint,
+            checkpoint: checkpoint.into(),
             width,
             teacher: Some(teacher.clone()),
             numbers: args.numbers.clone(),
-        })?;
+        })
+    };
+    export_one(&teacher, 0)?;
+    let mut runs = vec![out.clone()];
+    for &relus in budgets {
+        let mut one = student.clone();
+        one.relus = vec![relus];
+        if several {
+            one.train.out = out.join(format!("relu{relus}"));
+            runs.push(one.train.out.clone());
+        }
+        one.train.epochs = args.search_epochs;
+        commands::search(&one)?;
+        one.train.epochs = args.finetune_epochs;
+        commands::finetune(&one)?;
+        for width in 0..=one.widths.len() {
+            export_one(&one.train.out.join("student.safetensors"), width)?;
+        }
     }
-    Ok(())
+    report_commands::report(&ReportArgs {
+        runs,
+        to: out.join("report"),
+        model: student.train.model.clone(),
+    })
 }
 
 /// Writes sample images.

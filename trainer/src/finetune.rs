@@ -28,12 +28,14 @@ impl Finetune {
     /// `masks` stay as they are; `net` says which widths there are.
     pub fn new(teacher: Net, masks: MaskSet, net: &Net) -> Finetune {
         let all_relu = MaskSet::all_relu(&teacher.arch);
-        let narrow = |i| MaskSet::new(prefix_masks(masks.masks(), &net.at_width(i).arch));
+        let device = teacher.device();
+        let narrow =
+            |i| MaskSet::new(prefix_masks(masks.masks(), &net.at_width(i).arch)).on(device);
         let narrow: Vec<MaskSet> = (1..net.n_widths()).map(narrow).collect();
         Finetune {
             teacher,
             all_relu,
-            masks: std::iter::once(masks).chain(narrow).collect(),
+            masks: std::iter::once(masks.on(device)).chain(narrow).collect(),
             pram: Pram::Collapsed,
         }
     }

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod budget;
 pub mod checkpoint;
 pub mod data;
+pub mod device;
 mod error;
 pub mod evaluate;
 pub mod export;

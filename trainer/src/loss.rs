@@ -66,15 +66,13 @@ fn length(rows: &Tensor) -> Tensor {
 
 /// Weighted mismatch of the maps of each stage, summed over the stages.
 pub fn pram(student: &[Tensor], teacher: &[Tensor], form: Pram) -> Tensor {
-    let zero = Tensor::zeros([], (Kind::Float, tch::Device::Cpu));
-    student.iter().zip(teacher).fold(zero, |sum, (s, t)| {
-        sum + match form {
-            Pram::Collapsed => {
-                (attention(s) - attention(t)).square().mean(Kind::Float) * PRAM_WEIGHT
-            }
-            Pram::Full => length(&(unit(s) - unit(t))).mean(Kind::Float) * (PRAM_WEIGHT / 2.0),
-        }
-    })
+    let one = |(s, t): (&Tensor, &Tensor)| match form {
+        Pram::Collapsed => (attention(s) - attention(t)).square().mean(Kind::Float) * PRAM_WEIGHT,
+        Pram::Full => length(&(unit(s) - unit(t))).mean(Kind::Float) * (PRAM_WEIGHT / 2.0),
+    };
+    let stages = student.iter().zip(teacher).map(one);
+    let none = || Tensor::zeros([], (Kind::Float, tch::Device::Cpu));
+    stages.reduce(|a, b| a + b).unwrap_or_else(none)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What a stage is trained with, and where a run of it stands; the record of a checkpoint.
 
 use crate::data::{Augment, Mix, Normaliser};
+use crate::error::{Error, Result};
 use crate::net::Compute;
 use crate::optim::Schedule;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,9 @@ pub struct Recipe {
     pub seed: u64,
     /// Training images held out from the end of the set.
     pub holdout: usize,
+    /// Only the first images of the set are used, of which some are then held out.
+    #[serde(default)]
+    pub limit: Option<usize>,
     /// The result is the epoch that does best on the held-out images, not the last one.
     #[serde(default)]
     pub select_best: bool,
@@ -51,6 +55,52 @@ pub struct Recipe {
     /// Choices of the stage beyond these, as `name=value`.
     #[serde(default)]
     pub choices: Vec<String>,
+}
+
+impl Recipe {
+    /// Refuses numbers that no training can use.
+    pub fn check(&self) -> Result<()> {
+        let share = |v: f64| (0.0..1.0).contains(&v);
+        let amount = |v: f64| v.is_finite() && v >= 0.0;
+        let rules = [
+            (self.epochs > 0, "--epochs: at least 1"),
+            (self.batch > 0, "--batch: at least 1"),
+            (
+                self.lr.peak.is_finite() && self.lr.peak > 0.0,
+                "--lr: above 0",
+            ),
+            (share(self.lr.warmup), "--warmup: a share from 0 to below 1"),
+            (amount(self.weight_decay), "--weight-decay: 0 or more"),
+            (
+                share(self.label_smoothing),
+                "--label-smoothing: a share from 0 to below 1",
+            ),
+            (
+                self.ema.is_none_or(|d| d > 0.0 && d < 1.0),
+                "--ema: between 0 and 1, such as 0.999",
+            ),
+            (amount(self.mix.mixup), "--mixup: 0 or more"),
+            (amount(self.mix.cutmix), "--cutmix: 0 or more"),
+        ];
+        match rules.into_iter().find(|(kept, _)| !kept) {
+            Some((_, rule)) => Err(Error::Usage(rule.into())),
+            None => Ok(()),
+        }
+    }
+
+    /// What differs between two recipes, as `name: value here, value there`.
+    pub fn differences(&self, other: &Recipe) -> Result<Vec<String>> {
+        let fields = |r: &Recipe| match serde_json::to_value(r)? {
+            serde_json::Value::Object(map) => Ok::<_, Error>(map),
+            _ => Ok(serde_json::Map::new()),
+        };
+        let (mine, theirs) = (fields(self)?, fields(other)?);
+        let differ = |(key, a): (&String, &serde_json::Value)| {
+            let b = theirs.get(key)?;
+            (a != b).then(|| format!("{key}: {a} here, {b} there"))
+        };
+        Ok(mine.iter().filter_map(differ).collect())
+    }
 }
 
 /// One epoch of the learning curve.
@@ -88,6 +138,9 @@ pub struct Progress {
     pub normaliser: Normaliser,
     /// SHA-256 of the training files.
     pub data_checksum: String,
+    /// Where it is trained.
+    #[serde(default)]
+    pub device: String,
     /// Settings of the earlier stages, oldest first.
     pub history: Vec<Recipe>,
     /// Commands that led here, oldest first.
@@ -115,6 +168,7 @@ impl Progress {
             earlier_seconds: 0.0,
             normaliser,
             data_checksum,
+            device: String::new(),
             history: vec![],
             commands: vec![],
             holdout_accuracy: None,

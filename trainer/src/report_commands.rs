@@ -5,7 +5,7 @@ use crate::commands::{self, Setting};
 use anyhow::{Context, Result, bail};
 use pi_trainer::checkpoint::{self, Size, write_atomic};
 use pi_trainer::import;
-use pi_trainer::net::{Arch, MaskSet, Net, prefix_masks};
+use pi_trainer::net::{Arch, MaskSet, prefix_masks};
 use pi_trainer::recipe::Progress;
 use pi_trainer::report::{Entry, Outcome, page};
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ fn read(args: &ReportArgs, path: &Path) -> Result<Vec<Entry>> {
         }
         model.arch.clone_from(&recipe.arch);
         let setting = Setting::new(&model, 0)?;
-        let net = Net::new(&setting.arch, 0).with_widths(&recipe.widths)?;
+        let net = setting.net(0, &recipe.widths)?;
         net.load_state(&state)?;
         let masks = checkpoint::load_masks(&setting.arch, &state, path)?;
         setting.report(&net, &MaskSet::new(masks), path, &progress)?;
@@ -113,7 +113,7 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         bail!("{} exists; choose another --out", path.display());
     }
     let tensors = import::read(&args.checkpoint)?;
-    let net = Net::new(&setting.arch, 0);
+    let net = setting.net(0, &[])?;
     let matched =
         import::load(&net, &tensors).with_context(|| args.checkpoint.display().to_string())?;
     println!("{} tensors set", matched.n_set);

@@ -1,7 +1,9 @@
 //! The loop that every training stage shares: minibatches, steps, progress, checkpoints, resume.
 //!
 //! A checkpoint is written every minute, after every epoch and on an interrupt, and holds all that the
-//! next step depends on; a resumed run repeats exactly what the stopped one would have done.
+//! next step depends on; a resumed run repeats exactly what the stopped one would have done (on a GPU, up
+//! to the order in which its kernels add). No step waits for the device: loss and hits are summed there
+//! and read about once a second, where the processor itself is not the device.
 
 use crate::average::Copies;
 use crate::checkpoint::{self, Size, State};
@@ -14,7 +16,7 @@ pub use crate::recipe::{Epoch, Progress, Recipe};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// What differs between stages.
 pub trait Stage {
@@ -38,7 +40,7 @@ pub trait Stage {
         Vec::new()
     }
     /// Takes them back.
-    fn load_state(&mut self, _state: &State, _path: &Path) -> Result<()> {
+    fn load_state(&mut self, _net: &Net, _state: &State, _path: &Path) -> Result<()> {
         Ok(())
     }
     /// Accuracy on images, for the held-out part.
@@ -68,18 +70,27 @@ struct Changing {
     sgd: Sgd,
     average: Option<Copies>,
     best: Option<Copies>,
+    /// Loss and correct predictions since the epoch began, on the device.
+    sums: Tensor,
+    read: Instant,
 }
 
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+const READ_EVERY: Duration = Duration::from_secs(1);
+/// Images of a minibatch that is only evaluated.
+const EVALUATED: usize = 250;
 
 impl Run<'_> {
     /// Trains until the recipe's epochs are done; the result is the checkpoint file.
     pub fn train(&self, stage: &mut dyn Stage, mut progress: Progress) -> Result<Progress> {
         let recipe = progress.recipe.clone();
+        recipe.check()?;
         let mut changing = Changing {
             sgd: Sgd::new(self.net, recipe.momentum, recipe.weight_decay),
             average: recipe.ema.map(|_| Copies::of(self.net, "average")),
             best: recipe.select_best.then(|| Copies::of(self.net, "best")),
+            sums: Tensor::new(),
+            read: Instant::now(),
         };
         if self.path.is_file() {
             if !self.resume {
@@ -96,7 +107,8 @@ impl Run<'_> {
             recipe.batch,
             recipe.seed,
             recipe.augment,
-        );
+        )
+        .on(self.net.device());
         let n_batches = batches.n_batches();
         if n_batches == 0 {
             let n = self.train.len();
@@ -105,23 +117,24 @@ impl Run<'_> {
                 recipe.batch
             )));
         }
+        changing.sums = Tensor::from_slice(&progress.sums).to_device(self.net.device());
         let mut n_done = 0;
         let mut saved = Instant::now();
         while !progress.finished() {
-            let order = batches.order(progress.epoch);
+            let epoch = batches.epoch(progress.epoch);
             let bar = bar(n_batches, progress.step, &recipe, progress.epoch);
             let mut clock = Instant::now();
             let (first, mut epoch_seconds) = (progress.step, 0.0);
             while progress.step < n_batches {
                 if self.max_steps.is_some_and(|m| n_done >= m) {
-                    self.save(stage, &changing, &progress)?;
+                    self.save(stage, &mut changing, &mut progress)?;
                     return Ok(progress);
                 }
                 if interrupt::requested() {
-                    self.save(stage, &changing, &progress)?;
+                    self.save(stage, &mut changing, &mut progress)?;
                     return Err(Error::Interrupted(self.path.clone()));
                 }
-                let batch = batches.get(&order, progress.epoch, progress.step);
+                let batch = batches.get(&epoch, progress.step);
                 self.step(stage, &mut changing, &mut progress, batch, n_batches)?;
                 n_done += 1;
                 let seconds = clock.elapsed().as_secs_f64();
@@ -132,14 +145,18 @@ impl Run<'_> {
                 let loss = progress.sums[0] / progress.step as f64;
                 bar.set_message(format!("loss {loss:.3}"));
                 if saved.elapsed() > CHECKPOINT_EVERY && progress.step < n_batches {
-                    self.save(stage, &changing, &progress)?;
+                    self.save(stage, &mut changing, &mut progress)?;
                     saved = Instant::now();
                 }
             }
+            // Waits for the device, so that the rate is an honest one.
+            self.read(&mut changing, &mut progress)?;
+            epoch_seconds += clock.elapsed().as_secs_f64();
+            progress.seconds += clock.elapsed().as_secs_f64();
             bar.finish_and_clear();
             let rate = ((n_batches - first) * recipe.batch) as f64 / epoch_seconds.max(1e-9);
             self.finish_epoch(stage, &mut changing, &mut progress, n_batches, rate)?;
-            self.save(stage, &changing, &progress)?;
+            self.save(stage, &mut changing, &mut progress)?;
             saved = Instant::now();
         }
         Ok(progress)
@@ -162,14 +179,13 @@ impl Run<'_> {
         let at = (recipe.seed, progress.epoch, progress.step);
         let (x, target) = recipe.mix.apply(x, &labels, self.train.n_classes, at);
         let (loss, logits) = stage.loss(self.net, &x, &target, mode);
-        let value = loss.double_value(&[]);
-        if !value.is_finite() {
-            return Err(Error::Diverged {
-                value,
-                epoch: progress.epoch + 1,
-                path: self.path.clone(),
-            });
+        let hits = logits.argmax(1, false).eq_tensor(&labels);
+        let sums = [loss.detach().to_kind(Kind::Double), hits.sum(Kind::Double)];
+        changing.sums += Tensor::stack(&sums, 0);
+        if self.net.device() == Device::Cpu || changing.read.elapsed() > READ_EVERY {
+            self.read(changing, progress)?;
         }
+        let recipe = &progress.recipe;
         let (by_params, by_probes) = gradients(&loss, self.net, &stage.probes())?;
         stage.take_gradients(&by_probes);
         let step = progress.epoch * n_batches + progress.step;
@@ -179,10 +195,26 @@ impl Run<'_> {
         if let (Some(average), Some(decay)) = (&mut changing.average, recipe.ema) {
             average.average(self.net, decay, step);
         }
-        let hits = logits.argmax(1, false).eq_tensor(&labels);
-        progress.sums[0] += value;
-        progress.sums[1] += hits.sum(Kind::Int64).int64_value(&[]) as f64;
         progress.step += 1;
+        Ok(())
+    }
+
+    /// Takes the sums from the device. What is no number stays none, so that it is found even late, and
+    /// always before a checkpoint is written.
+    fn read(&self, changing: &mut Changing, progress: &mut Progress) -> Result<()> {
+        let sums = Vec::<f64>::try_from(&changing.sums)?;
+        changing.read = Instant::now();
+        let [loss, hits] = sums[..] else {
+            return Ok(());
+        };
+        if !loss.is_finite() {
+            return Err(Error::Diverged {
+                value: loss,
+                epoch: progress.epoch + 1,
+                path: self.path.clone(),
+            });
+        }
+        progress.sums = [loss, hits];
         Ok(())
     }
 
@@ -200,7 +232,8 @@ impl Run<'_> {
             average.swap(self.net);
         }
         progress.holdout_accuracy = self.holdout.map(|images| {
-            stage.accuracy(self.net, &Batches::plain(images, &progress.normaliser, 250))
+            let batches = Batches::plain(images, &progress.normaliser, EVALUATED);
+            stage.accuracy(self.net, &batches.on(self.net.device()))
         });
         if let (Some(best), Some(accuracy)) = (&mut changing.best, progress.holdout_accuracy)
             && progress.best.is_none_or(|(_, b)| accuracy > b)
@@ -236,6 +269,7 @@ impl Run<'_> {
         );
         progress.curve.push(epoch);
         progress.sums = [0.0; 2];
+        let _ = changing.sums.zero_();
         progress.step = 0;
         progress.epoch += 1;
         if stop {
@@ -244,7 +278,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn save(&self, stage: &dyn Stage, changing: &Changing, progress: &Progress) -> Result<()> {
+    fn save(
+        &self,
+        stage: &dyn Stage,
+        changing: &mut Changing,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        self.read(changing, progress)?;
         let mut state = self.net.state();
         state.extend(stage.state());
         if !progress.finished() {
@@ -253,7 +293,7 @@ impl Run<'_> {
                 state.extend(copies.state(self.net));
             }
         }
-        checkpoint::save(&self.path, progress, &state, self.size)
+        checkpoint::save(&self.path, &*progress, &state, self.size)
     }
 
     fn load(
@@ -263,12 +303,16 @@ impl Run<'_> {
         fresh: &Progress,
     ) -> Result<Progress> {
         let (old, state): (Progress, State) = checkpoint::load(&self.path)?;
-        if old.recipe != fresh.recipe || old.data_checksum != fresh.data_checksum {
+        let mut differences = fresh.recipe.differences(&old.recipe)?;
+        if old.data_checksum != fresh.data_checksum {
+            differences.push("other training images".into());
+        }
+        if !differences.is_empty() {
             return Err(Error::Checkpoint {
                 path: self.path.clone(),
                 what: format!(
-                    "was made with other settings or data; repeat those or choose another --out\n  there: {:?}\n  here:  {:?}",
-                    old.recipe, fresh.recipe
+                    "was made with other settings or data; repeat those, or choose another --out:\n  {}",
+                    differences.join("\n  ")
                 ),
             });
         }
@@ -280,8 +324,11 @@ impl Run<'_> {
                 copies.load_state(self.net, &state, &self.path)?;
             }
         }
-        stage.load_state(&state, &self.path)?;
-        Ok(old)
+        stage.load_state(self.net, &state, &self.path)?;
+        Ok(Progress {
+            device: fresh.device.clone(),
+            ..old
+        })
     }
 }
 

@@ -15,7 +15,7 @@ use crate::optim::Sgd;
 use crate::run::Stage;
 use crate::selection::{self, Selection};
 use std::path::Path;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// Share of each of the two loss terms.
 const SHARE: f64 = 0.5;
@@ -94,8 +94,9 @@ impl Search {
                 Mask::random(*s, n, seed.wrapping_add(i as u64))
             }
         };
-        let masks = MaskSet::new(masks.map(first).collect());
-        let zeros = |s: &[i64; 3]| Tensor::zeros(s, (Kind::Float, Device::Cpu));
+        let device = teacher.device();
+        let masks = MaskSet::new(masks.map(first).collect()).on(device);
+        let zeros = |s: &[i64; 3]| Tensor::zeros(s, (Kind::Float, device));
         Search {
             all_relu: MaskSet::all_relu(&arch),
             arch,
@@ -177,7 +178,7 @@ impl Stage for Search {
             let form = net.at_width(i);
             if self.narrow.len() < i {
                 let masks = prefix_masks(self.masks.masks(), &form.arch);
-                self.narrow.push(MaskSet::new(masks));
+                self.narrow.push(MaskSet::new(masks).on(x.device()));
             }
             sum += one(&form.forward(x, &self.narrow[i - 1], mode).logits);
         }
@@ -204,7 +205,7 @@ impl Stage for Search {
         let moved: Vec<f64> = moved.collect();
         let most = moved.iter().copied().fold(0.0, f64::max);
         let mean = moved.iter().sum::<f64>() / moved.len().max(1) as f64;
-        self.masks = MaskSet::new(masks);
+        self.masks = MaskSet::new(masks).on(self.teacher.device());
         self.narrow.clear();
         for score in &mut self.scores {
             let _ = score.zero_();
@@ -234,7 +235,7 @@ impl Stage for Search {
         state
     }
 
-    fn load_state(&mut self, state: &State, path: &Path) -> Result<()> {
+    fn load_state(&mut self, _net: &Net, state: &State, path: &Path) -> Result<()> {
         let find = |name: &str, size: &[i64]| {
             let fits = |(n, t): &&(String, Tensor)| n == name && t.size() == size;
             state.iter().find(fits).map(|(_, t)| t).ok_or_else(|| {
@@ -246,7 +247,8 @@ impl Stage for Search {
             })
         };
         let n = self.budget.len() as i64;
-        self.masks = MaskSet::new(checkpoint::load_masks(&self.arch, state, path)?);
+        let masks = checkpoint::load_masks(&self.arch, state, path)?;
+        self.masks = MaskSet::new(masks).on(self.teacher.device());
         self.epoch = i64::try_from(find("search.epoch", &[])?)? as usize;
         let budget = Vec::<i64>::try_from(find("search.budget", &[n])?)?;
         self.budget = budget.iter().map(|&b| b.max(0) as usize).collect();

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::net::Mask;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// How the positions are chosen; the module's table says what each does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -90,9 +90,18 @@ impl Selection {
 
 /// Sum over the batch of |values|, added to a score.
 pub fn accumulate(score: &mut Tensor, values: &Tensor) {
-    *score += values
-        .abs()
-        .sum_dim_intlist([0i64].as_slice(), false, Kind::Float);
+    *score += if values.device() == Device::Cpu {
+        values
+            .abs()
+            .sum_dim_intlist([0i64].as_slice(), false, Kind::Float)
+    } else {
+        one_pass(values)
+    };
+}
+
+/// The same without the absolute values in memory: a third of a GPU's traffic, but slower on a processor.
+fn one_pass(values: &Tensor) -> Tensor {
+    values.norm_scalaropt_dim_dtype(1.0, [0i64].as_slice(), false, Kind::Float)
 }
 
 /// Scores of every layer as numbers.
@@ -197,6 +206,17 @@ mod tests {
         );
         assert_eq!(kept[2], 0);
         assert!(close_layers(&scores, &[3, 2, 4], 1).is_err());
+    }
+
+    #[test]
+    fn both_sums_of_absolute_values_agree() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let v = Tensor::randn([9, 3, 4, 4], (Kind::Float, Device::Cpu)).to_kind(kind);
+            let mut score = Tensor::zeros([3, 4, 4], (Kind::Float, Device::Cpu));
+            accumulate(&mut score, &v);
+            let error = (one_pass(&v) - score).abs().max().double_value(&[]);
+            assert!(error < 1e-3, "{kind:?}: {error}");
+        }
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct Sensitivity {
     relu: MaskSet,
     /// Index in the parameter list and alive positions of each convolution.
     layers: Vec<(usize, Vec<bool>)>,
+    /// The same as zeros and ones, on the network's device.
+    alive: Vec<Tensor>,
     epochs: usize,
     epoch: usize,
 }
@@ -39,8 +41,11 @@ fn values(t: &Tensor) -> Result<Vec<f32>> {
 
 /// The `n` indices among `candidates` of the largest key; ties go to the lower index.
 fn largest(mut candidates: Vec<usize>, n: usize, key: impl Fn(usize) -> f32) -> Vec<usize> {
-    candidates.sort_by(|&a, &b| key(b).total_cmp(&key(a)).then(a.cmp(&b)));
-    candidates.truncate(n);
+    let order = |&a: &usize, &b: &usize| key(b).total_cmp(&key(a)).then(a.cmp(&b));
+    if n < candidates.len() {
+        candidates.select_nth_unstable_by(n, order);
+        candidates.truncate(n);
+    }
     candidates
 }
 
@@ -63,13 +68,14 @@ impl Sensitivity {
             (i, alive)
         });
         let layers = layers.collect();
-        let stage = Sensitivity {
+        let mut stage = Sensitivity {
             relu: MaskSet::all_relu(&net.arch),
             layers,
+            alive: vec![],
             epochs,
             epoch: 0,
         };
-        stage.apply(net);
+        stage.renew(net);
         stage
     }
 
@@ -89,16 +95,25 @@ impl Sensitivity {
         net.arch.producers().into_iter().map(density).collect()
     }
 
+    /// Sets the dead weights to zero.
     fn apply(&self, net: &Net) {
         tch::no_grad(|| {
-            for (i, alive) in &self.layers {
-                let t = &net.params[*i].tensor;
-                let mask: Vec<f32> = alive.iter().map(|&a| f32::from(u8::from(a))).collect();
-                let _ = t
-                    .shallow_clone()
-                    .multiply_(&Tensor::from_slice(&mask).view(t.size().as_slice()));
+            for ((i, _), alive) in self.layers.iter().zip(&self.alive) {
+                let _ = net.params[*i].tensor.shallow_clone().multiply_(alive);
             }
         });
+    }
+
+    /// Takes over which weights live.
+    fn renew(&mut self, net: &Net) {
+        let tensor = |(i, alive): &(usize, Vec<bool>)| {
+            let mask: Vec<f32> = alive.iter().map(|&a| f32::from(u8::from(a))).collect();
+            let size = net.params[*i].tensor.size();
+            let mask = Tensor::from_slice(&mask).view(size.as_slice());
+            mask.to_device(net.device())
+        };
+        self.alive = self.layers.iter().map(tensor).collect();
+        self.apply(net);
     }
 
     /// Drops the smallest weights and regrows as many where momentum is largest.
@@ -160,7 +175,7 @@ impl Stage for Sensitivity {
         self.epoch += 1;
         let rate = PRUNE_RATE * (1.0 - self.epoch as f64 / self.epochs as f64).max(0.0);
         let n = self.prune_and_regrow(net, sgd, rate)?;
-        self.apply(net);
+        self.renew(net);
         Ok((format!(", {n} weights moved"), false))
     }
 
@@ -173,7 +188,7 @@ impl Stage for Sensitivity {
         state
     }
 
-    fn load_state(&mut self, state: &State, path: &Path) -> Result<()> {
+    fn load_state(&mut self, net: &Net, state: &State, path: &Path) -> Result<()> {
         let find = |name: String| match state.iter().find(|(n, _)| *n == name) {
             Some((_, t)) => Ok(t),
             None => {
@@ -196,6 +211,7 @@ impl Stage for Sensitivity {
             }
             *alive = bytes.iter().map(|&b| b != 0).collect();
         }
+        self.renew(net);
         Ok(())
     }
 

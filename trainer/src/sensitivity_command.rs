@@ -4,7 +4,7 @@ use crate::cli::SensitivityArgs;
 use crate::commands::{self, Setting};
 use anyhow::{Context, Result, bail};
 use pi_trainer::budget;
-use pi_trainer::net::{Arch, Net};
+use pi_trainer::net::Arch;
 use pi_trainer::sensitivity::Sensitivity;
 use pi_trainer::svg;
 use serde::Serialize;
@@ -91,7 +91,7 @@ pub fn run(args: &SensitivityArgs) -> Result<()> {
 fn train(args: &SensitivityArgs) -> Result<(Arch, Vec<f64>)> {
     let train = &args.train;
     let setting = Setting::new(&train.model, train.hold_out)?;
-    let net = Net::new(&setting.arch, train.seed);
+    let net = setting.net(train.seed, &[])?;
     let recipe = commands::recipe("sensitivity", train);
     let mut stage = Sensitivity::new(&net, recipe.epochs, train.seed);
     let progress = setting.progress(recipe, None);
@@ -107,18 +107,20 @@ fn print(t: &Table) {
         t.arch, t.dataset, t.budget, t.relus_total, t.densities_from
     );
     println!(
-        "  {:<16} {:>9} {:>9} {:>7} {:>8} {:>12}",
+        "  {:<16} {:>9} {:>9} {:>7} {:>8} {:>12}  kept, drawn",
         "layer", "total", "kept", "share", "density", "sensitivity"
     );
+    let most = most_kept(t);
     for l in &t.layers {
         println!(
-            "  {:<16} {:>9} {:>9} {:>5.1} % {:>8.3} {:>12.3}",
+            "  {:<16} {:>9} {:>9} {:>5.1} % {:>8.3} {:>12.3}  {}",
             l.name,
             l.relus_total,
             l.relus_kept,
             100.0 * l.relus_kept as f64 / l.relus_total.max(1) as f64,
             l.density,
-            l.sensitivity
+            l.sensitivity,
+            "#".repeat((24 * l.relus_kept).div_ceil(most))
         );
     }
     let list: Vec<String> = t
@@ -129,15 +131,14 @@ fn print(t: &Table) {
     println!("--densities {}", list.join(","));
 }
 
+fn most_kept(t: &Table) -> usize {
+    let kept = t.layers.iter().map(|l| l.relus_kept);
+    kept.max().unwrap_or(1).max(1)
+}
+
 fn plot(t: &Table) -> String {
     let labels: Vec<String> = t.layers.iter().map(|l| l.name.clone()).collect();
-    let most = t
-        .layers
-        .iter()
-        .map(|l| l.relus_kept)
-        .max()
-        .unwrap_or(1)
-        .max(1);
+    let most = most_kept(t);
     let share = |l: &Layer| 100.0 * l.relus_kept as f64 / l.relus_total.max(1) as f64;
     let series = [
         (

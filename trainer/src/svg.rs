@@ -163,7 +163,10 @@ impl Lines {
             let of = |d: i32| [1.0, 2.0, 5.0].map(|m| m * 10f64.powi(d));
             decades.flat_map(of).collect()
         } else {
+            // Whole numbers, such as epochs, have no ticks between them.
+            let whole = points().all(|p| p.0.fract() == 0.0);
             let gap = step(x1 - x0, 8.0);
+            let gap = if whole { gap.ceil() } else { gap };
             let first = (x0 / gap).ceil();
             (0..20).map(|i| (first + f64::from(i)) * gap).collect()
         };
@@ -234,6 +237,14 @@ pub fn bars(
             ));
         }
         c.legend(k, colour, name);
+    }
+    // The last series in figures, too: its bars may be too small to be seen.
+    if let (Some((_, values)), true) = (series.last(), group >= 36.0) {
+        for (i, &v) in values.iter().enumerate() {
+            let top = place(v, 0.0, high, HEIGHT - BOTTOM, TOP);
+            let x = LEFT + group * (i as f64 + 0.1) + width * (series.len() as f64 - 0.5);
+            c.text(x, top - 3.0, "middle", &short(v));
+        }
     }
     let every = labels.len().div_ceil(20).max(1);
     for (i, _) in labels.iter().enumerate().step_by(every) {

@@ -190,3 +190,120 @@ fn every_stage_runs_from_the_command_line() {
     let outcomes: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(outcomes.as_array().unwrap().len(), 3);
 }
+
+#[test]
+#[cfg(unix)]
+fn an_interrupt_saves_first_and_resume_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |p: &str| dir.path().join(p).to_string_lossy().into_owned();
+    images(&dir.path().join("data"));
+    let (data, out) = (path("data"), path("run"));
+    let args = [
+        "teacher",
+        "--data",
+        &data,
+        "--dataset",
+        "folder",
+        "--image-size",
+        "8",
+        "--arch",
+        "resnet8",
+        "--out",
+        &out,
+        "--batch",
+        "6",
+        "--epochs",
+        "2000",
+        "--compute",
+        "f32",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ];
+    let program = env!("CARGO_BIN_EXE_pi-trainer");
+    let child = Command::new(program)
+        .args(args)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let checkpoint = dir.path().join("run/teacher.safetensors");
+    for _ in 0..600 {
+        if checkpoint.is_file() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(sent.success());
+    let out = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("saved to"), "{said}");
+    fails(&args, "--resume");
+    let mut other = args.to_vec();
+    other.extend(["--resume", "--weight-decay", "0.1"]);
+    fails(&other, "weight_decay: 0.1 here, 0.0005 there");
+    let model = &args[1..9];
+    let checkpoint = checkpoint.to_string_lossy().into_owned();
+    let said = ok(&[&["evaluate", "--checkpoint", &checkpoint], model].concat());
+    assert!(said.contains("epochs done"), "{said}");
+    let other = [
+        "evaluate",
+        "--checkpoint",
+        &checkpoint,
+        "--arch",
+        "resnet20",
+    ];
+    fails(&[&other[..], &args[1..7]].concat(), "holds a resnet8");
+}
+
+#[test]
+fn all_sweeps_budgets_and_reports() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |p: &str| dir.path().join(p).to_string_lossy().into_owned();
+    images(&dir.path().join("data"));
+    let (data, out, models) = (path("data"), path("run"), path("models"));
+    let args = [
+        "all",
+        "--data",
+        &data,
+        "--dataset",
+        "folder",
+        "--image-size",
+        "8",
+        "--arch",
+        "resnet8",
+        "--out",
+        &out,
+        "--models",
+        &models,
+        "--batch",
+        "6",
+        "--epochs",
+        "1",
+        "--search-epochs",
+        "1",
+        "--finetune-epochs",
+        "1",
+        "--relus",
+        "300,700",
+        "--limit",
+        "30",
+        "--calibrate",
+        "10",
+        "--compute",
+        "f32",
+        "--threads",
+        "1",
+    ];
+    assert!(ok(&args).contains("report.html: 3 results"));
+    // Everything is there now: a second call trains nothing.
+    assert!(!ok(&args).contains("epoch 1/1"));
+    assert_eq!(std::fs::read_dir(&models).unwrap().count(), 3);
+    fails(
+        &[&args[..], &["--relu-list", "1,2,3,4,5,6,7"]].concat(),
+        "--relu-list",
+    );
+}

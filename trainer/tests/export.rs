@@ -1,7 +1,7 @@
 //! The exported integers against the float network, on a small random network.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use pi_model::{Model, executor};
+use pi_model::{Model, PublicPlan, executor};
 use pi_trainer::data::{Batches, Images, Normaliser};
 use pi_trainer::export::{self, Frame, Precision};
 use pi_trainer::net::{Arch, Mask, MaskSet, Mode, Net};
@@ -24,46 +24,58 @@ fn worst_difference(size: usize, weight_bits: u32) -> f64 {
     difference(Arch::custom(&[4, 8], 1, [3, size, size], 5), weight_bits)
 }
 
-fn difference(arch: Arch, weight_bits: u32) -> f64 {
-    tch::set_num_threads(1);
-    let size = arch.input[1];
-    let net = Net::new(&arch, 3);
-    // BatchNorm's statistics come from a few training passes; without them the folding is trivial.
-    let set = images(32, size);
+/// BatchNorm's statistics come from a few training passes; without them the folding is trivial.
+fn warmed(arch: &Arch, n_images: usize, n_passes: usize) -> (Net, Images, Normaliser) {
+    let net = Net::new(arch, 3);
+    let set = images(n_images, arch.input[1]);
     let normaliser = Normaliser::measure(&set);
-    let batches = Batches::plain(&set, &normaliser, 32);
-    let (x, _) = batches.get(&batches.order(0), 0, 0);
-    let keep = |(i, s): (usize, [i64; 3])| {
-        Mask::random(s, s.iter().product::<i64>() as usize / 3, i as u64)
+    let batches = Batches::plain(&set, &normaliser, n_images);
+    let (x, _) = batches.get(&batches.epoch(0), 0);
+    let masks = MaskSet::new(random_masks(arch, 3));
+    let train = Mode {
+        train: true,
+        ..Mode::EVAL
     };
-    let masks: Vec<Mask> = arch
-        .relu_shapes()
+    for _ in 0..n_passes {
+        tch::no_grad(|| net.forward(&x, &masks, train));
+    }
+    (net, set, normaliser)
+}
+
+/// One position of `share` is kept in every layer.
+fn random_masks(arch: &Arch, share: usize) -> Vec<Mask> {
+    let keep = |(i, s): (usize, [i64; 3])| {
+        Mask::random(s, s.iter().product::<i64>() as usize / share, i as u64)
+    };
+    arch.relu_shapes()
         .into_iter()
         .enumerate()
         .map(keep)
-        .collect();
-    let set_masks = MaskSet::new(masks.clone());
-    for _ in 0..20 {
-        tch::no_grad(|| {
-            net.forward(
-                &x,
-                &set_masks,
-                Mode {
-                    train: true,
-                    ..Mode::EVAL
-                },
-            )
-        });
-    }
-    let frame = Frame {
+        .collect()
+}
+
+fn frame(normaliser: Normaliser, n_classes: usize) -> Frame {
+    Frame {
         name: "small".into(),
         normaliser,
-        labels: (0..5).map(|i| format!("class {i}")).collect(),
-    };
+        labels: (0..n_classes).map(|i| format!("class {i}")).collect(),
+    }
+}
+
+fn difference(arch: Arch, weight_bits: u32) -> f64 {
+    tch::set_num_threads(1);
+    let size = arch.input[1];
+    let (net, set, normaliser) = warmed(&arch, 32, 20);
+    let batches = Batches::plain(&set, &normaliser, 32);
+    let (x, _) = batches.get(&batches.epoch(0), 0);
+    let masks = random_masks(&arch, 3);
+    let set_masks = MaskSet::new(masks.clone());
+    let frame = frame(normaliser, 5);
     let precision = Precision {
         activation_bits: 8,
         weight_bits,
         classifier_drop: 0,
+        output_bits: 24,
     };
     let done = export::export(&net, &masks, &frame, precision, &set).unwrap();
     assert_eq!(done.calibration.n_range_violations, 0);
@@ -120,5 +132,47 @@ fn every_family_can_be_exported() {
         arch.blocks.iter_mut().for_each(|b| *b = (*b).min(2));
         let worst = difference(arch, 12);
         assert!(worst < 0.08, "{name}: {worst}");
+    }
+}
+
+/// A network with the statistics of a few images, exported from random masks; how it is planned.
+fn plan_of(arch: &Arch, share: usize) -> PublicPlan {
+    let (net, set, normaliser) = warmed(arch, 4, 6);
+    let masks = random_masks(arch, share);
+    let precision = Precision {
+        activation_bits: 8,
+        weight_bits: 8,
+        classifier_drop: 0,
+        output_bits: 32,
+    };
+    let done = export::export(&net, &masks, &frame(normaliser, 5), precision, &set).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    done.parts.model().unwrap().save(dir.path()).unwrap();
+    let model = Model::load(dir.path()).unwrap();
+    PublicPlan::new(model.public(), 1).unwrap()
+}
+
+const SERVED: [(&str, usize); 5] = [
+    ("resnet18", 32),
+    ("wrn22-8", 32),
+    ("vgg16", 32),
+    ("resnet34", 32),
+    ("resnet18-imagenet", 64),
+];
+
+#[test]
+fn every_network_of_the_paper_can_be_served() {
+    tch::set_num_threads(1);
+    for (name, side) in SERVED {
+        let arch = Arch::parse(name, [3, side, side], 5).unwrap();
+        let plan = plan_of(&arch, 20);
+        let n_relus = plan
+            .graph()
+            .layers
+            .iter()
+            .filter(|l| l.n_relus() > 0)
+            .count();
+        assert_eq!(n_relus, arch.relu_counts().len(), "{name}");
+        assert!(plan.expected_failures() <= 1e-3, "{name}");
     }
 }

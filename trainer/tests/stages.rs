@@ -61,6 +61,7 @@ fn progress(stage: &str, set: &Images, epochs: usize) -> Progress {
         compute: Compute::F32,
         seed: 5,
         holdout: 0,
+        limit: None,
         select_best: false,
         widths: vec![],
         relu_budget: None,
@@ -226,6 +227,22 @@ fn two_and_two_epochs_are_four() {
         (r.mix.mixup, r.mix.cutmix) = (0.4, 1.0);
         r.lr.shape = Shape::Cosine;
     };
+    let teacher = |name: &str, max_steps| {
+        let mut stage = Teacher {
+            masks: MaskSet::all_relu(&arch()),
+            label_smoothing: 0.1,
+        };
+        let net = Net::new(&arch(), 5);
+        let widths_apart = |r: &mut Recipe| {
+            change(r);
+            r.widths.clear();
+        };
+        let path = at(&format!("teacher-{name}"));
+        train_with(&mut stage, &net, &set, &path, max_steps, &widths_apart);
+    };
+    teacher("whole", None);
+    teacher("parts", Some(2 * n_batches));
+    teacher("parts", None);
     let net = || Net::new(&arch(), 5).with_widths(&[0.5]).unwrap();
     let kept = budget::allocate(&arch().relu_counts(), &[0.8, 0.6, 0.5, 0.2, 0.1], 301).unwrap();
     let mut options = Options::new(Selection::AnnealTaylor);
@@ -249,7 +266,7 @@ fn two_and_two_epochs_are_four() {
             assert_eq!(done.finished(), max_steps.is_none());
         }
     }
-    for stage in ["search", "student"] {
+    for stage in ["teacher", "search", "student"] {
         let of = |name: &str| tensors(&at(&format!("{stage}-{name}")));
         assert_eq!(of("whole"), of("parts"), "{stage}");
     }

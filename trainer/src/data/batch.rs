@@ -4,11 +4,12 @@
 //! an epoch sees the same images, crops and flips as one that was never stopped.
 
 use super::Images;
+use super::resident::{Draw, Resident};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// Per-channel mean and standard deviation of the training pixels, in units of 1 (pixel / 255).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,6 +74,14 @@ pub struct Batches<'a> {
     batch: usize,
     seed: u64,
     augment: Option<Augment>,
+    device: Device,
+    resident: Option<Resident>,
+}
+
+/// The images of an epoch in their order, and what is done to each.
+pub struct EpochPlan {
+    draws: Vec<Draw>,
+    on_device: Option<Tensor>,
 }
 
 impl<'a> Batches<'a> {
@@ -90,6 +99,8 @@ impl<'a> Batches<'a> {
             batch,
             seed,
             augment: Some(augment),
+            device: Device::Cpu,
+            resident: None,
         }
     }
 
@@ -101,7 +112,18 @@ impl<'a> Batches<'a> {
             batch,
             seed: 0,
             augment: None,
+            device: Device::Cpu,
+            resident: None,
         }
+    }
+
+    /// Minibatches come out on `device`. Unless that is the processor, the set itself moves there once.
+    pub fn on(mut self, device: Device) -> Self {
+        if device != Device::Cpu {
+            self.resident = Resident::new(self.images, &self.table, device);
+        }
+        self.device = device;
+        self
     }
 
     /// Minibatches in an epoch.
@@ -113,7 +135,7 @@ impl<'a> Batches<'a> {
     }
 
     /// The order of the images in an epoch.
-    pub fn order(&self, epoch: usize) -> Vec<u32> {
+    fn order(&self, epoch: usize) -> Vec<u32> {
         let mut order: Vec<u32> = (0..self.images.len() as u32).collect();
         if self.augment.is_some() {
             order.shuffle(&mut ChaCha8Rng::seed_from_u64(mix(
@@ -125,47 +147,75 @@ impl<'a> Batches<'a> {
         order
     }
 
-    /// Minibatch `i` of an epoch with the given order: images [N, C, H, W] (stored channels last)
-    /// and labels `[N]`.
-    pub fn get(&self, order: &[u32], epoch: usize, i: usize) -> (Tensor, Tensor) {
+    /// What an epoch does.
+    pub fn epoch(&self, epoch: usize) -> EpochPlan {
+        let order = self.order(epoch);
+        let mut draws = Vec::with_capacity(order.len());
+        for (i, chosen) in order.chunks(self.batch.max(1)).enumerate() {
+            let mut rng = ChaCha8Rng::seed_from_u64(mix(self.seed, epoch as u64, i as u64));
+            for &index in chosen {
+                let (dy, dx, flip) = match self.augment {
+                    Some(a) => {
+                        let p = a.crop_pad as i32;
+                        let mut shift = || rng.random_range(-p..=p);
+                        let (dy, dx) = (shift(), shift());
+                        (dy, dx, a.flip && rng.random())
+                    }
+                    None => (0, 0, false),
+                };
+                draws.push(Draw {
+                    index,
+                    dy,
+                    dx,
+                    flip,
+                });
+            }
+        }
+        let on_device = self.resident.as_ref().map(|r| r.upload(&draws));
+        EpochPlan { draws, on_device }
+    }
+
+    /// Minibatch `i` of an epoch: images [N, C, H, W] (stored channels last) and labels `[N]`.
+    pub fn get(&self, epoch: &EpochPlan, i: usize) -> (Tensor, Tensor) {
+        let from = i * self.batch;
+        let n = self.batch.min(epoch.draws.len().saturating_sub(from));
+        if let (Some(resident), Some(draws)) = (&self.resident, &epoch.on_device) {
+            return resident.get(draws, from, n);
+        }
         let [c, h, w] = self.images.shape;
-        let chosen = &order[i * self.batch..((i + 1) * self.batch).min(order.len())];
-        let mut rng = ChaCha8Rng::seed_from_u64(mix(self.seed, epoch as u64, i as u64));
-        let mut data = vec![0f32; chosen.len() * c * h * w];
-        let mut labels = Vec::with_capacity(chosen.len());
-        for (&index, out) in chosen.iter().zip(data.chunks_exact_mut(c * h * w)) {
-            let index = index as usize;
-            labels.push(i64::from(self.images.labels[index]));
-            let (dy, dx, flip) = match self.augment {
-                Some(a) => {
-                    let p = a.crop_pad as i32;
-                    let mut shift = || rng.random_range(-p..=p) as isize;
-                    let (dy, dx) = (shift(), shift());
-                    (dy, dx, a.flip && rng.random())
-                }
-                None => (0, 0, false),
-            };
-            let source = self.images.image(index);
-            for y in 0..h {
-                let sy = y as isize + dy;
-                if !(0..h as isize).contains(&sy) {
+        let mut data = vec![0f32; n * c * h * w];
+        let mut labels = Vec::with_capacity(n);
+        let chosen = epoch.draws.iter().skip(from).take(n);
+        for (draw, out) in chosen.zip(data.chunks_exact_mut(c * h * w)) {
+            labels.push(i64::from(self.images.labels[draw.index as usize]));
+            self.write(draw, out);
+        }
+        let size = [n as i64, h as i64, w as i64, c as i64];
+        let x = Tensor::from_slice(&data).view(size).permute([0, 3, 1, 2]);
+        let labels = Tensor::from_slice(&labels);
+        (x.to_device(self.device), labels.to_device(self.device))
+    }
+
+    /// One image, moved, mirrored and normalised, in row, column, channel order over zeros.
+    fn write(&self, draw: &Draw, out: &mut [f32]) {
+        let [c, h, w] = self.images.shape;
+        let source = self.images.image(draw.index as usize);
+        for y in 0..h {
+            let sy = y as isize + draw.dy as isize;
+            if !(0..h as isize).contains(&sy) {
+                continue;
+            }
+            for x in 0..w {
+                let sx = if draw.flip { w - 1 - x } else { x } as isize + draw.dx as isize;
+                if !(0..w as isize).contains(&sx) {
                     continue;
                 }
-                for x in 0..w {
-                    let sx = if flip { w - 1 - x } else { x } as isize + dx;
-                    if !(0..w as isize).contains(&sx) {
-                        continue;
-                    }
-                    for (k, table) in self.table.iter().enumerate() {
-                        let pixel = source[(k * h + sy as usize) * w + sx as usize];
-                        out[(y * w + x) * c + k] = table[usize::from(pixel)];
-                    }
+                for (k, table) in self.table.iter().enumerate() {
+                    let pixel = source[(k * h + sy as usize) * w + sx as usize];
+                    out[(y * w + x) * c + k] = table[usize::from(pixel)];
                 }
             }
         }
-        let size = [chosen.len() as i64, h as i64, w as i64, c as i64];
-        let x = Tensor::from_slice(&data).view(size).permute([0, 3, 1, 2]);
-        (x, Tensor::from_slice(&labels))
     }
 }
 
@@ -201,7 +251,7 @@ mod tests {
         };
         let batches = Batches::plain(&set, &norm, 2);
         assert_eq!(batches.n_batches(), 3);
-        let (x, y) = batches.get(&batches.order(0), 0, 2);
+        let (x, y) = batches.get(&batches.epoch(0), 2);
         assert_eq!((x.size(), y.int64_value(&[0])), (vec![1, 3, 4, 4], 4));
         let want = (f64::from(set.image(4)[16 + 4 + 3]) / 255.0 - 0.25) / 1.0;
         assert!((x.double_value(&[0, 1, 1, 3]) - want).abs() < 1e-6);
@@ -216,15 +266,33 @@ mod tests {
             flip: true,
         };
         let one = Batches::training(&set, &norm, 4, 9, a);
-        let order = one.order(3);
-        let x = one.get(&order, 3, 2).0;
-        assert_eq!(
-            x,
-            Batches::training(&set, &norm, 4, 9, a)
-                .get(&one.order(3), 3, 2)
-                .0
-        );
-        assert_ne!(x, one.get(&order, 4, 2).0);
-        assert_ne!(order, one.order(4));
+        let x = one.get(&one.epoch(3), 2).0;
+        let again = Batches::training(&set, &norm, 4, 9, a);
+        assert_eq!(x, again.get(&again.epoch(3), 2).0);
+        assert_ne!(x, one.get(&one.epoch(4), 2).0);
+        assert_ne!(one.order(3), one.order(4));
+    }
+
+    #[test]
+    fn a_set_on_the_device_gives_the_same_minibatches() {
+        let set = images(21);
+        let norm = Normaliser::measure(&set);
+        for (crop_pad, flip) in [(0, false), (1, true), (3, true)] {
+            let a = Augment { crop_pad, flip };
+            for host in [
+                Batches::training(&set, &norm, 4, 9, a),
+                Batches::plain(&set, &norm, 4),
+            ] {
+                let resident = Resident::new(&set, &host.table, Device::Cpu).unwrap();
+                let epoch = host.epoch(1);
+                let draws = resident.upload(&epoch.draws);
+                for i in 0..host.n_batches() {
+                    let (x, labels) = host.get(&epoch, i);
+                    let got = resident.get(&draws, i * 4, labels.size()[0] as usize);
+                    assert_eq!(got, (x, labels));
+                    assert_eq!(got.0.stride()[1], 1, "channels last");
+                }
+            }
+        }
     }
 }

@@ -5,8 +5,9 @@ mod cifar;
 mod folder;
 mod idx;
 mod mix;
+mod resident;
 
-pub use batch::{Augment, Batches, Normaliser};
+pub use batch::{Augment, Batches, EpochPlan, Normaliser};
 pub use mix::Mix;
 
 use crate::error::{Error, Result, io_error};

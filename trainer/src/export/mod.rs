@@ -10,6 +10,8 @@ pub use quantise::{Precision, Quantised, quantise};
 use crate::data::{Images, Normaliser};
 use crate::error::{Error, Result};
 use crate::net::{Mask, Net};
+use pi_model::graph::Layer;
+use pi_model::plan::{MAX_FAILURES, MAX_OUTPUT_BITS, RingPlan};
 use pi_model::relu_set::ReluSet;
 use pi_model::spec::{Card, FORMAT_VERSION, InputSpec, ModelSpec, OutputMode, OutputSpec};
 use pi_model::{ConvWeights, Model, executor};
@@ -18,8 +20,6 @@ use std::collections::HashMap;
 
 /// Widest accumulator that the model format takes; used until the ranges are known.
 const WIDE_BITS: u32 = 40;
-/// Widest last accumulator: the output is opened in a ring of 24 bits.
-const LAST_BITS: u32 = 24;
 
 /// What the plaintext executor saw over a set of images.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -125,6 +125,8 @@ pub struct Exported {
     pub calibration: Survey,
     /// The precision that was used.
     pub precision: Precision,
+    /// Fraction bits that the weights of each layer give up.
+    pub drops: Vec<u32>,
 }
 
 /// What goes into `model.json` besides the operations.
@@ -137,7 +139,9 @@ pub struct Frame {
     pub labels: Vec<String>,
 }
 
-/// Quantises and calibrates. The classifier gives up fraction bits until its accumulator fits.
+/// Quantises and calibrates. Where so many values would be truncated that one might wrap, the layers
+/// that matter most to that give up fraction bits of their weights; the classifier gives up some until
+/// its accumulator fits.
 pub fn export(
     net: &Net,
     masks: &[Mask],
@@ -145,40 +149,71 @@ pub fn export(
     mut precision: Precision,
     calibration: &Images,
 ) -> Result<Exported> {
-    let mut bits = vec![WIDE_BITS; net.plan.len()];
-    let first = survey(
-        &build(net, masks, frame, precision, &bits, WIDE_BITS)?.model()?,
-        calibration,
-    )?;
-    let ranges: Vec<u32> = first
-        .max_accumulators
-        .iter()
-        .map(|&m| u64::BITS - m.leading_zeros() + 2)
-        .collect();
+    let mut drops = vec![0; net.plan.len()];
+    let ranges = loop {
+        let bits = vec![WIDE_BITS; net.plan.len()];
+        let wide = build(net, masks, frame, precision, (&bits, &drops), WIDE_BITS)?.model()?;
+        let seen = survey(&wide, calibration)?;
+        let layers = &wide.public().graph().layers;
+        // A layer may be so quiet that all its bits would be truncated.
+        let range = |(&m, l): (&u64, &Layer)| bit_range(m).max(l.truncated_bits + 2);
+        let ranges: Vec<u32> = seen
+            .max_accumulators
+            .iter()
+            .zip(layers)
+            .map(range)
+            .collect();
+        if !drop_bits(layers, &ranges, &mut drops) {
+            break ranges;
+        }
+    };
     let Some((&last, inner)) = ranges.split_last() else {
         return Err(Error::Export("the network has no layers".into()));
     };
-    bits.clear();
-    bits.extend(inner);
-    precision.classifier_drop += last.saturating_sub(LAST_BITS);
+    let most = precision.output_bits.min(MAX_OUTPUT_BITS);
+    precision.classifier_drop += last.saturating_sub(most);
     // Rounding the classifier anew moves its largest output a little, perhaps over a power of two.
     loop {
-        let mut parts = build(net, masks, frame, precision, &bits, LAST_BITS)?;
+        let mut parts = build(net, masks, frame, precision, (inner, &drops), most)?;
         let seen = survey(&parts.model()?, calibration)?;
-        let range = seen
-            .max_accumulators
-            .last()
-            .map_or(0, |&m| u64::BITS - m.leading_zeros() + 2);
-        if range <= LAST_BITS {
+        let range = seen.max_accumulators.last().map_or(0, |&m| bit_range(m));
+        if range <= most {
             parts.spec.output.accumulator_bits = range;
             return Ok(Exported {
                 parts,
                 calibration: seen,
                 precision,
+                drops,
             });
         }
-        precision.classifier_drop += range - LAST_BITS;
+        precision.classifier_drop += range - most;
     }
+}
+
+/// Bits of an accumulator: its largest value's, the sign's and one to guard.
+fn bit_range(max: u64) -> u32 {
+    u64::BITS - max.leading_zeros() + 2
+}
+
+/// Raises the bits to be dropped until the expected number of wrapped truncations is half of what a plan
+/// takes; false where nothing had to be dropped. A bit less of a layer's weights halves its part.
+fn drop_bits(layers: &[Layer], ranges: &[u32], drops: &mut [u32]) -> bool {
+    let truncated = layers.iter().zip(ranges).take(drops.len());
+    let ring = f64::from(RingPlan::INNER.share_bits);
+    let part = |(l, &bits): (&Layer, &u32)| match l.truncated_bits {
+        0 => 0.0,
+        _ => l.shape.n_values() as f64 * (f64::from(bits) - 1.0 - ring).exp2(),
+    };
+    let mut parts: Vec<f64> = truncated.map(part).collect();
+    let mut dropped = false;
+    while parts.iter().sum::<f64>() > MAX_FAILURES / 2.0 {
+        let largest = (0..parts.len()).max_by(|&a, &b| parts[a].total_cmp(&parts[b]));
+        let Some(l) = largest else { break };
+        parts[l] /= 2.0;
+        drops[l] += 1;
+        dropped = true;
+    }
+    dropped
 }
 
 fn build(
@@ -186,10 +221,10 @@ fn build(
     masks: &[Mask],
     frame: &Frame,
     precision: Precision,
-    bits: &[u32],
+    (bits, drops): (&[u32], &[u32]),
     last_bits: u32,
 ) -> Result<Parts> {
-    let quantised = quantise(net, masks, precision, bits)?;
+    let quantised = quantise(net, masks, precision, bits, drops)?;
     let [channels, height, width] = net.arch.input;
     let spec = ModelSpec {
         format_version: FORMAT_VERSION,

@@ -23,6 +23,8 @@ pub struct Precision {
     /// The classifier's weights give up this many of their fraction bits, so that its accumulator
     /// fits the narrow ring in which the output is opened.
     pub classifier_drop: u32,
+    /// Most bits of the classifier's accumulator, 24 to 32.
+    pub output_bits: u32,
 }
 
 /// Operations, masks and weights as pi-model takes them.
@@ -84,6 +86,7 @@ struct Builder<'a> {
     precision: Precision,
     masks: &'a [Mask],
     accumulator_bits: &'a [u32],
+    drops: &'a [u32],
     out: Quantised,
     n_layers: usize,
     n_relus: usize,
@@ -94,12 +97,14 @@ struct Builder<'a> {
 /// Bits of the weights that act on one channel alone.
 const CHANNELWISE_BITS: u32 = 12;
 
-/// Quantises `net` with `masks`; `accumulator_bits` holds l_b of each layer of its plan.
+/// Quantises `net` with `masks`; `accumulator_bits` holds l_b of each layer of its plan, `drops` how many
+/// fraction bits its weights give up.
 pub fn quantise(
     net: &Net,
     masks: &[Mask],
     precision: Precision,
     accumulator_bits: &[u32],
+    drops: &[u32],
 ) -> Result<Quantised> {
     let out = Quantised {
         ops: vec![],
@@ -110,6 +115,7 @@ pub fn quantise(
         precision,
         masks,
         accumulator_bits,
+        drops,
         out,
         n_layers: 0,
         n_relus: 0,
@@ -142,6 +148,13 @@ impl Builder<'_> {
             };
             shared = shared.min(f.fraction_bits(bits)?);
         }
+        let drop = self.drops.get(self.n_layers).copied().unwrap_or(0);
+        let Some(shared) = shared.checked_sub(drop) else {
+            return Err(Error::Export(format!(
+                "{} truncates so many large values that {shared} fraction bits less of its weights do not suffice; use fewer --fraction-bits",
+                plan.name
+            )));
+        };
         for (term, f) in plan.terms.iter().zip(&folded) {
             let input = &values[term.from];
             self.conv(term, input, f, shared);
@@ -227,7 +240,13 @@ impl Builder<'_> {
         let weight = net.fc_weight.detach().to_kind(Kind::Double) * remains;
         let folded = Folded::new((weight, net.fc_bias.detach().to_kind(Kind::Double)))?;
         let bits = folded.fraction_bits(self.precision.weight_bits)?;
-        let f_w = bits.saturating_sub(self.precision.classifier_drop);
+        let drop = self.precision.classifier_drop;
+        let Some(f_w) = bits.checked_sub(drop) else {
+            return Err(Error::Export(format!(
+                "the class scores are too large for {} bits: even {bits} fraction bits less of the classifier's weights do not suffice. Fewer --fraction-bits make them smaller",
+                self.precision.output_bits
+            )));
+        };
         let accumulator = f_w + self.precision.activation_bits + pool_bits;
         self.out
             .weights

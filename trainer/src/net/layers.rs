@@ -16,7 +16,8 @@ const BN_MOMENTUM: f64 = 0.1;
 pub enum Compute {
     /// 32-bit floats.
     F32,
-    /// bfloat16: about twice as fast where the processor multiplies it (AVX512-BF16, AMX).
+    /// bfloat16: about twice as fast where the processor multiplies it (AVX512-BF16, AMX, any recent
+    /// GPU). Its range is that of 32-bit floats, so that no gradient needs scaling.
     Bf16,
 }
 
@@ -43,8 +44,8 @@ pub struct Norm {
 
 impl Norm {
     /// Registers its tensors as `<name>.gamma` and so on.
-    pub(super) fn new(params: &mut Vec<Param>, name: &str, n: i64) -> Norm {
-        let options = (Kind::Float, Device::Cpu);
+    pub(super) fn new(params: &mut Vec<Param>, name: &str, n: i64, device: Device) -> Norm {
+        let options = (Kind::Float, device);
         let norm = Norm {
             gamma: Tensor::ones([n], options).set_requires_grad(true),
             beta: Tensor::zeros([n], options).set_requires_grad(true),
@@ -92,13 +93,14 @@ pub struct Conv {
 }
 
 impl Conv {
-    pub(super) fn new(params: &mut Vec<Param>, term: &Term) -> Conv {
+    /// Weights are drawn on the processor, so that a seed means the same on every device.
+    pub(super) fn new(params: &mut Vec<Param>, term: &Term, device: Device) -> Conv {
         let ([n_in, n_out], kernel) = (term.channels, term.kernel);
         let weight = term.weight.then(|| {
             let std = (2.0 / (kernel * kernel * n_out) as f64).sqrt();
             let size = [n_out, n_in, kernel, kernel];
             let weight = Tensor::randn(size, (Kind::Float, Device::Cpu)) * std;
-            let weight = weight.set_requires_grad(true);
+            let weight = weight.to_device(device).set_requires_grad(true);
             params.push(Param {
                 name: format!("{}.weight", term.name),
                 tensor: weight.shallow_clone(),
@@ -109,7 +111,7 @@ impl Conv {
         });
         let norm = term
             .norm
-            .then(|| Norm::new(params, &format!("{}.bn", term.name), n_out));
+            .then(|| Norm::new(params, &format!("{}.bn", term.name), n_out, device));
         Conv {
             weight,
             norm,
@@ -159,7 +161,7 @@ impl Conv {
     /// in 64-bit floats (BatchNorm folded in; a diagonal 1x1 kernel where there are no weights).
     pub fn folded(&self) -> (Tensor, Tensor) {
         tch::no_grad(|| {
-            let double = |t: &Tensor| t.to_kind(Kind::Double);
+            let double = |t: &Tensor| t.to_device(Device::Cpu).to_kind(Kind::Double);
             let options = (Kind::Double, Device::Cpu);
             let weight = match &self.weight {
                 Some(weight) => double(weight),
@@ -195,7 +197,7 @@ mod tests {
                 weight,
                 norm,
             };
-            let conv = Conv::new(&mut Vec::new(), &term);
+            let conv = Conv::new(&mut Vec::new(), &term, Device::Cpu);
             if let Some(n) = &conv.norm {
                 tch::no_grad(|| {
                     for t in [&n.gamma, &n.beta, &n.mean, &n.var] {

@@ -8,7 +8,7 @@ use super::Arch;
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// The mask of one ReLU layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +126,15 @@ impl MaskSet {
         MaskSet { masks, floors }
     }
 
-    /// The network with every ReLU.
+    /// Moves what the activations need to a device.
+    pub fn on(mut self, device: Device) -> MaskSet {
+        for floor in self.floors.iter_mut().flatten() {
+            *floor = floor.each_ref().map(|t| t.to_device(device));
+        }
+        self
+    }
+
+    /// The network with every ReLU, on any device.
     pub fn all_relu(arch: &Arch) -> MaskSet {
         MaskSet::new(arch.relu_shapes().into_iter().map(Mask::ones).collect())
     }

@@ -20,7 +20,7 @@ use widths::Narrow;
 pub use widths::prefix_masks;
 
 use crate::error::{Error, Result};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// A named tensor of a network.
 pub struct Param {
@@ -85,21 +85,26 @@ impl Mode {
 }
 
 impl Net {
-    /// A freshly initialised network (He initialisation, from `seed`).
+    /// A freshly initialised network on the processor (He initialisation, from `seed`).
     pub fn new(arch: &Arch, seed: u64) -> Net {
+        Net::on(arch, seed, Device::Cpu)
+    }
+
+    /// As [`Net::new`], on a device.
+    pub fn on(arch: &Arch, seed: u64, device: Device) -> Net {
         tch::manual_seed(seed as i64);
         let mut params = Vec::new();
         let plan = arch.plan();
         let layer = |l: &LayerPlan| -> Vec<Conv> {
-            let convs = l.terms.iter().map(|t| Conv::new(&mut params, t));
+            let convs = l.terms.iter().map(|t| Conv::new(&mut params, t, device));
             convs.collect()
         };
         let convs = plan.iter().map(layer).collect();
         let width_in = arch.widths.last().copied().unwrap_or(1);
         let bound = 1.0 / (width_in as f64).sqrt();
         let uniform = |size: &[i64]| {
-            let t = Tensor::empty(size, (Kind::Float, tch::Device::Cpu)).uniform_(-bound, bound);
-            t.set_requires_grad(true)
+            let t = Tensor::empty(size, (Kind::Float, Device::Cpu)).uniform_(-bound, bound);
+            t.to_device(device).set_requires_grad(true)
         };
         let fc_weight = uniform(&[arch.n_classes as i64, width_in]);
         let fc_bias = uniform(&[arch.n_classes as i64]);
@@ -125,7 +130,12 @@ impl Net {
         }
     }
 
-    /// Runs the network on normalised images [N, C, H, W].
+    /// Where its tensors are.
+    pub fn device(&self) -> Device {
+        self.fc_weight.device()
+    }
+
+    /// Runs the network on normalised images [N, C, H, W], which are on its device.
     pub fn forward(&self, x: &Tensor, masks: &MaskSet, mode: Mode) -> Trace {
         let mut trace = Trace {
             logits: Tensor::new(),
@@ -255,7 +265,7 @@ mod tests {
     fn every_masked_position_passes_through_and_shapes_match_the_arch() {
         let arch = Arch::custom(&[4, 8], 1, [3, 8, 8], 5);
         let net = Net::new(&arch, 1);
-        let x = Tensor::randn([2, 3, 8, 8], (Kind::Float, tch::Device::Cpu));
+        let x = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));
         let mode = Mode {
             collect: true,
             ..Mode::EVAL

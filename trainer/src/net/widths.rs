@@ -22,13 +22,15 @@ impl Net {
                     "width factor {factor}: the narrower widths lie between 0 and 1"
                 )));
             }
+            let device = self.device();
             let params: &mut Vec<Param> = &mut self.params;
             let plan = self.arch.scaled(factor).plan();
             let mut norms = Vec::new();
             for layer in &plan {
                 let norm = |t: &super::Term| {
                     let name = format!("{}.width{}", t.name, i + 1);
-                    t.norm.then(|| Norm::new(params, &name, t.channels[1]))
+                    t.norm
+                        .then(|| Norm::new(params, &name, t.channels[1], device))
                 };
                 norms.push(layer.terms.iter().map(norm).collect());
             }
@@ -76,7 +78,7 @@ impl Net {
     /// Form `i` as a network of its own with copied parameters, as a checkpoint would hold it.
     pub fn detached_width(&self, i: usize) -> Net {
         let view = self.at_width(i);
-        let own = Net::new(&view.arch, 0);
+        let own = Net::on(&view.arch, 0, self.device());
         let copy = |to: &tch::Tensor, from: &tch::Tensor| {
             tch::no_grad(|| to.shallow_clone().copy_(from));
         };

@@ -7,6 +7,7 @@ pub use page::{Entry, page};
 pub use published::{Line, lines};
 
 use crate::checkpoint::write_atomic;
+use crate::device;
 use crate::error::{Error, Result, io_error};
 use crate::net::{Arch, Mask};
 use crate::recipe::{Epoch, Progress, Recipe};
@@ -91,7 +92,11 @@ impl Outcome {
             selection: progress.selection(),
             holdout_accuracy: progress.holdout_accuracy.map(|a| 100.0 * a),
             hours: (progress.earlier_seconds + progress.seconds) / 3600.0,
-            device: device(),
+            device: if progress.device.is_empty() {
+                device::describe(tch::Device::Cpu)
+            } else {
+                progress.device.clone()
+            },
             data_checksum: progress.data_checksum.clone(),
             curve: progress.curve.clone(),
             width: 1.0,
@@ -153,14 +158,4 @@ impl Outcome {
         }
         label
     }
-}
-
-/// The processor, for cards and reports.
-fn device() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|l| l.strip_prefix("model name")?.split_once(':'));
-    let model = model.map_or("CPU", |(_, name)| name.trim());
-    format!("{model}, {} threads", tch::get_num_threads())
 }

@@ -8,7 +8,8 @@ use std::fmt::Write;
 
 const STYLE: &str = "body{font-family:sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;line-height:1.45;color:#222}\
 table{border-collapse:collapse;margin:1rem 0}td,th{border-bottom:1px solid #ddd;padding:.25rem .7rem;text-align:right}\
-td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto;margin:.5rem 0}small{color:#555}";
+td:first-child,th:first-child{text-align:left}td,th{white-space:nowrap}.wide{overflow-x:auto}svg{max-width:100%;min-width:40rem;height:auto;margin:.5rem 0}\
+svg.masks{min-width:0}small{color:#555}";
 
 /// A student with its masks, where the checkpoint was at hand.
 pub struct Entry {
@@ -48,7 +49,7 @@ pub fn page(entries: &[Entry]) -> String {
 }
 
 fn table(group: &[&Entry]) -> String {
-    let mut out = "<table><tr><th>run</th><th>seed</th><th>ReLUs</th><th>share</th><th>empty layers</th><th>test %</th><th>held-out %</th><th>hours</th></tr>".to_owned();
+    let mut out = "<div class=\"wide\"><table><tr><th>run</th><th>seed</th><th>ReLUs</th><th>share</th><th>empty layers</th><th>test %</th><th>held-out %</th><th>hours</th></tr>".to_owned();
     for e in group {
         let o = &e.outcome;
         let held = o.holdout_accuracy.map_or("-".into(), |a| format!("{a:.2}"));
@@ -64,7 +65,7 @@ fn table(group: &[&Entry]) -> String {
             o.hours
         );
     }
-    out.push_str("</table>");
+    out.push_str("</table></div>");
     let devices: Vec<String> = group.iter().map(|e| e.outcome.device.clone()).collect();
     let how = group.iter().map(|e| e.outcome.selection.clone());
     let mut notes: Vec<String> = how.chain(devices).collect();
@@ -75,23 +76,23 @@ fn table(group: &[&Entry]) -> String {
 }
 
 fn accuracy_chart(dataset: &str, arch: &str, group: &[&Entry]) -> String {
-    let mut ours: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    let mut ours: BTreeMap<String, BTreeMap<usize, Vec<f64>>> = BTreeMap::new();
     for e in group {
         let o = &e.outcome;
-        let point = (o.relus_kept as f64 / 1000.0, o.test_accuracy);
-        ours.entry(o.label()).or_default().push(point);
+        let line = ours.entry(o.label()).or_default();
+        line.entry(o.relus_kept).or_default().push(o.test_accuracy);
     }
-    let mut series: Vec<Series> = ours
-        .into_iter()
-        .map(|(name, mut points)| {
-            points.sort_by(|a, b| a.0.total_cmp(&b.0));
-            Series {
-                name,
-                points,
-                dashed: false,
-            }
-        })
-        .collect();
+    // One point for each budget: the mean over the seeds.
+    let point = |(relus, values): (usize, Vec<f64>)| {
+        let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+        (relus as f64 / 1000.0, mean)
+    };
+    let line = |(name, line): (String, BTreeMap<usize, Vec<f64>>)| Series {
+        name,
+        points: line.into_iter().map(point).collect(),
+        dashed: false,
+    };
+    let mut series: Vec<Series> = ours.into_iter().map(line).collect();
     series.extend(lines(dataset, arch).iter().map(|l| Series {
         name: l.name.into(),
         points: l.points.to_vec(),
@@ -100,11 +101,16 @@ fn accuracy_chart(dataset: &str, arch: &str, group: &[&Entry]) -> String {
     let chart = Lines {
         title: format!("Accuracy against ReLUs, {arch} on {dataset}"),
         x: "thousand ReLUs kept".into(),
-        y: "test accuracy, %".into(),
+        y: "test accuracy (mean of the seeds), %".into(),
         log_x: true,
         series,
     };
-    chart.draw()
+    wide(&chart.draw())
+}
+
+/// A chart that a narrow screen scrolls sideways instead of making its letters too small.
+fn wide(chart: &str) -> String {
+    format!("<div class=\"wide\">{chart}</div>")
 }
 
 /// Runs of the same budget side by side, with the mean over the seeds.
@@ -119,7 +125,7 @@ fn ablation(group: &[&Entry]) -> String {
     if by_budget.is_empty() {
         return String::new();
     }
-    let mut out = "<h3>Selections at the same budget</h3><table><tr><th>selection</th><th>ReLUs</th><th>runs</th><th>mean test %</th><th>least</th><th>most</th></tr>".to_owned();
+    let mut out = "<h3>Selections at the same budget</h3><div class=\"wide\"><table><tr><th>selection</th><th>ReLUs</th><th>runs</th><th>mean test %</th><th>least</th><th>most</th></tr>".to_owned();
     for (budget, runs) in by_budget {
         for (label, values) in runs {
             let mean = values.iter().sum::<f64>() / values.len() as f64;
@@ -133,7 +139,7 @@ fn ablation(group: &[&Entry]) -> String {
             );
         }
     }
-    out.push_str("</table>");
+    out.push_str("</table></div>");
     out
 }
 
@@ -143,16 +149,14 @@ fn curves(group: &[&Entry]) -> String {
         let points = o.curve.iter().filter(|c| c.stage != "teacher").enumerate();
         let y = |c: &crate::recipe::Epoch| c.holdout.unwrap_or(c.train);
         Series {
-            name: format!("{}, {}", o.label(), o.relus_kept),
+            name: format!("{}, {}, seed {}", o.label(), o.relus_kept, o.recipe.seed),
             points: points.map(|(i, c)| (i as f64 + 1.0, y(c))).collect(),
             dashed: false,
         }
     };
-    let series: Vec<Series> = group
-        .iter()
-        .map(one)
-        .filter(|s| !s.points.is_empty())
-        .collect();
+    // All widths of a network train in one run.
+    let full = group.iter().filter(|e| e.outcome.width == 1.0);
+    let series: Vec<Series> = full.map(one).filter(|s| !s.points.is_empty()).collect();
     if series.is_empty() {
         return String::new();
     }
@@ -163,7 +167,7 @@ fn curves(group: &[&Entry]) -> String {
         log_x: false,
         series,
     };
-    chart.draw()
+    wide(&chart.draw())
 }
 
 fn details(e: &Entry) -> String {
@@ -180,8 +184,9 @@ fn details(e: &Entry) -> String {
         o.recipe.seed,
         o.relus_kept
     );
-    let mut out = bars(&title, "ReLU layer", "ReLUs", &labels, &series);
-    if !e.masks.is_empty() {
+    let mut out = wide(&bars(&title, "ReLU layer", "ReLUs", &labels, &series));
+    // A narrower form's masks are the first channels of the full form's.
+    if !e.masks.is_empty() && o.width == 1.0 {
         out.push_str(&mask_pictures(&e.masks));
     }
     out
@@ -194,7 +199,7 @@ fn mask_pictures(masks: &[Mask]) -> String {
     let chosen: Vec<(usize, &Mask)> = masks.iter().enumerate().step_by(every).collect();
     let width = chosen.len() as i64 * (SIDE + 12) + 12;
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {0}\" width=\"{width}\" height=\"{0}\" font-family=\"sans-serif\" font-size=\"11\" role=\"img\" aria-label=\"masks\">",
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {0}\" width=\"{width}\" height=\"{0}\" class=\"masks\" font-family=\"sans-serif\" font-size=\"11\" role=\"img\" aria-label=\"masks: where the first channels keep their ReLUs\">",
         4 * (SIDE + 6) + 24
     );
     for (column, (layer, mask)) in chosen.iter().enumerate() {

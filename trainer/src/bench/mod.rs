@@ -1,0 +1,146 @@
+//! Throughput of each stage on synthetic images, to choose device, threads and number type; and of the
+//! teacher's step written the usual way, as the mark to be held.
+
+mod plain;
+
+use crate::error::Result;
+use crate::finetune::Finetune;
+use crate::net::{Arch, Compute, Mask, MaskSet, Mode, Net};
+use crate::optim::{Sgd, gradients};
+use crate::run::Stage;
+use crate::search::{Options, Search};
+use crate::selection::Selection;
+use crate::teacher::Teacher;
+use plain::Plain;
+use std::time::Instant;
+use tch::{Cuda, Device, Kind, Tensor};
+
+/// Each measurement is repeated in turn with the others, and the best counts: other work on the machine
+/// only ever slows a step down.
+const ROUNDS: usize = 3;
+
+/// A step to be measured.
+type Step<'a> = Box<dyn FnMut() -> Result<()> + 'a>;
+
+/// Images a second of each stage, of inference with masks, and (in 32-bit floats) of the teacher's step
+/// in plain libtorch; each is measured for about `seconds`. Stages after the teacher's include the
+/// teacher's forward pass.
+pub fn measure(
+    arch: &Arch,
+    batch: i64,
+    compute: Compute,
+    seconds: f64,
+    device: Device,
+) -> Result<Vec<(String, f64)>> {
+    let shapes = arch.relu_shapes();
+    let budget: Vec<usize> = arch.relu_counts().iter().map(|n| n / 5).collect();
+    let random = |(i, (s, &n)): (usize, (&[i64; 3], &usize))| Mask::random(*s, n, i as u64);
+    let masks = || {
+        let masks = shapes.iter().zip(&budget).enumerate().map(random);
+        MaskSet::new(masks.collect()).on(device)
+    };
+    let net = Net::on(arch, 1, device);
+    let teacher = || Net::on(arch, 2, device);
+    let search = |selection| Search::new(teacher(), &budget, 1, 10, 1, Options::new(selection));
+    let [c, h, w] = arch.input.map(|n| n as i64);
+    let x = Tensor::randn([batch, h, w, c], (Kind::Float, device)).permute([0, 3, 1, 2]);
+    let labels = Tensor::randint(arch.n_classes as i64, [batch], (Kind::Int64, device));
+    let mode = Mode {
+        train: true,
+        collect: false,
+        compute,
+    };
+    let stages: [(&str, Box<dyn Stage>); 4] = [
+        (
+            "teacher",
+            Box::new(Teacher {
+                masks: MaskSet::all_relu(arch),
+                label_smoothing: 0.1,
+            }),
+        ),
+        ("search, removal", Box::new(search(Selection::Removal))),
+        ("search, taylor", Box::new(search(Selection::Taylor))),
+        (
+            "finetune",
+            Box::new(Finetune::new(teacher(), masks(), &net)),
+        ),
+    ];
+    let mut steps: Vec<(&str, Step)> = Vec::new();
+    for (name, mut stage) in stages {
+        let mut sgd = Sgd::new(&net, 0.9, 5e-4);
+        let (net, x, labels) = (&net, &x, &labels);
+        let step = move || {
+            let (loss, _) = stage.loss(net, x, labels, mode);
+            let (by_params, by_probes) = gradients(&loss, net, &stage.probes())?;
+            stage.take_gradients(&by_probes);
+            sgd.step(net, &by_params, 1e-4);
+            Ok(())
+        };
+        steps.push((name, Box::new(step)));
+    }
+    let (masks, eval) = (
+        masks(),
+        Mode {
+            train: false,
+            ..mode
+        },
+    );
+    let (model, images) = (&net, &x);
+    let infer = move || {
+        tch::no_grad(|| model.forward(images, &masks, eval));
+        Ok(())
+    };
+    steps.push(("inference", Box::new(infer)));
+    if compute == Compute::F32 {
+        let mut plain = Plain::new(arch, device)?;
+        let (x, labels) = (x.contiguous(), &labels);
+        let step = move || {
+            plain.step(&x, labels);
+            Ok(())
+        };
+        steps.push(("teacher in plain libtorch", Box::new(step)));
+    }
+    let mut rates = vec![0f64; steps.len()];
+    for _ in 0..ROUNDS {
+        for ((_, step), best) in steps.iter_mut().zip(&mut rates) {
+            let rate = rate(batch, seconds / ROUNDS as f64, device, step)?;
+            *best = best.max(rate);
+        }
+    }
+    let names = steps.iter().map(|(name, _)| (*name).to_owned());
+    Ok(names.zip(rates).collect())
+}
+
+fn rate(batch: i64, seconds: f64, device: Device, step: &mut Step) -> Result<f64> {
+    let wait = || {
+        if let Device::Cuda(index) = device {
+            Cuda::synchronize(index as i64);
+        }
+    };
+    step()?;
+    wait();
+    let clock = Instant::now();
+    let mut n = 0;
+    while clock.elapsed().as_secs_f64() < seconds {
+        step()?;
+        n += batch;
+    }
+    wait();
+    Ok(n as f64 / clock.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stage_is_measured() {
+        tch::set_num_threads(1);
+        let arch = Arch::custom(&[4, 8], 1, [3, 8, 8], 3);
+        for (compute, n) in [(Compute::F32, 6), (Compute::Bf16, 5)] {
+            let rates = measure(&arch, 4, compute, 0.03, Device::Cpu).unwrap();
+            assert_eq!(rates.len(), n);
+            assert!(rates.iter().all(|r| r.1 > 0.0), "{rates:?}");
+        }
+    }
+}

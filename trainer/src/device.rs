@@ -1,0 +1,72 @@
+//! Where the tensors are: the processor, or a GPU that libtorch can use.
+
+use crate::error::{Error, Result};
+use tch::{Cuda, Device};
+
+/// `auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes the first GPU there is.
+pub fn parse(name: &str) -> Result<Device> {
+    let gpu = |index: usize| {
+        if (index as i64) < Cuda::device_count() {
+            // Shapes repeat, so that cuDNN's search for the fastest kernels pays off.
+            Cuda::cudnn_set_benchmark(true);
+            return Ok(Device::Cuda(index));
+        }
+        Err(Error::Usage(format!(
+            "--device {name}: this libtorch sees {} GPUs; set LIBTORCH to a libtorch with CUDA when building, and see whether `nvidia-smi` works",
+            Cuda::device_count()
+        )))
+    };
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "auto" => Ok(gpu(0).unwrap_or(Device::Cpu)),
+        "cuda" => gpu(0),
+        _ => match name.strip_prefix("cuda:").map(str::parse) {
+            Some(Ok(index)) => gpu(index),
+            _ => Err(Error::Usage(format!(
+                "--device {name}: take auto, cpu, cuda or cuda:N"
+            ))),
+        },
+    }
+}
+
+/// What a card and a report say about a device.
+pub fn describe(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => gpu_name(index).unwrap_or_else(|| format!("CUDA GPU {index}")),
+        _ => {
+            let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            let model = field(&info, "model name").unwrap_or_else(|| "CPU".into());
+            format!("{model}, {} threads", tch::get_num_threads())
+        }
+    }
+}
+
+/// The driver's name of a GPU.
+fn gpu_name(index: usize) -> Option<String> {
+    let gpus = std::fs::read_dir("/proc/driver/nvidia/gpus").ok()?;
+    let mut paths: Vec<_> = gpus.filter_map(|e| Some(e.ok()?.path())).collect();
+    paths.sort();
+    let info = std::fs::read_to_string(paths.get(index)?.join("information")).ok()?;
+    field(&info, "Model")
+}
+
+fn field(text: &str, key: &str) -> Option<String> {
+    let mut lines = text.lines();
+    let (_, value) = lines.find_map(|l| l.strip_prefix(key)?.split_once(':'))?;
+    Some(value.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked_and_a_missing_gpu_is_explained() {
+        assert_eq!(parse("cpu").unwrap(), Device::Cpu);
+        assert!(parse("tpu").unwrap_err().to_string().contains("cuda:N"));
+        let many = parse("cuda:999").unwrap_err().to_string();
+        assert!(many.contains("LIBTORCH"), "{many}");
+        assert!(!describe(Device::Cpu).is_empty());
+        assert_eq!(field("a: 1\nModel: \t H100 \n", "Model").unwrap(), "H100");
+    }
+}
