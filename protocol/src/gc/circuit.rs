@@ -45,7 +45,7 @@ impl Circuit {
         self.outputs.len()
     }
 
-    /// AND gates, hence tables of 32 bytes.
+    /// AND gates: each costs a table, free XOR none.
     pub fn n_and(&self) -> usize {
         self.n_and
     }

@@ -1,7 +1,7 @@
 //! The sign test: the top bit of a sum of two `l`-bit shares.
 //!
 //! Inputs: garbler's share and evaluator's share, `l` bits each, least significant first. Output: bit `l - 1` of their sum mod
-//! 2^l, which is 1 for a negative value. `l - 1` AND gates: 32 (l - 1) bytes of table for each ReLU. The top bits enter no AND
+//! 2^l, which is 1 for a negative value. `l - 1` AND gates: 32 (l - 1) bytes of table for each ReLU by half-gates. The top bits enter no AND
 //! gate, so the garbler may choose the colour of the output ([`Circuit::colour_input`]).
 
 use super::circuit::{Builder, Circuit};

@@ -132,6 +132,17 @@ fn and_circuit() -> Circuit {
     b.finish(vec![wire])
 }
 
+/// The hash under `key`, by single AES calls.
+fn single_hash(key: u128) -> impl Fn(u128, u128) -> u128 {
+    let cipher = aes::Aes128::new(&key.to_le_bytes().into());
+    let pi = move |x: u128| {
+        let mut block: aes::Block = x.to_le_bytes().into();
+        cipher.encrypt_block(&mut block);
+        u128::from_le_bytes(block.into())
+    };
+    move |x, tweak| pi(pi(x) ^ tweak) ^ pi(x)
+}
+
 /// One gate in all colourings: the kernel's bytes are those of the solved equations under single AES calls, and all four
 /// pairs of inputs evaluate to the right label.
 #[test]
@@ -140,14 +151,7 @@ fn and_gate_is_what_the_equations_say() {
     let mut rng = ChaCha20Rng::seed_from_u64(3);
     let delta = Delta::random(&mut rng);
     let start_key = Block(0x0123456789abcdef);
-    let key = start_key.0 + (4u128 << 120 | 5 << 88 | 6 << 64);
-    let cipher = aes::Aes128::new(&key.to_le_bytes().into());
-    let pi = |x: u128| {
-        let mut block: aes::Block = x.to_le_bytes().into();
-        cipher.encrypt_block(&mut block);
-        u128::from_le_bytes(block.into())
-    };
-    let hash = |x: u128, tweak: u128| pi(pi(x) ^ tweak) ^ pi(x);
+    let hash = single_hash(start_key.0 + (4u128 << 120 | 5 << 88 | 6 << 64));
     let instances = Instances {
         circuit: &circuit,
         n_instances: 1,
@@ -209,40 +213,64 @@ fn and_gate_is_what_the_equations_say() {
     assert!(seen[..8].iter().all(|n| *n > 4), "{seen:?}");
 }
 
-/// The dice of different gates, instances and blocks differ: the bits that are sent are spread evenly.
+/// The dice of different gates, instances and blocks of 64 gates differ. Gates side by side have inputs whose labels are known,
+/// so that their dice can be read off what is sent.
 #[test]
 fn dice_are_spread_over_gates_and_instances() {
+    const GATES: usize = 100;
+    const INSTANCES: usize = 40;
     let mut b = Builder::new(1, 1);
-    let mut wire = b.garbler_input(0);
-    for _ in 0..100 {
-        wire = b.and(wire, b.evaluator_input(0));
-    }
-    let circuit = b.finish(vec![wire]);
+    let gates: Vec<_> = (0..GATES)
+        .map(|_| b.and(b.garbler_input(0), b.evaluator_input(0)))
+        .collect();
+    let circuit = b.finish(gates);
     let mut rng = ChaCha20Rng::seed_from_u64(4);
     let delta = Delta::random(&mut rng);
     let instances = Instances {
         circuit: &circuit,
-        n_instances: 40,
+        n_instances: INSTANCES,
         start_key: Block(1),
         tweak: TweakBase::new(0, 0).unwrap(),
         mode: GarblingMode::ThreeHalves,
     };
-    let zero: Vec<ZeroLabel> = (0..40)
+    let zero: Vec<ZeroLabel> = (0..INSTANCES)
         .map(|_| ZeroLabel(Block::random(&mut rng)))
         .collect();
     let labels = Seed::from([1; 32]);
     let garbled = garble(&instances, &delta, &labels, &zero, None).unwrap();
-    let (tables, stride) = (garbled.tables, 100 * 24 + 63);
-    assert_eq!(tables.len(), 40 * stride);
-    let mut counts = [0; 32];
-    for instance in tables.chunks_exact(stride) {
-        let control = &instance[2400..];
-        for gate in 0..100 {
-            let bit = |i: usize| control[i / 8] >> (i % 8) & 1;
-            let bits = (0..5).fold(0, |bits, i| bits | usize::from(bit(5 * gate + i)) << i);
-            counts[bits] += 1;
+    let stride = GATES * 24 + (5 * GATES).div_ceil(8);
+    assert_eq!(garbled.tables.len(), INSTANCES * stride);
+    // Of each instance the dice p, then q, of its first 36 gates and of the 36 from the second block.
+    let mut strings: Vec<u128> = vec![];
+    let mut n_ones = 0;
+    for (i, table) in garbled.tables.chunks_exact(stride).enumerate() {
+        let hash = single_hash(1 + (4u128 << 120 | i as u128 / 8));
+        let inputs = [garbled.garbler_zero[i], zero[i]];
+        let [a_0, b_0] = inputs.map(|zero| zero.active(zero.colour(), &delta).0.0);
+        let control = &table[GATES * 24..];
+        let dice = |gate: usize| {
+            let z = |k: usize| {
+                let at = 5 * gate + k;
+                u128::from(control[at / 8] >> (at % 8) & 1)
+            };
+            let tweak = |which: usize| ((4 * gate + which) * 8 + i % 8) as u128;
+            let h = |label, which| hash(label, tweak(which)) >> 64 & 1;
+            let both = h(a_0 ^ b_0, 2);
+            [z(0) ^ h(a_0, 0) ^ both, z(1) ^ h(b_0, 1) ^ both]
+        };
+        for first in [0, 64] {
+            for die in [0, 1] {
+                let bits = (0..36).fold(0, |bits, gate| bits << 1 | dice(first + gate)[die]);
+                n_ones += bits.count_ones();
+                strings.push(bits);
+            }
         }
     }
-    // 4,000 gates over 32 values: 125 each, give or take 11.
-    assert!(counts.iter().all(|n| (70..180).contains(n)), "{counts:?}");
+    // 5,760 dice: half of them ones, give or take 38.
+    assert!((2_650..3_110).contains(&n_ones), "{n_ones}");
+    assert!(!strings.contains(&0) && !strings.contains(&((1 << 36) - 1)));
+    let n = strings.len();
+    strings.sort_unstable();
+    strings.dedup();
+    assert_eq!(strings.len(), n);
 }
