@@ -135,6 +135,8 @@ pub fn leaves_this_machine_unprotected(url: &str) -> bool {
     else {
         return false;
     };
+    // What stands before an @ is a user's name, not the host.
+    let authority = authority.rsplit('@').next().unwrap_or_default();
     let host = match authority.strip_prefix('[') {
         Some(address) => address.split(']').next().unwrap_or_default(),
         None => authority.split(':').next().unwrap_or_default(),
@@ -320,6 +322,8 @@ mod tests {
             "http://[2001:db8::1]:1/",
         ] {
             assert!(leaves_this_machine_unprotected(url), "{url}");
+            let disguised = url.replacen("http://", "http://localhost:1@", 1);
+            assert!(leaves_this_machine_unprotected(&disguised), "{disguised}");
             let options = ConnectOptions {
                 token: Some(Token::new("secret").unwrap()),
                 ..ConnectOptions::new(url)

@@ -25,6 +25,8 @@ pub const PREFIX: &str = "PI_SERVER_";
 /// Variables that are no settings.
 const OTHER_VARIABLES: [&str; 1] = ["PI_SERVER_CONFIG"];
 
+/// Longer times are mistakes, and clocks may not hold their sums.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 /// How often a repository is read where nothing else is said.
 const POLL: Span = Span(Duration::from_secs(15));
 
@@ -300,8 +302,8 @@ impl Settings {
             ("idle-timeout", options.limits.idle_timeout),
             ("phase-timeout", options.limits.phase_timeout),
         ] {
-            if time.is_zero() {
-                let reason = "it must be longer than zero".into();
+            if time.is_zero() || time > LONGEST {
+                let reason = "it must be longer than zero and at most 365 days".into();
                 return Err(ConfigError::Value { key, reason });
             }
         }

@@ -89,12 +89,19 @@ impl Tokens {
     /// # Errors
     /// [`ServeError::Tokens`] naming the line.
     pub fn refresh(&self) -> Result<bool, ServeError> {
-        if !self.file.changed() {
+        let Some(stamps) = self.file.changed() else {
             return Ok(false);
-        }
+        };
         let entries = read(self.file.first())?;
         *self.entries.write().unwrap_or_else(PoisonError::into_inner) = entries;
+        self.file.accept(stamps);
         Ok(true)
+    }
+
+    fn quota_of(&self, name: &str) -> Option<Quota> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = entries.iter();
+        entries.find(|e| e.name == name).map(|e| e.quota)
     }
 
     fn find(&self, token: &str) -> Option<(String, Quota)> {
@@ -196,6 +203,22 @@ impl Identities {
             quota,
             accounts: Accounts::default(),
         }
+    }
+
+    /// Reads the tokens again if their file has changed. What they say of an identity holds at once, for its open sessions too.
+    ///
+    /// # Errors
+    /// As [`Tokens::refresh`].
+    pub fn refresh(&self) -> Result<bool, ServeError> {
+        let Some(tokens) = &self.tokens else {
+            return Ok(false);
+        };
+        let changed = tokens.refresh()?;
+        if changed {
+            self.accounts
+                .revise(|name| Some(tokens.quota_of(name)?.over(self.quota)));
+        }
+        Ok(changed)
     }
 
     /// The caller's account: by its token if tokens are asked for, else by its certificate, else that of all together.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -58,9 +59,27 @@ struct Used {
 /// One identity's limits and use.
 pub struct Account {
     name: String,
-    quota: Quota,
-    calls: Option<DefaultDirectRateLimiter>,
+    terms: Mutex<Terms>,
     used: Mutex<Used>,
+    revoked: AtomicBool,
+}
+
+/// What an identity may do. Changes while its sessions are open.
+#[derive(Clone)]
+struct Terms {
+    quota: Quota,
+    calls: Option<Arc<DefaultDirectRateLimiter>>,
+}
+
+impl Terms {
+    fn new(quota: Quota) -> Self {
+        let calls = quota.calls_per_minute;
+        let limiter = |n| Arc::new(RateLimiter::direct(governor::Quota::per_minute(n)));
+        Self {
+            quota,
+            calls: calls.map(limiter),
+        }
+    }
 }
 
 /// A session of an account; its place is free again when this is dropped.
@@ -68,13 +87,16 @@ pub struct Slot(Arc<Account>);
 
 impl Account {
     fn new(name: &str, quota: Quota) -> Self {
-        let calls = quota.calls_per_minute;
         Self {
             name: name.to_owned(),
-            quota,
-            calls: calls.map(|n| RateLimiter::direct(governor::Quota::per_minute(n))),
+            terms: Mutex::new(Terms::new(quota)),
             used: Mutex::default(),
+            revoked: AtomicBool::new(false),
         }
+    }
+
+    fn terms(&self) -> MutexGuard<'_, Terms> {
+        self.terms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whose account it is.
@@ -88,7 +110,8 @@ impl Account {
     /// # Errors
     /// RESOURCE_EXHAUSTED when calls come too fast.
     pub fn call(&self) -> Result<(), Status> {
-        let Some(Err(until)) = self.calls.as_ref().map(RateLimiter::check) else {
+        let calls = self.terms().calls.clone();
+        let Some(Err(until)) = calls.map(|calls| calls.check()) else {
             return Ok(());
         };
         let wait = until.wait_time_from(DefaultClock::default().now());
@@ -101,8 +124,9 @@ impl Account {
     /// RESOURCE_EXHAUSTED when as many as allowed are open, or when the day's use is used up.
     pub fn open(self: &Arc<Self>) -> Result<Slot, Status> {
         self.may_work()?;
+        let sessions = self.terms().quota.sessions;
         let mut used = self.used(now_s());
-        if let Some(most) = self.quota.sessions.filter(|most| used.n_sessions >= *most) {
+        if let Some(most) = sessions.filter(|most| used.n_sessions >= *most) {
             let text = format!("all {most} sessions of '{}' are in use", self.name);
             return Err(exhausted("identity sessions", &text, SOON));
         }
@@ -113,19 +137,24 @@ impl Account {
     /// Whether another step may begin.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED when the day's use is used up.
+    /// RESOURCE_EXHAUSTED when the day's use is used up, UNAUTHENTICATED when the identity was taken back.
     pub fn may_work(&self) -> Result<(), Status> {
         self.may_work_at(now_s())
+    }
+
+    fn may_work_at(&self, now_s: u64) -> Result<(), Status> {
+        self.check(now_s, &self.used(now_s))
     }
 
     /// Counts an inference that is about to begin.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED when the day's use is used up.
+    /// As [`Self::may_work`].
     pub fn infer(&self) -> Result<(), Status> {
         let now = now_s();
-        self.may_work_at(now)?;
-        self.used(now).n_inferences += 1;
+        let mut used = self.used(now);
+        self.check(now, &used)?;
+        used.n_inferences += 1;
         Ok(())
     }
 
@@ -135,10 +164,13 @@ impl Account {
         used.n_bytes = used.n_bytes.saturating_add(n);
     }
 
-    fn may_work_at(&self, now_s: u64) -> Result<(), Status> {
-        let used = self.used(now_s);
+    fn check(&self, now_s: u64, used: &Used) -> Result<(), Status> {
+        if self.revoked.load(Ordering::Relaxed) {
+            let text = format!("'{}' may not use this server any more", self.name);
+            return Err(Status::unauthenticated(text));
+        }
         let wait = Duration::from_secs(DAY_SECONDS - now_s % DAY_SECONDS);
-        let quota = &self.quota;
+        let quota = self.terms().quota;
         let over = |limit: Option<u64>, used| limit.filter(|most| used >= *most);
         if let Some(most) = over(quota.inferences_per_day, used.n_inferences) {
             let text = format!(
@@ -179,25 +211,32 @@ impl Drop for Slot {
 pub struct Accounts(Mutex<HashMap<String, Arc<Account>>>);
 
 impl Accounts {
-    /// The account called `name`. When its quota has changed its limits are the new ones and its use goes on.
+    /// The account called `name`. When its quota has changed the new one holds at once, for open sessions too, and its use
+    /// goes on.
     #[must_use]
     pub fn find(&self, name: &str, quota: Quota) -> Arc<Account> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match all.get(name).filter(|account| account.quota == quota) {
-            Some(account) => Arc::clone(account),
-            None => {
-                let account = Account::new(name, quota);
-                if let Some(before) = all.get(name) {
-                    let before = before.used(0);
-                    // Sessions that are open give their places back to the account that they were opened on.
-                    *account.used(0) = Used {
-                        n_sessions: 0,
-                        ..*before
-                    };
-                }
-                let account = Arc::new(account);
-                all.insert(name.to_owned(), Arc::clone(&account));
-                account
+        let Some(account) = all.get(name) else {
+            let account = Arc::new(Account::new(name, quota));
+            all.insert(name.to_owned(), Arc::clone(&account));
+            return account;
+        };
+        if account.terms().quota != quota {
+            *account.terms() = Terms::new(quota);
+        }
+        account.revoked.store(false, Ordering::Relaxed);
+        Arc::clone(account)
+    }
+
+    /// Gives each account the quota that `quota_of` says; an account that has none is taken back, and its sessions end at their
+    /// next request.
+    pub fn revise(&self, quota_of: impl Fn(&str) -> Option<Quota>) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, account) in &*all {
+            let quota = quota_of(name);
+            account.revoked.store(quota.is_none(), Ordering::Relaxed);
+            if let Some(quota) = quota.filter(|quota| *quota != account.terms().quota) {
+                *account.terms() = Terms::new(quota);
             }
         }
     }
@@ -340,6 +379,15 @@ mod tests {
         accounts.find("a", quota(2)).infer().unwrap();
         let account = accounts.find("a", quota(1));
         assert_eq!(refused(account.infer()).0, "inferences");
+        // An account that was found before follows, and ends when its identity does.
+        accounts.revise(|_| Some(quota(5)));
+        account.infer().unwrap();
+        accounts.revise(|_| None);
+        assert_eq!(
+            account.may_work().unwrap_err().code(),
+            Code::Unauthenticated
+        );
+        accounts.find("a", quota(5)).may_work().unwrap();
         let both = quota(1).over(Quota {
             sessions: Some(3),
             ..quota(9)

@@ -3,6 +3,7 @@
 //! The stop: not ready and nothing new from the first moment, what runs may finish within the drain timeout, then it is cut and
 //! the server returns whatever it does.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -253,9 +254,10 @@ impl Server {
             .add_service(health.service().await)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .add_service(GrpcInferenceServiceServer::new(Kserve::new(Arc::clone(
-                &shared,
-            ))))
+            .add_service(
+                GrpcInferenceServiceServer::new(Kserve::new(Arc::clone(&shared)))
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES),
+            )
             .add_service(
                 PrivateInferenceServer::new(Service::new(Arc::clone(&shared)))
                     .max_decoding_message_size(MAX_MESSAGE_BYTES),
@@ -359,16 +361,27 @@ async fn follow(health: Health, shared: Arc<Shared>) {
 
 /// Reads certificates and tokens again when their files change. The old ones stay when the new ones cannot be used.
 async fn reload(shared: Arc<Shared>, tls: Option<Arc<Tls>>, interval: Duration) {
+    // What was refused is tried again each time, and told once.
+    let mut told: HashMap<&str, String> = HashMap::new();
     loop {
         tokio::time::sleep(interval).await;
         let certificate = tls.as_ref().map(|tls| ("certificates", tls.refresh()));
-        let tokens = shared.identities.tokens.as_ref();
-        let tokens = tokens.map(|tokens| ("tokens", tokens.refresh()));
-        for (what, outcome) in certificate.into_iter().chain(tokens) {
+        let tokens = ("tokens", shared.identities.refresh());
+        for (what, outcome) in certificate.into_iter().chain([tokens]) {
             match outcome {
-                Ok(true) => info!("{what} have changed and are in use"),
-                Ok(false) => {}
-                Err(error) => error!(%error, "changed {what} cannot be used; the old ones stay"),
+                Ok(changed) => {
+                    told.remove(what);
+                    if changed {
+                        info!("{what} have changed and are in use");
+                    }
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if told.get(what) != Some(&text) {
+                        error!(%error, "changed {what} cannot be used; the old ones stay");
+                        told.insert(what, text);
+                    }
+                }
             }
         }
     }

@@ -148,7 +148,7 @@ impl Service {
             protocol_version: PROTOCOL_VERSION,
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             max_batch: terms.max_batch.min(max_prepared) as u32,
-            idle_timeout_seconds: terms.limits.idle_timeout.as_secs() as u32,
+            idle_timeout_seconds: terms.limits.idle_timeout.as_secs().max(1) as u32,
             packing_bandwidth: terms.packing_bandwidth,
         })
     }

@@ -68,11 +68,12 @@ impl Tls {
     /// # Errors
     /// [`ServeError::Certificate`] naming the file.
     pub fn refresh(&self) -> Result<bool, ServeError> {
-        if !self.watched.changed() {
+        let Some(stamps) = self.watched.changed() else {
             return Ok(false);
-        }
+        };
         let config = Arc::new(config(&self.files)?);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        self.watched.accept(stamps);
         Ok(true)
     }
 

@@ -33,14 +33,18 @@ impl Watched {
         Self { paths, seen }
     }
 
-    /// Whether a stamp differs from the last time.
+    /// The stamps now, where one differs from those that were accepted. What cannot be used is not accepted, and looked at
+    /// again the next time: a certificate may become valid, a file readable, without being written.
     #[must_use]
-    pub fn changed(&self) -> bool {
+    pub fn changed(&self) -> Option<Vec<Stamp>> {
         let now: Vec<Stamp> = self.paths.iter().map(|p| stamp(p)).collect();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = *seen != now;
-        *seen = now;
-        changed
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        (*seen != now).then_some(now)
+    }
+
+    /// Takes what [`Self::changed`] returned for read.
+    pub fn accept(&self, stamps: Vec<Stamp>) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = stamps;
     }
 
     /// The first file.
@@ -55,16 +59,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_seen_once() {
+    fn a_change_is_seen_until_it_is_accepted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let watched = Watched::new([path.clone()]);
-        assert!(!watched.changed());
-        std::fs::write(&path, "a").unwrap();
-        assert!(watched.changed() && !watched.changed());
-        std::fs::write(&path, "bb").unwrap();
-        assert!(watched.changed() && !watched.changed());
+        assert_eq!(watched.changed(), None);
+        for content in ["a", "bb"] {
+            std::fs::write(&path, content).unwrap();
+            assert!(watched.changed().is_some());
+            watched.accept(watched.changed().unwrap());
+            assert_eq!(watched.changed(), None);
+        }
         std::fs::remove_file(&path).unwrap();
-        assert!(watched.changed() && !watched.changed());
+        assert_eq!(watched.changed(), Some(vec![None]));
     }
 }

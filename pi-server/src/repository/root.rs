@@ -208,6 +208,7 @@ impl Root {
             let folder = dir.join(version.to_string());
             let stamps = ["model.json", "model.safetensors"].map(|file| stamp(&folder.join(file)));
             if known.served == Some((version, stamps)) {
+                known.broken.remove(&version);
                 serves = known.served;
                 break;
             }
@@ -245,6 +246,10 @@ impl Root {
             }
         }
         known.served = serves;
+        if let Some((served, _)) = serves {
+            // What is older is not looked at any more, and its faults matter to nobody.
+            known.broken.retain(|version, _| *version >= served);
+        }
         let mut problems: Vec<String> = known
             .broken
             .values()
