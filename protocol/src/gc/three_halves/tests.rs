@@ -244,7 +244,7 @@ fn dice_are_spread_over_gates_and_instances() {
     let mut strings: Vec<u128> = vec![];
     let mut n_ones = 0;
     for (i, table) in garbled.tables.chunks_exact(stride).enumerate() {
-        let hash = single_hash(1 + (4u128 << 120 | i as u128 / 8));
+        let hash = single_hash(1 + (4u128 << 120 | (i as u128 / 8)));
         let inputs = [garbled.garbler_zero[i], zero[i]];
         let [a_0, b_0] = inputs.map(|zero| zero.active(zero.colour(), &delta).0.0);
         let control = &table[GATES * 24..];
