@@ -14,6 +14,7 @@ use bytes::Bytes;
 use pi_model::packing::PackingGoal;
 use pi_model::{Model, ModelError, Plan};
 use pi_protocol::server::{check_plan, prepared_bytes};
+use pi_protocol::session::SessionOptions;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -242,7 +243,8 @@ impl Served {
             prepared_bytes: 0,
         };
         let plan = served.plan(1)?;
-        served.prepared_bytes = prepared_bytes(&plan).map_err(unplannable)?;
+        served.prepared_bytes =
+            prepared_bytes(&plan, SessionOptions::default()).map_err(unplannable)?;
         Ok(served)
     }
 

@@ -12,10 +12,10 @@ use pi_model::plan::PublicPlan;
 use crate::block::{ActiveLabel, Block};
 use crate::error::Result;
 use crate::gc::GarblingMode;
+use crate::gc::digits::{n_digits, n_rows};
 use crate::he;
 use crate::layout::Layout;
 use crate::ledger::{Direction, Phase, Work};
-use crate::ot::mode::OtMode;
 use crate::ot::softspoken;
 use crate::session::{HELLO_BYTES, HELLO_REPLY_BYTES, SessionOptions};
 use crate::sizes;
@@ -71,9 +71,9 @@ impl Cost {
         };
         cost.setup(plan, &layout);
         cost.linear_layers(plan);
-        cost.transfers(plan.batch(), &layout, options.ot);
+        cost.transfers(plan.batch(), &layout, options);
         cost.relu_layers(plan.batch(), &layout, options.garbling);
-        cost.online(plan, &layout);
+        cost.online(plan, &layout, options.garbling);
         Ok(cost)
     }
 
@@ -131,8 +131,9 @@ impl Cost {
         }
     }
 
-    fn transfers(&mut self, batch: usize, layout: &Layout, ot: OtMode) {
-        let n_labels = batch * layout.n_labels();
+    fn transfers(&mut self, batch: usize, layout: &Layout, options: SessionOptions) {
+        let SessionOptions { ot, garbling } = options;
+        let n_labels = batch * layout.n_label_ots(garbling);
         self.round_trips.insert(Phase::Offline, 1);
         if n_labels == 0 {
             return;
@@ -142,23 +143,38 @@ impl Cost {
         self.add(Step::LabelTrees, 0, softspoken::TREES_BYTES);
         self.add(Step::LabelExtension, 0, ot.message_bytes(n_labels));
         self.add(Step::LabelReply, 0, ot.reply_bytes(n_labels));
-        let n_products = batch * layout.n_relus();
+        let n_products = batch * layout.n_mux_ots(garbling);
         self.add(Step::MuxExtension, 0, ot.message_bytes(n_products));
         self.add(Step::MuxReply, 0, ot.reply_bytes(n_products));
-        self.add(Step::HashKey, 0, Block::BYTES);
-        self.round_trips.insert(Phase::Offline, 2);
+        if layout.has_circuits(garbling) {
+            self.add(Step::HashKey, 0, Block::BYTES);
+        }
+        // Without circuits and replies the client has the last word.
+        if layout.has_circuits(garbling) || ot.reply_bytes(n_labels) > 0 {
+            self.round_trips.insert(Phase::Offline, 2);
+        }
     }
 
     fn relu_layers(&mut self, batch: usize, layout: &Layout, mode: GarblingMode) {
         for relu in &layout.relu_layers {
             let (layer, n) = (relu.layer, relu.n_relus());
+            self.add(Step::Identity, layer, batch * relu.identity_bytes());
+            if mode == GarblingMode::ClientDigits {
+                let tables = n * n_rows(relu.sign_bits) * Block::BYTES;
+                self.add(Step::DigitOrders, layer, batch * relu.bits_bytes());
+                self.add(Step::DigitTables, layer, batch * tables);
+                self.add(Step::AnswerSums, layer, batch * relu.result_bytes());
+                let work = relu.digit_work();
+                self.work(layer).n_and_gates += batch as u64 * work.n_and_gates;
+                self.work(layer).n_ots += batch as u64 * work.n_ots;
+                continue;
+            }
             self.add(
                 Step::LabelBits,
                 layer,
                 batch * packed_bytes(relu.n_labels(), 1),
             );
             self.add(Step::MuxCorrections, layer, batch * relu.result_bytes());
-            self.add(Step::Identity, layer, batch * relu.identity_bytes());
             let n_gates = n * relu.circuit.n_and();
             let n_bytes = n * mode.instance_bytes(relu.circuit.n_and());
             self.add(Step::Tables, layer, batch * n_bytes);
@@ -182,7 +198,7 @@ impl Cost {
         }
     }
 
-    fn online(&mut self, plan: &PublicPlan, layout: &Layout) {
+    fn online(&mut self, plan: &PublicPlan, layout: &Layout, mode: GarblingMode) {
         self.add(
             Step::Input,
             0,
@@ -190,14 +206,19 @@ impl Cost {
         );
         let mut round_trips = 1;
         for relu in layout.relu_layers.iter().filter(|r| r.n_relus() > 0) {
-            self.add(
-                Step::Labels,
-                relu.layer,
-                relu.n_labels() * ActiveLabel::BYTES,
-            );
-            self.add(Step::MuxCiphertexts, relu.layer, relu.result_bytes());
-            self.add(Step::ReluResults, relu.layer, relu.result_bytes());
             round_trips += 1;
+            let (layer, n_bytes) = (relu.layer, relu.result_bytes());
+            if mode == GarblingMode::ClientDigits {
+                let n_digits = relu.n_relus() * n_digits(relu.sign_bits);
+                self.add(Step::MaskedDigits, layer, relu.bits_bytes());
+                self.add(Step::MaskedShares, layer, n_bytes);
+                self.add(Step::DigitLabels, layer, n_digits * Block::BYTES);
+                self.add(Step::Answers, layer, n_bytes);
+                continue;
+            }
+            self.add(Step::Labels, layer, relu.n_labels() * ActiveLabel::BYTES);
+            self.add(Step::MuxCiphertexts, layer, n_bytes);
+            self.add(Step::ReluResults, layer, n_bytes);
         }
         let last = layout.last_layer();
         match &layout.argmax {

@@ -39,6 +39,8 @@ pub enum Domain {
     Output = 2,
     /// Correlated-OT block to k bits.
     CorrelatedOt = 3,
+    /// Rows of radix-16 digits.
+    Digit = 5,
 }
 
 /// Where a hash belongs under one start value (hence one `Delta`): inference within the batch, and layer.

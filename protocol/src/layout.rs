@@ -9,8 +9,10 @@ use pi_model::spec::OutputMode;
 
 use crate::block::Block;
 use crate::error::{Error, Result};
+use crate::gc::digits::{DigitTests, n_digits};
 use crate::gc::{Circuit, GarblingMode, Instances, argmax_circuit, sign_circuit};
 use crate::hash::TweakBase;
+use crate::ledger::Work;
 use crate::ring::Ring;
 
 /// One layer that ends in a truncation and a masked ReLU.
@@ -54,6 +56,42 @@ impl ReluLayer {
     #[must_use]
     pub fn identity_bytes(&self) -> usize {
         packed_bytes(self.positions.removed().len(), self.ring_out.bits())
+    }
+
+    /// The sign tests of this layer in one inference, garbled by the client.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] for indices past any plan.
+    pub fn digit_tests(&self, start_key: Block, inference: usize) -> Result<DigitTests> {
+        Ok(DigitTests {
+            sign_bits: self.sign_bits,
+            n_instances: self.n_relus(),
+            start_key,
+            tweak: TweakBase::new(inference, self.layer)?,
+        })
+    }
+
+    /// Bytes of the bits of the sign test, or of as many besides, for each surviving ReLU.
+    #[must_use]
+    pub fn bits_bytes(&self) -> usize {
+        packed_bytes(self.n_relus(), self.sign_bits)
+    }
+
+    /// The top bit of each value of as many bits as the sign test has.
+    #[must_use]
+    pub fn tops(&self, values: &[u64]) -> Vec<u8> {
+        let top = self.sign_bits - 1;
+        values.iter().map(|v| (v >> top) as u8 & 1).collect()
+    }
+
+    /// Work of this layer in one inference if the client garbles it. A digit counts as one gate.
+    #[must_use]
+    pub fn digit_work(&self) -> Work {
+        Work {
+            n_and_gates: (self.n_relus() * n_digits(self.sign_bits)) as u64,
+            n_ots: (self.n_labels() + self.n_relus()) as u64,
+            ..Work::default()
+        }
     }
 
     /// What the sign test adds of `accumulators`, one value for each ReLU: its low [`Self::sign_bits`] bits count.
@@ -147,6 +185,32 @@ impl Layout {
     #[must_use]
     pub fn n_relus(&self) -> usize {
         self.relu_layers.iter().map(ReluLayer::n_relus).sum()
+    }
+
+    /// Correlated OTs of one inference in which the client is the receiver: a label each, or if it garbles ReLUs a product each.
+    #[must_use]
+    pub fn n_label_ots(&self, mode: GarblingMode) -> usize {
+        match mode {
+            GarblingMode::HalfGates | GarblingMode::ThreeHalves => self.n_labels(),
+            GarblingMode::ClientDigits => {
+                self.n_relus() + self.argmax.as_ref().map_or(0, Argmax::n_labels)
+            }
+        }
+    }
+
+    /// Correlated OTs of one inference in which the server is the receiver: a product each, or if the client garbles ReLUs a bit each.
+    #[must_use]
+    pub fn n_mux_ots(&self, mode: GarblingMode) -> usize {
+        match mode {
+            GarblingMode::HalfGates | GarblingMode::ThreeHalves => self.n_relus(),
+            GarblingMode::ClientDigits => self.relu_layers.iter().map(ReluLayer::n_labels).sum(),
+        }
+    }
+
+    /// Whether the server garbles circuits.
+    #[must_use]
+    pub fn has_circuits(&self, mode: GarblingMode) -> bool {
+        self.argmax.is_some() || mode != GarblingMode::ClientDigits && self.n_relus() > 0
     }
 
     /// AND gates of one inference in `layer`.

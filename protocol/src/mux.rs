@@ -1,13 +1,16 @@
-//! The correlated OTs of k bits behind the multiplexer: the client is the sender, the server the receiver.
+//! The correlated OTs in which the client is the sender and the server the receiver: of k bits behind the multiplexer, or,
+//! where the client garbles, a label for each bit of the server's shares.
 //!
 //! Set up once for a session; each batch extends it. The server's choice bits are its output masks m, which the extension
 //! makes. Cost: 31 bits down for each surviving ReLU, or with silent OT a few thousand OTs' worth and a reply up; the k-bit
 //! corrections travel with the layer's other messages.
 
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
 
 use crate::block::{Block, Delta};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ot::correlated::{receiver_pads, sender_pads};
 use crate::ot::mode::{OtMode, Receiver, Sender};
 use crate::ot::softspoken::{ReceiverSetup, SenderSetup};
@@ -89,6 +92,32 @@ impl ClientMux {
     }
 }
 
+/// The sender's blocks and the reply to the server.
+pub type Sent = (Zeroizing<Vec<Block>>, Vec<u8>);
+
+impl ClientMux {
+    /// The blocks of the next `n` OTs themselves, and the reply to the server.
+    ///
+    /// # Errors
+    /// [`crate::Error::Peer`] where the message fails its check.
+    pub fn extend_labels(&mut self, n: usize, message: &[u8]) -> Result<Sent> {
+        let q = self.sender.extend(n, message)?;
+        self.n_used += n as u64;
+        Ok((q, self.sender.reply()))
+    }
+
+    /// The session's correlation, for its prepared inferences.
+    ///
+    /// # Errors
+    /// None that can happen: a correlation has its colour.
+    pub fn delta(&self) -> Result<Arc<Delta>> {
+        let delta = Delta::from_block(self.sender.delta().block());
+        let delta =
+            delta.ok_or_else(|| Error::Misuse("a correlation without its colour".into()))?;
+        Ok(Arc::new(delta))
+    }
+}
+
 /// The server's half, the OT receiver.
 pub struct ServerMux {
     receiver: Receiver,
@@ -135,6 +164,22 @@ impl ServerMux {
     /// [`crate::Error::Misuse`] where the generator is exhausted.
     pub fn extend(&mut self, n: usize) -> Result<Extended> {
         self.receiver.extend(n)
+    }
+
+    /// The choices and blocks of the OTs that [`Self::extend`] began.
+    ///
+    /// # Errors
+    /// [`crate::Error::Peer`] where the reply fails its check.
+    pub fn complete_labels(
+        &mut self,
+        n: usize,
+        mut extended: Extended,
+        reply: &[u8],
+    ) -> Result<(Zeroizing<Vec<u8>>, Zeroizing<Vec<Block>>)> {
+        self.receiver.finish(n, &mut extended, reply)?;
+        self.n_used += n as u64;
+        let choices = Zeroizing::new(unpack_bits(&extended.choices, n));
+        Ok((choices, extended.blocks))
     }
 
     /// The OTs that [`Self::extend`] began; the client's reply is empty unless OTs are silent.

@@ -11,6 +11,8 @@
 //! Cost for each ReLU: k bits offline, k bits down and k' bits up online (k' of the next tensor). All in Z_2^k, exact.
 //! Nothing here branches on a secret: bits select by multiplication.
 
+pub mod reversed;
+
 use crate::ring::Ring;
 
 /// Server, offline: its share u_s = R_m + m * correction of the products m y'_c.

@@ -342,7 +342,7 @@ mod tests {
                 assert_eq!(hello.len(), HELLO_BYTES);
                 let decoded = decode_client_hello(&hello).unwrap();
                 assert_eq!(decoded, ([1; 32], [2; 32], Opening::Full(options)));
-                for unknown in [2, 0x20, 0x81, 0xff] {
+                for unknown in [2, 0x30, 0x81, 0xff] {
                     hello[HELLO_BYTES - 1] = unknown;
                     assert!(decode_client_hello(&hello).is_err());
                 }

@@ -2,6 +2,7 @@
 
 use pi_model::plan::{PublicPlan, ResponsePlan, RingPlan};
 
+use crate::block::Block;
 use crate::error::Result;
 use crate::he::RlweParams;
 use crate::session::Nonce;
@@ -32,6 +33,13 @@ pub fn ot_session(what: &str, client: &Nonce, server: &Nonce, batch: u32) -> [u8
         server,
         &[batch.into()],
     )
+}
+
+/// Where the hash of `what` starts in a batch: public, fixed by both nonces.
+#[must_use]
+pub fn hash_start(what: &str, client: &Nonce, server: &Nonce, batch: u32) -> Block {
+    let seed = crate::prg::public_seed(what, client, server, &[batch.into()]);
+    Block::from_le_bytes(*seed.first_chunk().unwrap_or(&[0; 16]))
 }
 
 /// The encryption parameters of a ring.

@@ -98,6 +98,12 @@ steps! {
     LabelReply = 34, Offline, Down, "label silent OT";
     /// Server: whether it keeps the batch beyond the session; only when asked to.
     Kept = 35, Offline, Down, "kept";
+    /// Client, when it garbles: order of the rows of its digits and one bit besides, `l` for each ReLU of one layer.
+    DigitOrders = 36, Offline, Up, "digit orders";
+    /// Client, when it garbles: tables of digits of one layer.
+    DigitTables = 37, Offline, Up, "digit tables";
+    /// Client, when it garbles: what the two answers of each ReLU of one layer add up to, under both hashes.
+    AnswerSums = 38, Offline, Up, "answer sums";
     /// Client: the masked input.
     Input = 40, Online, Up, "masked input";
     /// Server: active labels of its own shares, of one layer.
@@ -106,6 +112,14 @@ steps! {
     MuxCiphertexts = 42, Online, Down, "multiplexer ciphertexts";
     /// Client: masked ReLU results, of one layer.
     ReluResults = 43, Online, Up, "ReLU results";
+    /// Server, when the client garbles: the bits of its shares, masked, of one layer.
+    MaskedDigits = 47, Online, Down, "masked digits";
+    /// Server, when the client garbles: its truncated shares, masked, of one layer.
+    MaskedShares = 48, Online, Down, "masked shares";
+    /// Client, when it garbles: labels of the masked digits, of one layer.
+    DigitLabels = 49, Online, Up, "digit labels";
+    /// Client, when it garbles: answers of colour 0, masked, of one layer.
+    Answers = 50, Online, Up, "answers";
     /// Server: decoding bits of the garbled argmax. They come with the labels and not with the tables, so that the tables fix
     /// no output before the input is chosen.
     DecodeBits = 45, Online, Down, "argmax decoding";

@@ -6,12 +6,14 @@ use pi_model::bits::packed_bytes;
 use pi_model::plan::PublicPlan;
 use zeroize::Zeroizing;
 
+use super::digits::Digits;
 use super::{ArgmaxMaterial, ClientSession, LayerMaterial, Origin, Prepared};
 use crate::block::{ActiveLabel, Block};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
+use crate::gc::GarblingMode;
 use crate::kept::{Handle, Header, ItemId, KeepError, Kept, Reader, Side, Writer};
-use crate::layout::{Layout, instances};
+use crate::layout::{Argmax, Layout, instances};
 use crate::prg;
 use crate::ring::Ring;
 use crate::session::{
@@ -141,6 +143,9 @@ impl Prepared {
         let mut writer = Writer::new(&header, item_bytes(plan, &layout, self.options)?);
         writer.bytes(&self.start_key.to_le_bytes());
         writer.values(self.input_mask.values(), plan.tensor_bits(0));
+        if let Some(digits) = &self.digits {
+            digits.write(&mut writer, &layout);
+        }
         for (relu, material) in layout.relu_layers.iter().zip(&self.layers) {
             let LayerMaterial {
                 tables,
@@ -178,11 +183,16 @@ impl Prepared {
         let start_key = Block::from_le_bytes(reader.array()?);
         let n_inputs = plan.graph().tensors[0].n_values();
         let input_mask = Share::new(reader.values(n_inputs, plan.tensor_bits(0))?);
+        let digits = match options.garbling {
+            GarblingMode::ClientDigits => Some(Digits::read(&mut reader, &layout)?),
+            _ => None,
+        };
         let mut layers = Vec::with_capacity(layout.relu_layers.len());
         for (relu, n_table_bytes) in layout
             .relu_layers
             .iter()
             .zip(table_bytes(&layout, options)?)
+            .take(if digits.is_some() { 0 } else { usize::MAX })
         {
             let (n, bits) = (relu.n_relus(), relu.ring_out.bits());
             layers.push(LayerMaterial {
@@ -216,6 +226,7 @@ impl Prepared {
             start_key,
             input_mask,
             layers,
+            digits,
             output,
             argmax,
         })
@@ -244,17 +255,23 @@ fn table_bytes(layout: &Layout, options: SessionOptions) -> Result<Vec<usize>> {
 }
 
 fn item_bytes(plan: &PublicPlan, layout: &Layout, options: SessionOptions) -> Result<usize> {
-    let tables: usize = table_bytes(layout, options)?.iter().sum();
-    let shares: usize = layout
-        .relu_layers
-        .iter()
-        .map(|r| 3 * r.result_bytes())
-        .sum();
+    let argmax = layout.argmax.as_ref();
+    let relus = if options.garbling == GarblingMode::ClientDigits {
+        let table = match argmax {
+            Some(_) => table_bytes(layout, options)?.pop().unwrap_or_default(),
+            None => 0,
+        };
+        let labels = argmax.map_or(0, Argmax::n_labels);
+        table + Block::BYTES * labels + Digits::n_bytes(layout)
+    } else {
+        let tables: usize = table_bytes(layout, options)?.iter().sum();
+        let shares = layout.relu_layers.iter().map(|r| 3 * r.result_bytes());
+        tables + Block::BYTES * layout.n_labels() + shares.sum::<usize>()
+    };
     Ok(Header::BYTES
-        + Block::BYTES * (1 + layout.n_labels())
+        + Block::BYTES
+        + relus
         + packed_bytes(plan.graph().tensors[0].n_values(), plan.tensor_bits(0))
-        + tables
-        + shares
         + packed_bytes(layout.n_outputs, layout.output_ring.bits()))
 }
 

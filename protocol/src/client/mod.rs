@@ -3,6 +3,7 @@
 //! What the client learns: its own predictions, and the public plan. What it keeps for one
 //! prepared inference: tables, its active labels, its truncated shares, u_c and the masks of its answers.
 
+mod digits;
 mod kept;
 mod masks;
 mod offline;
@@ -92,7 +93,9 @@ pub struct Prepared {
     index: usize,
     start_key: Block,
     input_mask: Share<Client>,
+    /// Material of the layers, unless the client garbled them.
     layers: Vec<LayerMaterial>,
+    digits: Option<digits::Digits>,
     output: Share<Client>,
     argmax: Option<ArgmaxMaterial>,
 }

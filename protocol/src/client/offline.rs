@@ -6,20 +6,26 @@
 //! 32 (l - 1) down (three-halves garbling: 24.625), (l + k') / 8 up, and the OT extension's 31 bits for each of l + 1 transfers (silent OT: see its module; its
 //! replies go up in flight 3 and down in flight 4).
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use pi_model::PublicPlan;
 use pi_model::bits::pack;
 use pi_model::plan::ResponsePlan;
 use pi_model::relu_set::gather;
 use zeroize::Zeroizing;
 
+use super::digits::{DigitLayer, Digits, Shares, products};
 use super::{ArgmaxMaterial, ClientSession, LayerMaterial, Origin, Prepared, masks};
-use crate::block::{ActiveLabel, Block};
+use crate::block::{ActiveLabel, Block, Delta};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
+use crate::gc::GarblingMode;
 use crate::he;
 use crate::kept::Handle;
 use crate::layout::{ReluLayer, instances};
 use crate::ledger::{Phase, Work};
+use crate::ot::correlated::receiver_pads;
 use crate::ot::mode::Receiver;
 use crate::ot::softspoken::{self, ReceiverSetup};
 use crate::ot::{CotReceiver as _, Extended, unpack_bits};
@@ -63,10 +69,24 @@ struct Transfers {
     labels: Option<(Receiver, Extended)>,
     /// R_0 and R_1 of each k-bit OT, before reduction to a layer's ring.
     products: [Zeroizing<Vec<u64>>; 2],
+    /// If the client garbles ReLUs: the blocks of each bit instead.
+    bits: Zeroizing<Vec<Block>>,
 }
 
-/// y'_c and u_c at the surviving positions of one layer.
-type KeptShares = (Share<Client>, Share<Client>);
+/// What the client keeps of one layer once it has sent what belongs to it.
+enum Sent {
+    /// y'_c and u_c at the surviving positions.
+    Shares(Share<Client>, Share<Client>),
+    /// The client garbled it.
+    Digits(DigitLayer),
+}
+
+/// How far an inference's layers have come in the OTs of a batch.
+#[derive(Clone, Copy, Default)]
+struct At {
+    label: usize,
+    mux: usize,
+}
 
 impl<C: Channel> ClientSession<C> {
     /// Prepares one batch of inferences.
@@ -111,8 +131,8 @@ impl<C: Channel> ClientSession<C> {
         let drafts = self.drafts(batch, &sources, &sums);
         drop(sources);
         let transfers = self.transfer(batch, base)?;
-        let kept = self.send_shares(batch, &drafts, &transfers)?;
-        self.receive_tables(batch, drafts, kept, transfers.labels)
+        let sent = self.send_shares(batch, &drafts, &transfers)?;
+        self.receive_tables(batch, drafts, sent, transfers.labels)
     }
 
     /// Sends every source; responses that are there already are opened in between.
@@ -262,22 +282,28 @@ impl<C: Channel> ClientSession<C> {
                 )?,
             )),
         };
-        let n_products = n * self.layout.n_relus();
+        let mode = self.options.garbling;
+        let n_products = n * self.layout.n_mux_ots(mode);
         if let Some(mux) = &mut self.mux {
             let message = self.wire.recv(
                 batch_tag(Step::MuxExtension, 0, batch),
                 self.options.ot.message_bytes(n_products),
             )?;
-            let (products, reply) = self
-                .wire
-                .ledger
-                .time(Phase::Offline, "OT", || mux.extend(n_products, &message))?;
+            let ledger = &mut self.wire.ledger;
+            let reply = ledger.time(Phase::Offline, "OT", || -> Result<_> {
+                let reply;
+                if mode == GarblingMode::ClientDigits {
+                    (transfers.bits, reply) = mux.extend_labels(n_products, &message)?;
+                } else {
+                    (transfers.products, reply) = mux.extend(n_products, &message)?;
+                }
+                Ok(reply)
+            })?;
             self.wire
                 .send(batch_tag(Step::MuxReply, 0, batch), &reply)?;
-            transfers.products = products;
         }
         if let Some((base, reply)) = reply {
-            let n_labels = n * self.layout.n_labels();
+            let n_labels = n * self.layout.n_label_ots(mode);
             let session =
                 sizes::ot_session("labels", &self.client_nonce, &self.server_nonce, batch);
             let ot = self.options.ot;
@@ -306,24 +332,14 @@ impl<C: Channel> ClientSession<C> {
         batch: u32,
         drafts: &[Draft],
         transfers: &Transfers,
-    ) -> Result<Vec<Vec<KeptShares>>> {
+    ) -> Result<Vec<Vec<Sent>>> {
         let layout = self.layout.clone();
-        let (mut at_label, mut at_product) = (0, 0);
+        let mut at = At::default();
         let mut kept = Vec::with_capacity(drafts.len());
         for (index, draft) in drafts.iter().enumerate() {
             let mut of_layers = Vec::with_capacity(layout.relu_layers.len());
             for relu in &layout.relu_layers {
-                let accumulators = draft.accumulators[relu.layer].values();
-                self.send_label_bits(
-                    batch,
-                    index,
-                    relu.layer,
-                    &relu.sign_inputs(accumulators),
-                    &transfers.choices,
-                    &mut at_label,
-                )?;
-                of_layers.push(self.send_layer(batch, index, relu, draft, transfers, at_product)?);
-                at_product += relu.n_relus();
+                of_layers.push(self.send_layer(batch, index, relu, draft, transfers, &mut at)?);
             }
             if let Some(argmax) = &layout.argmax {
                 let inputs = argmax.inputs(draft.accumulators[layout.last_layer()].values());
@@ -333,7 +349,7 @@ impl<C: Channel> ClientSession<C> {
                     layout.last_layer(),
                     &inputs,
                     &transfers.choices,
-                    &mut at_label,
+                    &mut at.label,
                 )?;
             }
             kept.push(of_layers);
@@ -369,6 +385,7 @@ impl<C: Channel> ClientSession<C> {
         )
     }
 
+    /// Sends what belongs to one layer, by the way this session garbles.
     fn send_layer(
         &mut self,
         batch: u32,
@@ -376,8 +393,8 @@ impl<C: Channel> ClientSession<C> {
         relu: &ReluLayer,
         draft: &Draft,
         transfers: &Transfers,
-        at: usize,
-    ) -> Result<KeptShares> {
+        at: &mut At,
+    ) -> Result<Sent> {
         let (ring, ring_out) = (relu.ring, relu.ring_out);
         let accumulators = draft.accumulators[relu.layer].values();
         let truncated = Zeroizing::new(
@@ -387,6 +404,63 @@ impl<C: Channel> ClientSession<C> {
                 .collect::<Vec<u64>>(),
         );
         let kept = gather(&truncated, relu.positions.kept());
+        let next = draft.masks[relu.layer + 1].values();
+        let (first_label, first_mux) = (at.label, at.mux);
+        let sent = if let Some(delta) = self.digit_delta()? {
+            at.label += relu.n_relus();
+            at.mux += relu.n_labels();
+            let shares = Shares {
+                accumulators,
+                truncated: kept,
+                next_mask: Zeroizing::new(gather(next, relu.positions.kept())),
+                ots: &transfers.bits[first_mux..at.mux],
+                choices: &transfers.choices[first_label..at.label],
+            };
+            Sent::Digits(self.send_digits(batch, index, relu, &delta, shares)?)
+        } else {
+            self.send_label_bits(
+                batch,
+                index,
+                relu.layer,
+                &relu.sign_inputs(accumulators),
+                &transfers.choices,
+                &mut at.label,
+            )?;
+            at.mux += relu.n_relus();
+            self.send_corrections(batch, index, relu, kept, transfers, first_mux)?
+        };
+        let identity: Vec<u64> = relu
+            .positions
+            .removed()
+            .iter()
+            .map(|&i| ring_out.sub(truncated[i as usize], next[i as usize]))
+            .collect();
+        self.wire.send(
+            tag(Step::Identity, relu.layer, batch, index),
+            &pack(&identity, ring_out.bits()),
+        )?;
+        Ok(sent)
+    }
+
+    /// The correlation of the digits, if the client garbles.
+    fn digit_delta(&self) -> Result<Option<Arc<Delta>>> {
+        match (&self.mux, self.options.garbling) {
+            (Some(mux), GarblingMode::ClientDigits) => Ok(Some(mux.delta()?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Sends the corrections of one layer's products.
+    fn send_corrections(
+        &mut self,
+        batch: u32,
+        index: usize,
+        relu: &ReluLayer,
+        kept: Vec<u64>,
+        transfers: &Transfers,
+        at: usize,
+    ) -> Result<Sent> {
+        let ring_out = relu.ring_out;
         let reduce = |values: &[u64]| {
             Zeroizing::new(
                 values[at..at + kept.len()]
@@ -416,18 +490,7 @@ impl<C: Channel> ClientSession<C> {
             tag(Step::MuxCorrections, relu.layer, batch, index),
             &pack(&corrections, ring_out.bits()),
         )?;
-        let next = draft.masks[relu.layer + 1].values();
-        let identity: Vec<u64> = relu
-            .positions
-            .removed()
-            .iter()
-            .map(|&i| ring_out.sub(truncated[i as usize], next[i as usize]))
-            .collect();
-        self.wire.send(
-            tag(Step::Identity, relu.layer, batch, index),
-            &pack(&identity, ring_out.bits()),
-        )?;
-        Ok((Share::new(kept), Share::new(products)))
+        Ok(Sent::Shares(Share::new(kept), Share::new(products)))
     }
 
     /// Completes the labels' OTs.
@@ -439,7 +502,7 @@ impl<C: Channel> ClientSession<C> {
         let Some((mut receiver, mut extended)) = labels else {
             return Ok(Zeroizing::default());
         };
-        let n = self.plan.batch() * self.layout.n_labels();
+        let n = self.plan.batch() * self.layout.n_label_ots(self.options.garbling);
         let reply = self.wire.recv(
             batch_tag(Step::LabelReply, 0, batch),
             receiver.reply_bytes(n),
@@ -454,11 +517,11 @@ impl<C: Channel> ClientSession<C> {
         &mut self,
         batch: u32,
         drafts: Vec<Draft>,
-        kept: Vec<Vec<KeptShares>>,
+        sent: Vec<Vec<Sent>>,
         labels: Option<(Receiver, Extended)>,
     ) -> Result<Vec<Prepared>> {
         let (layout, mode) = (self.layout.clone(), self.options.garbling);
-        let start_key = if layout.n_labels() > 0 {
+        let start_key = if layout.has_circuits(mode) {
             let bytes = self
                 .wire
                 .recv(batch_tag(Step::HashKey, 0, batch), Block::BYTES)?;
@@ -466,13 +529,42 @@ impl<C: Channel> ClientSession<C> {
         } else {
             Block::ZERO
         };
-        let labels = self.receive_labels(batch, labels)?;
-        let mut labels = labels.iter().map(|&t| ActiveLabel::from_cot(t));
-        let mut take = |n: usize| Zeroizing::new(labels.by_ref().take(n).collect::<Vec<_>>());
+        let blocks = self.receive_labels(batch, labels)?;
+        let start = sizes::hash_start(
+            "product hash",
+            &self.client_nonce,
+            &self.server_nonce,
+            batch,
+        );
+        let mut at = 0;
+        let mut take = |n: usize| {
+            let range = at..at + n;
+            at += n;
+            range
+        };
+        let active = |range: Range<usize>| {
+            let labels = blocks[range].iter().map(|&t| ActiveLabel::from_cot(t));
+            Zeroizing::new(labels.collect::<Vec<_>>())
+        };
+        let delta = self.digit_delta()?;
         let mut prepared = Vec::with_capacity(drafts.len());
-        for (index, (mut draft, kept)) in drafts.into_iter().zip(kept).enumerate() {
-            let mut layers = Vec::with_capacity(layout.relu_layers.len());
-            for (relu, (truncated, products)) in layout.relu_layers.iter().zip(kept) {
+        for (index, (mut draft, sent)) in drafts.into_iter().zip(sent).enumerate() {
+            let (mut layers, mut digits) = (vec![], vec![]);
+            for (relu, sent) in layout.relu_layers.iter().zip(sent) {
+                let (truncated, u_c) = match sent {
+                    Sent::Shares(truncated, u_c) => (truncated, u_c),
+                    Sent::Digits(mut layer) => {
+                        let range = take(relu.n_relus());
+                        let ledger = &mut self.wire.ledger;
+                        let pads = ledger.time(Phase::Offline, "OT", || {
+                            let first = range.start as u64;
+                            receiver_pads(start, first, &blocks[range], relu.ring_out.bits())
+                        })?;
+                        layer.products = products(relu.ring_out, &pads);
+                        digits.push(layer);
+                        continue;
+                    }
+                };
                 let (circuit, n_relus) = (&relu.circuit, relu.n_relus());
                 let signs = instances(circuit, n_relus, start_key, index, relu.layer, mode)?;
                 let tables = self.wire.recv(
@@ -492,9 +584,9 @@ impl<C: Channel> ClientSession<C> {
                 ));
                 layers.push(LayerMaterial {
                     tables,
-                    labels: take(relu.n_labels()),
+                    labels: active(take(relu.n_labels())),
                     truncated,
-                    products,
+                    products: u_c,
                     next_mask,
                 });
             }
@@ -515,7 +607,7 @@ impl<C: Channel> ClientSession<C> {
                     );
                     Some(ArgmaxMaterial {
                         tables,
-                        labels: take(argmax.n_labels()),
+                        labels: active(take(argmax.n_labels())),
                     })
                 }
             };
@@ -529,6 +621,10 @@ impl<C: Channel> ClientSession<C> {
                 start_key,
                 input_mask,
                 layers,
+                digits: delta.clone().map(|delta| Digits {
+                    delta,
+                    layers: digits,
+                }),
                 output,
                 argmax,
             });

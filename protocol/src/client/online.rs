@@ -2,6 +2,7 @@
 
 use pi_model::bits::{pack, packed_bytes, unpack};
 
+use super::digits::Digits;
 use super::{ClientSession, LayerMaterial, Origin, Output, Prepared};
 use crate::block::ActiveLabel;
 use crate::channel::Channel;
@@ -83,6 +84,13 @@ impl<C: Channel> ClientSession<C> {
         for (relu, material) in layout.relu_layers.iter().zip(&prepared.layers) {
             if relu.n_relus() > 0 {
                 self.relu_layer(relu, material, prepared)?;
+            }
+        }
+        if let Some(Digits { delta, layers }) = &prepared.digits {
+            for (relu, material) in layout.relu_layers.iter().zip(layers) {
+                if relu.n_relus() > 0 {
+                    self.answer_digits(relu, material, delta, prepared)?;
+                }
             }
         }
         self.output(prepared)

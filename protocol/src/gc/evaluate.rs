@@ -92,7 +92,9 @@ pub(super) fn evaluate_on<L: Copy + Into<ActiveLabel> + Sync>(
                     outputs,
                 };
                 match instances.mode {
-                    GarblingMode::HalfGates => path.run(HalfGates(evaluation)),
+                    GarblingMode::HalfGates | GarblingMode::ClientDigits => {
+                        path.run(HalfGates(evaluation))
+                    }
                     GarblingMode::ThreeHalves => path.run(ThreeHalves(evaluation)),
                 }
             },

@@ -180,7 +180,9 @@ pub(super) fn garble_on(
                     outputs: &mut *outputs,
                 };
                 match instances.mode {
-                    GarblingMode::HalfGates => path.run(HalfGates(garbling)),
+                    GarblingMode::HalfGates | GarblingMode::ClientDigits => {
+                        path.run(HalfGates(garbling))
+                    }
                     GarblingMode::ThreeHalves => path.run(ThreeHalves(garbling)),
                 }
                 if let (Some(input), Some(colours)) = (colour_input, output_colour) {

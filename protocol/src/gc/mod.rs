@@ -6,6 +6,7 @@
 
 mod argmax;
 mod circuit;
+pub mod digits;
 mod evaluate;
 mod garble;
 mod half_gates;

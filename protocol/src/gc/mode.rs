@@ -1,6 +1,6 @@
-//! Which garbling scheme a session uses.
+//! Which garbling scheme a session uses, and who garbles the ReLUs.
 //!
-//! The client chooses, in its first message. Both schemes have free XOR, the same labels, the same hash and the same party as
+//! The client chooses, in its first message. Two schemes for circuits have free XOR, the same labels, the same hash and the server as
 //! garbler; they differ in bytes and hashes for each AND gate: half-gates 32 bytes, four hashes to garble and two to evaluate;
 //! three halves 24 bytes and 5 bits, six and three. Half-gates are the better choice unless the network is the bottleneck.
 
@@ -18,11 +18,14 @@ pub enum GarblingMode {
     HalfGates,
     /// Three halves (Rosulek, Roy, CRYPTO 2021): 24 bytes and 5 bits for each AND gate, half as many hashes again.
     ThreeHalves,
+    /// The client garbles the ReLUs, by radix-16 digits ([`super::digits`]): a third of the bytes online for twice those offline. An argmax stays
+    /// the server's, by half-gates.
+    ClientDigits,
 }
 
 impl GarblingMode {
     /// Every mode.
-    pub const ALL: [Self; 2] = [Self::HalfGates, Self::ThreeHalves];
+    pub const ALL: [Self; 3] = [Self::HalfGates, Self::ThreeHalves, Self::ClientDigits];
 
     /// The name on command lines and in reports.
     #[must_use]
@@ -30,6 +33,7 @@ impl GarblingMode {
         match self {
             Self::HalfGates => "half-gates",
             Self::ThreeHalves => "three-halves",
+            Self::ClientDigits => "client-digits",
         }
     }
 
@@ -39,6 +43,7 @@ impl GarblingMode {
         match self {
             Self::HalfGates => 0,
             Self::ThreeHalves => 1,
+            Self::ClientDigits => 2,
         }
     }
 
@@ -48,6 +53,7 @@ impl GarblingMode {
         match code {
             0 => Some(Self::HalfGates),
             1 => Some(Self::ThreeHalves),
+            2 => Some(Self::ClientDigits),
             _ => None,
         }
     }
@@ -56,7 +62,7 @@ impl GarblingMode {
     #[must_use]
     pub const fn instance_bytes(self, n_and: usize) -> usize {
         match self {
-            Self::HalfGates => n_and * half_gates::GATE_BYTES,
+            Self::HalfGates | Self::ClientDigits => n_and * half_gates::GATE_BYTES,
             Self::ThreeHalves => three_halves::instance_bytes(n_and),
         }
     }
@@ -64,7 +70,7 @@ impl GarblingMode {
     /// The hash domain of its gates.
     pub(super) const fn domain(self) -> Domain {
         match self {
-            Self::HalfGates => Domain::Gate,
+            Self::HalfGates | Self::ClientDigits => Domain::Gate,
             Self::ThreeHalves => Domain::SlicedGate,
         }
     }
@@ -78,7 +84,7 @@ impl std::fmt::Display for GarblingMode {
 
 /// A name that is none of a mode.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a way to garble; write half-gates or three-halves")]
+#[error("'{0}' is not a way to garble; write half-gates, three-halves or client-digits")]
 pub struct UnknownGarblingMode(String);
 
 impl std::str::FromStr for GarblingMode {
@@ -100,9 +106,12 @@ mod tests {
             assert_eq!(mode.name().parse(), Ok(mode));
             assert_eq!(GarblingMode::from_code(mode.code()), Some(mode));
         }
-        assert_eq!(GarblingMode::from_code(2), None);
+        assert_eq!(GarblingMode::from_code(3), None);
         let refused = "yao".parse::<GarblingMode>().unwrap_err().to_string();
-        assert!(refused.contains("half-gates or three-halves"), "{refused}");
+        assert!(
+            refused.contains("three-halves or client-digits"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -3,8 +3,11 @@
 use pi_model::plan::Plan;
 
 use crate::error::{Error, Result};
+use crate::gc::GarblingMode;
+use crate::gc::digits::{n_digits, n_rows};
 use crate::he::{ErrorBound, check_products};
-use crate::layout::Layout;
+use crate::layout::{Argmax, Layout, ReluLayer};
+use crate::session::SessionOptions;
 use crate::sizes;
 
 /// log2 of the largest probability, for each logit, that the opened layer has an error at all: such an error would depend
@@ -41,11 +44,11 @@ pub fn check_plan(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Bytes that the server keeps for one prepared inference of `plan`, to budget its memory by.
+/// Bytes that the server keeps for one prepared inference of `plan` in a session with these `options`, to budget its memory by.
 ///
 /// # Errors
 /// [`Error::Plan`] when the plan cannot be laid out.
-pub fn prepared_bytes(plan: &Plan) -> Result<usize> {
+pub fn prepared_bytes(plan: &Plan, options: SessionOptions) -> Result<usize> {
     let layout = Layout::new(plan.public())?;
     let values: usize = plan
         .public()
@@ -54,8 +57,17 @@ pub fn prepared_bytes(plan: &Plan) -> Result<usize> {
         .iter()
         .map(|l| l.shape.n_values())
         .sum();
+    let shares = 8 * (2 * values).saturating_sub(layout.n_relus());
+    if options.garbling == GarblingMode::ClientDigits {
+        // Tables, labels of digits and of the top bit, five words for each ReLU, one label for each bit of an argmax.
+        let of = |relu: &ReluLayer| {
+            let l = relu.sign_bits;
+            relu.n_relus() * (16 * (n_rows(l) + n_digits(l) + 1) + 5 * 8)
+        };
+        let digits: usize = layout.relu_layers.iter().map(of).sum();
+        let argmax = layout.argmax.as_ref().map_or(0, Argmax::n_labels);
+        return Ok(digits + 16 * argmax + shares);
+    }
     // Labels of 16 bytes; for each ReLU m, u_s, h_0, h_1; for each position s, and d where there is no ReLU.
-    Ok(16 * layout.n_labels()
-        + layout.n_relus() * (1 + 3 * 8)
-        + 8 * (2 * values).saturating_sub(layout.n_relus()))
+    Ok(16 * layout.n_labels() + layout.n_relus() * (1 + 3 * 8) + shares)
 }

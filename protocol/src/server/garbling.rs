@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::digits::ReceivedDigits;
 use super::{ArgmaxMaterial, LayerMaterial, Prepared};
 use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::Result;
@@ -18,6 +19,8 @@ use crate::share::{Server, Share};
 pub(super) struct Received {
     /// For each ReLU layer, then the argmax: derandomisation bits.
     pub(super) label_bits: Vec<Vec<u8>>,
+    /// For each ReLU layer, if the client garbles it: what it sent.
+    pub(super) digits: Vec<ReceivedDigits>,
     /// For each ReLU layer: multiplexer corrections.
     pub(super) corrections: Vec<Vec<u64>>,
     /// For each ReLU layer: y'_c - r_next at the positions without a ReLU.
@@ -38,6 +41,8 @@ pub(super) struct Transfers {
     pub(super) reply: Vec<u8>,
     pub(super) choices: Zeroizing<Vec<u8>>,
     pub(super) products: Zeroizing<Vec<u64>>,
+    /// If the client garbles ReLUs: the receiver's blocks of each bit.
+    pub(super) bits: Zeroizing<Vec<Block>>,
 }
 
 impl LayerMaterial {
@@ -68,14 +73,6 @@ pub(super) fn garble_inference(
     batch: u32,
     index: usize,
 ) -> Result<Garbling> {
-    let zero_labels = |at: usize, bits: &[u8]| -> Zeroizing<Vec<ZeroLabel>> {
-        let pairs = transfers.labels[at..at + bits.len()].iter().zip(bits);
-        Zeroizing::new(
-            pairs
-                .map(|(&q, &d)| ZeroLabel::from_cot(q, d, &transfers.delta))
-                .collect(),
-        )
-    };
     let mut at_label = index * layout.n_labels();
     let mut at_product = index * layout.n_relus();
     let mut garbling = Garbling {
@@ -87,6 +84,7 @@ pub(super) fn garble_inference(
             delta: transfers.delta.clone(),
             masks,
             layers: vec![],
+            digits: None,
             argmax: None,
         },
     };
@@ -128,7 +126,7 @@ pub(super) fn garble_inference(
             ledger.time_of_layer(Phase::Offline, "garble", relu.layer, || {
                 let (circuit, n_relus) = (&relu.circuit, relu.n_relus());
                 let signs = instances(circuit, n_relus, start_key, index, relu.layer, mode)?;
-                let zeros = zero_labels(at_label_of_layer, bits);
+                let zeros = transfers.zero_labels(at_label_of_layer, bits);
                 garble_signs(relu, &signs, transfers, labels, &zeros, &choices)
             })?;
         garbling.tables.push(garbled.tables);
@@ -140,30 +138,58 @@ pub(super) fn garble_inference(
             hashes,
         });
     }
-    if let (Some(argmax), Some(bits)) = (&layout.argmax, received.label_bits.last()) {
-        let last = layout.last_layer();
-        let garbled = ledger.time_of_layer(Phase::Offline, "garble", last, || {
-            let circuit = instances(&argmax.circuit, 1, start_key, index, last, mode)?;
-            garble(
-                &circuit,
-                &transfers.delta,
-                labels,
-                &zero_labels(at_label, bits),
-                None,
-            )
-        })?;
-        let decode = garbled
-            .output_zero
-            .iter()
-            .map(|zero| zero.colour())
-            .collect();
-        garbling.tables.push(garbled.tables);
-        garbling.prepared.argmax = Some(ArgmaxMaterial {
-            labels: garbled.garbler_zero,
-            decode,
-        });
+    if let Some(bits) = received.label_bits.last() {
+        let argmax = garble_argmax(
+            ledger, layout, transfers, bits, at_label, start_key, labels, mode, index,
+        )?;
+        if let Some((tables, material)) = argmax {
+            garbling.tables.push(tables);
+            garbling.prepared.argmax = Some(material);
+        }
     }
     Ok(garbling)
+}
+
+/// Garbles the argmax of one inference, if it ends in one: its tables, and what the server keeps. Its OTs start at `at_label`.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the pieces of one inference, each used once"
+)]
+pub(super) fn garble_argmax(
+    ledger: &mut Ledger,
+    layout: &Layout,
+    transfers: &Transfers,
+    bits: &[u8],
+    at_label: usize,
+    start_key: Block,
+    labels: &Seed,
+    mode: GarblingMode,
+    index: usize,
+) -> Result<Option<(Vec<u8>, ArgmaxMaterial)>> {
+    let Some(argmax) = &layout.argmax else {
+        return Ok(None);
+    };
+    let last = layout.last_layer();
+    let garbled = ledger.time_of_layer(Phase::Offline, "garble", last, || {
+        let circuit = instances(&argmax.circuit, 1, start_key, index, last, mode)?;
+        let zeros = transfers.zero_labels(at_label, bits);
+        garble(&circuit, &transfers.delta, labels, &zeros, None)
+    })?;
+    let outputs = garbled.output_zero.iter();
+    let material = ArgmaxMaterial {
+        decode: outputs.map(|zero| zero.colour()).collect(),
+        labels: garbled.garbler_zero,
+    };
+    Ok(Some((garbled.tables, material)))
+}
+
+impl Transfers {
+    /// Zero-labels of the client's inputs from the OTs from `at` on and its derandomisation bits.
+    fn zero_labels(&self, at: usize, bits: &[u8]) -> Zeroizing<Vec<ZeroLabel>> {
+        let pairs = self.labels[at..at + bits.len()].iter().zip(bits);
+        let zeros = pairs.map(|(&q, &d)| ZeroLabel::from_cot(q, d, &self.delta));
+        Zeroizing::new(zeros.collect())
+    }
 }
 
 type Hashes = [Zeroizing<Vec<u64>>; 2];

@@ -9,12 +9,14 @@ use pi_model::bits::packed_bytes;
 use pi_model::plan::{Plan, PublicPlan};
 use zeroize::Zeroizing;
 
+use super::digits::Digits;
 use super::{ArgmaxMaterial, LayerMaterial, Prepared, ServerSession};
 use crate::block::{Block, Delta, ZeroLabel};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
+use crate::gc::GarblingMode;
 use crate::kept::{Handle, Header, ItemId, KeepError, Keeper, Kept, Reader, Side, Writer};
-use crate::layout::Layout;
+use crate::layout::{Argmax, Layout};
 use crate::session::{SessionOptions, batch_tag, tag};
 use crate::share::Share;
 use crate::wire::Step;
@@ -28,7 +30,10 @@ impl<C: Channel> ServerSession<C> {
     /// Whether the keeper has room for a batch.
     pub(super) fn admit_kept(&mut self) -> Result<()> {
         let public = self.plan.public();
-        let (n, item_bytes) = (public.batch(), item_bytes(public, &self.layout));
+        let (n, item_bytes) = (
+            public.batch(),
+            item_bytes(public, &self.layout, self.options),
+        );
         match &mut self.keeper {
             Some(keeper) => Ok(keeper.admit(n, item_bytes)?),
             None => Err(Error::Refused(
@@ -81,25 +86,37 @@ impl<C: Channel> ServerSession<C> {
     }
 }
 
-/// Bytes of the server's half of one kept inference of `plan`.
+/// Bytes of the server's half of one kept inference of `plan` in a session with these `options`.
 ///
 /// # Errors
 /// [`Error::Plan`] when the plan cannot be laid out.
-pub fn kept_bytes(plan: &PublicPlan) -> Result<usize> {
-    Ok(item_bytes(plan, &Layout::new(plan)?))
+pub fn kept_bytes(plan: &PublicPlan, options: SessionOptions) -> Result<usize> {
+    Ok(item_bytes(plan, &Layout::new(plan)?, options))
 }
 
-fn item_bytes(plan: &PublicPlan, layout: &Layout) -> usize {
+fn item_bytes(plan: &PublicPlan, layout: &Layout, options: SessionOptions) -> usize {
+    let by_client = options.garbling == GarblingMode::ClientDigits;
     let layers = plan.graph().layers.iter().enumerate();
     let masks = layers.map(|(i, l)| packed_bytes(l.shape.n_values(), plan.accumulator_bits(i)));
     let relus = layout.relu_layers.iter();
-    let shares = relus.map(|r| {
+    let shares = relus.map(|r| match by_client {
+        true => r.identity_bytes(),
         // u_s, h_0 and h_1 are there only where there is a ReLU, and so is m.
-        r.identity_bytes() + packed_bytes(r.n_relus(), 1) + 3 * r.result_bytes()
+        false => r.identity_bytes() + packed_bytes(r.n_relus(), 1) + 3 * r.result_bytes(),
     });
+    let n_labels = match by_client {
+        true => layout.argmax.as_ref().map_or(0, Argmax::n_labels),
+        false => layout.n_labels(),
+    };
+    let digits = if by_client {
+        Digits::n_bytes(layout)
+    } else {
+        0
+    };
     let decode = layout.argmax.as_ref().map_or(0, |a| a.circuit.n_outputs());
     Header::BYTES
-        + Block::BYTES * (1 + layout.n_labels())
+        + Block::BYTES * (1 + n_labels)
+        + digits
         + masks.sum::<usize>()
         + shares.sum::<usize>()
         + packed_bytes(decode, 1)
@@ -118,6 +135,7 @@ pub(super) fn to_secret_bytes(
         delta,
         masks,
         layers,
+        digits,
         argmax,
     } = prepared;
     let public = plan.public();
@@ -129,7 +147,7 @@ pub(super) fn to_secret_bytes(
         batch: *batch,
         index: *index as u16,
     };
-    let mut writer = Writer::new(&header, item_bytes(public, layout));
+    let mut writer = Writer::new(&header, item_bytes(public, layout, options));
     writer.blocks(std::iter::once(delta.block()));
     for (layer, share) in masks.iter().enumerate() {
         writer.values(share.values(), public.accumulator_bits(layer));
@@ -151,6 +169,9 @@ pub(super) fn to_secret_bytes(
             writer.values(hashes, bits);
         }
     }
+    if let Some(digits) = digits {
+        digits.write(&mut writer, layout);
+    }
     if let Some(ArgmaxMaterial { labels, decode }) = argmax {
         writer.blocks(labels.iter().map(|l| l.0));
         writer.bits(decode);
@@ -164,6 +185,7 @@ pub(super) fn from_secret_bytes(bytes: &[u8], plan: &Plan, layout: &Layout) -> K
     if header.binding != plan.model().weights_digest() {
         return Err(KeepError::OtherModel);
     }
+    let by_client = header.options.garbling == GarblingMode::ClientDigits;
     let delta = Delta::from_block(Block::from_le_bytes(reader.array()?));
     let delta = Arc::new(delta.ok_or(KeepError::Damaged)?);
     let mut masks = Vec::with_capacity(public.graph().layers.len());
@@ -174,8 +196,13 @@ pub(super) fn from_secret_bytes(bytes: &[u8], plan: &Plan, layout: &Layout) -> K
     let mut layers = Vec::with_capacity(layout.relu_layers.len());
     for relu in &layout.relu_layers {
         let (n, bits) = (relu.n_relus(), relu.ring_out.bits());
+        let identity = Share::new(reader.values(relu.positions.removed().len(), bits)?);
+        if by_client {
+            layers.push(LayerMaterial::without_relus(identity));
+            continue;
+        }
         layers.push(LayerMaterial {
-            identity: Share::new(reader.values(relu.positions.removed().len(), bits)?),
+            identity,
             choices: reader.bits(n)?,
             products: Share::new(reader.values(n, bits)?),
             input_labels: labels(&mut reader, relu.n_labels())?,
@@ -185,6 +212,10 @@ pub(super) fn from_secret_bytes(bytes: &[u8], plan: &Plan, layout: &Layout) -> K
             ],
         });
     }
+    let digits = match by_client {
+        true => Some(Digits::read(&mut reader, layout)?),
+        false => None,
+    };
     let argmax = match &layout.argmax {
         None => None,
         Some(argmax) => Some(ArgmaxMaterial {
@@ -200,6 +231,7 @@ pub(super) fn from_secret_bytes(bytes: &[u8], plan: &Plan, layout: &Layout) -> K
         delta,
         masks,
         layers,
+        digits,
         argmax,
     })
 }

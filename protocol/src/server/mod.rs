@@ -4,6 +4,7 @@
 //! zero-labels of its inputs, Delta, m, u_s, h_0 and h_1.
 
 mod check;
+mod digits;
 mod garbling;
 pub(crate) mod kept;
 mod observer;
@@ -89,6 +90,8 @@ struct Prepared {
     /// s of each layer's accumulator, skip connections left out (they are in the tensors).
     masks: Vec<Share<Server>>,
     layers: Vec<LayerMaterial>,
+    /// Material of the ReLUs, if the client garbled them.
+    digits: Option<digits::Digits>,
     argmax: Option<ArgmaxMaterial>,
 }
 

@@ -13,7 +13,9 @@ use super::{LayerMaterial, Prepared, ServerSession};
 use crate::block::{Block, Delta};
 use crate::channel::Channel;
 use crate::error::Result;
+use crate::gc::GarblingMode;
 use crate::he;
+use crate::layout::ReluLayer;
 use crate::ledger::{Phase, Work};
 use crate::ot::CotSender as _;
 use crate::ot::softspoken::{self, SenderSetup};
@@ -56,32 +58,42 @@ impl<C: Channel> ServerSession<C> {
                     delta: transfers.delta.clone(),
                     masks,
                     layers,
+                    digits: None,
                     argmax: None,
                 };
                 self.prepared.insert((batch, index as u16), prepared);
             }
             return Ok(());
         }
+        let mode = self.options.garbling;
         let start_key = Block::random(&mut self.seed.stream("hash key", &[batch.into()]));
-        self.wire
-            .send(batch_tag(Step::HashKey, 0, batch), &start_key.to_le_bytes())?;
+        if self.layout.has_circuits(mode) {
+            self.wire
+                .send(batch_tag(Step::HashKey, 0, batch), &start_key.to_le_bytes())?;
+        }
         self.wire
             .send(batch_tag(Step::LabelReply, 0, batch), &transfers.reply)?;
         let labels = self.seed.derive("input labels", &[batch.into()]);
         for (index, (masks, received)) in masks.drain(..).zip(received).enumerate() {
             let layout = self.layout.clone();
-            let garbling = garble_inference(
-                &mut self.wire.ledger,
-                &layout,
-                &transfers,
-                received,
-                masks,
-                start_key,
-                &labels,
-                self.options.garbling,
-                batch,
-                index,
-            )?;
+            let garbling = if mode == GarblingMode::ClientDigits {
+                self.take_digits(
+                    &transfers, received, masks, start_key, &labels, batch, index,
+                )?
+            } else {
+                garble_inference(
+                    &mut self.wire.ledger,
+                    &layout,
+                    &transfers,
+                    received,
+                    masks,
+                    start_key,
+                    &labels,
+                    mode,
+                    batch,
+                    index,
+                )?
+            };
             self.send_tables(batch, index, &garbling)?;
             self.prepared
                 .insert((batch, index as u16), garbling.prepared);
@@ -207,8 +219,10 @@ impl<C: Channel> ServerSession<C> {
                 .send(batch_tag(Step::LabelBaseReply, 0, batch), &reply)?;
             setup = Some(state);
         }
-        let n_products = n * self.layout.n_relus();
+        let mode = self.options.garbling;
+        let n_products = n * self.layout.n_mux_ots(mode);
         let (mut choices, mut products) = (Zeroizing::default(), Zeroizing::default());
+        let mut bits = Zeroizing::default();
         if let Some(mux) = &mut self.mux {
             let extended = self
                 .wire
@@ -220,11 +234,18 @@ impl<C: Channel> ServerSession<C> {
                 batch_tag(Step::MuxReply, 0, batch),
                 self.options.ot.reply_bytes(n_products),
             )?;
-            (choices, products) = self.wire.ledger.time(Phase::Offline, "OT", || {
-                mux.complete(n_products, extended, &reply)
-            })?;
+            self.wire
+                .ledger
+                .time(Phase::Offline, "OT", || -> Result<_> {
+                    if mode == GarblingMode::ClientDigits {
+                        (choices, bits) = mux.complete_labels(n_products, extended, &reply)?;
+                    } else {
+                        (choices, products) = mux.complete(n_products, extended, &reply)?;
+                    }
+                    Ok(())
+                })?;
         }
-        let n_labels = n * self.layout.n_labels();
+        let n_labels = n * self.layout.n_label_ots(mode);
         let (mut labels, mut reply) = (Zeroizing::default(), vec![]);
         let roots = self.seed.derive("label silent OT", &[batch.into()]);
         if let Some(setup) = setup {
@@ -255,6 +276,7 @@ impl<C: Channel> ServerSession<C> {
             reply,
             choices,
             products,
+            bits,
         })
     }
 
@@ -262,28 +284,18 @@ impl<C: Channel> ServerSession<C> {
         let layout = self.layout.clone();
         let mut received = Received {
             label_bits: vec![],
+            digits: vec![],
             corrections: vec![],
             identity: vec![],
         };
         for relu in &layout.relu_layers {
             let (layer, bits) = (relu.layer, relu.ring_out.bits());
-            received.label_bits.push(self.receive_label_bits(
-                batch,
-                index,
-                layer,
-                relu.n_labels(),
-            )?);
-            let message = self.wire.recv(
-                tag(Step::MuxCorrections, layer, batch, index),
-                relu.result_bytes(),
-            )?;
-            let ledger = &mut self.wire.ledger;
-            let corrections = ledger
-                .time_of_layer(Phase::Offline, "unpack", layer, || {
-                    unpack(&message, relu.n_relus(), bits)
-                })
-                .map_err(|e| malformed(Step::MuxCorrections, layer, &e))?;
-            received.corrections.push(corrections);
+            if self.options.garbling == GarblingMode::ClientDigits {
+                let digits = self.receive_digits(batch, index, relu)?;
+                received.digits.push(digits);
+            } else {
+                self.receive_corrections(batch, index, relu, &mut received)?;
+            }
             let message = self.wire.recv(
                 tag(Step::Identity, layer, batch, index),
                 relu.identity_bytes(),
@@ -295,13 +307,6 @@ impl<C: Channel> ServerSession<C> {
                 })
                 .map_err(|e| malformed(Step::Identity, layer, &e))?;
             received.identity.push(Share::new(identity));
-            self.wire.ledger.work(
-                layer,
-                Work {
-                    n_ots: (relu.n_labels() + relu.n_relus()) as u64,
-                    ..Work::default()
-                },
-            );
         }
         if let Some(argmax) = &layout.argmax {
             received.label_bits.push(self.receive_label_bits(
@@ -319,6 +324,38 @@ impl<C: Channel> ServerSession<C> {
             );
         }
         Ok(received)
+    }
+
+    /// Derandomisation bits and multiplexer corrections of one layer.
+    fn receive_corrections(
+        &mut self,
+        batch: u32,
+        index: usize,
+        relu: &ReluLayer,
+        received: &mut Received,
+    ) -> Result<()> {
+        let layer = relu.layer;
+        let bits = self.receive_label_bits(batch, index, layer, relu.n_labels())?;
+        received.label_bits.push(bits);
+        let message = self.wire.recv(
+            tag(Step::MuxCorrections, layer, batch, index),
+            relu.result_bytes(),
+        )?;
+        let ledger = &mut self.wire.ledger;
+        let corrections = ledger
+            .time_of_layer(Phase::Offline, "unpack", layer, || {
+                unpack(&message, relu.n_relus(), relu.ring_out.bits())
+            })
+            .map_err(|e| malformed(Step::MuxCorrections, layer, &e))?;
+        received.corrections.push(corrections);
+        ledger.work(
+            layer,
+            Work {
+                n_ots: (relu.n_labels() + relu.n_relus()) as u64,
+                ..Work::default()
+            },
+        );
+        Ok(())
     }
 
     fn receive_label_bits(
@@ -340,7 +377,11 @@ impl<C: Channel> ServerSession<C> {
     }
 
     fn send_tables(&mut self, batch: u32, index: usize, garbling: &Garbling) -> Result<()> {
-        for (layer, tables) in garbling.tables.iter().enumerate() {
+        // The argmax alone, if the client garbles the other layers.
+        let layers = self.layout.relu_layers.len();
+        let first = (layers + 1 - garbling.tables.len().min(layers + 1))
+            * usize::from(garbling.prepared.digits.is_some());
+        for (layer, tables) in (first..).zip(&garbling.tables) {
             self.wire.ledger.work(
                 layer,
                 Work {

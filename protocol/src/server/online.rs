@@ -44,11 +44,11 @@ impl<C: Channel> ServerSession<C> {
         #[cfg(test)]
         let mut accumulators = vec![];
         let layout = self.layout.clone();
-        for (relu, material) in layout.relu_layers.iter().zip(&prepared.layers) {
+        for (at, (relu, material)) in layout.relu_layers.iter().zip(&prepared.layers).enumerate() {
             let y = self.linear_layer(relu.layer, &tensors, &prepared.masks[relu.layer]);
             #[cfg(test)]
             accumulators.push(y.values().to_vec());
-            tensors.push(self.relu_layer(relu, material, &prepared, &y)?);
+            tensors.push(self.relu_layer(relu, material, at, &prepared, &y)?);
         }
         let last = layout.last_layer();
         let y = self.linear_layer(last, &tensors, &prepared.masks[last]);
@@ -104,6 +104,7 @@ impl<C: Channel> ServerSession<C> {
         &mut self,
         relu: &ReluLayer,
         material: &LayerMaterial,
+        at: usize,
         prepared: &Prepared,
         y: &Share<Server>,
     ) -> Result<Vec<u64>> {
@@ -128,6 +129,13 @@ impl<C: Channel> ServerSession<C> {
             truncated
         });
         if relu.n_relus() == 0 {
+            return Ok(next);
+        }
+        if let Some(digits) = &prepared.digits {
+            let (start_key, digits) = (digits.start_key, &digits.layers[at]);
+            let (y, truncated) = (y.values(), truncated.values());
+            let kept = self.evaluate_layer(relu, digits, start_key, prepared, y, truncated)?;
+            scatter(&mut next, relu.positions.kept(), &kept);
             return Ok(next);
         }
         let labels = ledger.time_of_layer(Phase::Online, "labels", layer, || {

@@ -12,7 +12,9 @@ use pi_model::spec::OutputMode;
 use crate::channel::{Channel, MemoryChannel, pair};
 use crate::client::{ClientSession, Output};
 use crate::error::{Error, Result};
+use crate::gc::GarblingMode;
 use crate::server::ServerSession;
+use crate::session::SessionOptions;
 use crate::session::{Request, tag};
 use crate::wire::{Frame, MAX_FRAME_BYTES, Step};
 
@@ -122,6 +124,7 @@ fn tiny(mode: OutputMode) -> Arc<Model> {
 /// One session with a fault on one side: both results, and how many frames each side sent.
 fn session(
     model: &Arc<Model>,
+    garbling: GarblingMode,
     client_fault: Option<(usize, Fault)>,
     server_fault: Option<(usize, Fault)>,
 ) -> (Result<Output>, Result<()>, [usize; 2]) {
@@ -143,7 +146,11 @@ fn session(
     };
     let server = std::thread::spawn(move || ServerSession::accept(to_client, plan)?.serve());
     let client = || -> Result<Output> {
-        let mut session = ClientSession::connect(to_server, public)?;
+        let options = SessionOptions {
+            garbling,
+            ..SessionOptions::default()
+        };
+        let mut session = ClientSession::connect_with(to_server, public, options)?;
         let prepared = session
             .prepare()?
             .pop()
@@ -159,20 +166,31 @@ fn session(
 
 #[test]
 fn every_spoiled_message_ends_in_a_typed_error() {
+    let mode = GarblingMode::default();
     let model = tiny(OutputMode::Argmax);
-    let (honest, server, [from_client, from_server]) = session(&model, None, None);
+    spoil_all(&model, mode);
+    // The one message that the other output mode has instead.
+    let model = tiny(OutputMode::Logits);
+    let (_, _, [from_client, from_server]) = session(&model, mode, None, None);
+    spoil(&model, mode, &[(from_server - 1, false)], from_client);
+}
+
+#[test]
+fn every_spoiled_message_to_or_from_a_client_that_garbles_ends_in_a_typed_error() {
+    spoil_all(&tiny(OutputMode::Logits), GarblingMode::ClientDigits);
+}
+
+/// Spoils every message of either side.
+fn spoil_all(model: &Arc<Model>, garbling: GarblingMode) {
+    let (honest, server, [from_client, from_server]) = session(model, garbling, None, None);
     assert!(server.is_ok() && honest.is_ok());
     let cases = (0..from_client)
         .map(|n| (n, true))
         .chain((0..from_server).map(|n| (n, false)));
-    spoil(&model, &cases.collect::<Vec<_>>(), from_client);
-    // The one message that the other output mode has instead.
-    let model = tiny(OutputMode::Logits);
-    let (_, _, [from_client, from_server]) = session(&model, None, None);
-    spoil(&model, &[(from_server - 1, false)], from_client);
+    spoil(model, garbling, &cases.collect::<Vec<_>>(), from_client);
 }
 
-fn spoil(model: &Arc<Model>, cases: &[(usize, bool)], from_client: usize) {
+fn spoil(model: &Arc<Model>, garbling: GarblingMode, cases: &[(usize, bool)], from_client: usize) {
     std::thread::scope(|scope| {
         for part in cases.chunks(cases.len().div_ceil(4)) {
             scope.spawn(move || {
@@ -180,9 +198,9 @@ fn spoil(model: &Arc<Model>, cases: &[(usize, bool)], from_client: usize) {
                     for fault in faults(number) {
                         let at = Some((number, fault));
                         let (client, server, _) = if by_client {
-                            session(model, at, None)
+                            session(model, garbling, at, None)
                         } else {
-                            session(model, None, at)
+                            session(model, garbling, None, at)
                         };
                         check(
                             &client,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pi_model::Model;
 use pi_model::executor;
 use pi_model::packing::PackingGoal;
 use pi_model::plan::{Plan, PublicPlan};
@@ -249,7 +250,8 @@ fn three_halves_give_the_same_outputs_and_the_predicted_bytes() {
     ] {
         let model = small(relus, mode);
         let inputs = inputs([3, 8, 8], batch);
-        let [half_gates, three_halves] = GarblingMode::ALL.map(|garbling| {
+        let modes = [GarblingMode::HalfGates, GarblingMode::ThreeHalves];
+        let [half_gates, three_halves] = modes.map(|garbling| {
             let plan = Plan::new(model.clone(), batch).unwrap();
             let ot = OtMode::SoftSpoken;
             ledgers_match(plan, &inputs, SessionOptions { ot, garbling })
@@ -257,5 +259,86 @@ fn three_halves_give_the_same_outputs_and_the_predicted_bytes() {
         assert_eq!(half_gates.outputs, three_halves.outputs);
         let bytes = |run: &Run| run.client.bytes(Phase::Offline, Direction::Down);
         assert!(relus == 0 || bytes(&three_halves) < bytes(&half_gates));
+    }
+}
+
+/// The client garbles, with both kinds of OT: outputs near the plaintext ones, the predicted bytes, a third of them online.
+#[test]
+fn a_client_that_garbles_gives_the_same_outputs_and_the_predicted_bytes() {
+    let wide = |mode| {
+        let net = residual_network("wide", [3, 16, 16], &[8], 1, 5, 6_000, mode);
+        Arc::new(net.unwrap())
+    };
+    for (model, shape, batch, ot) in [
+        (
+            small(200, OutputMode::Logits),
+            [3, 8, 8],
+            2,
+            OtMode::SoftSpoken,
+        ),
+        (
+            small(30, OutputMode::Argmax),
+            [3, 8, 8],
+            1,
+            OtMode::SoftSpoken,
+        ),
+        (
+            small(0, OutputMode::Logits),
+            [3, 8, 8],
+            1,
+            OtMode::SoftSpoken,
+        ),
+        (small(0, OutputMode::Argmax), [3, 8, 8], 1, OtMode::Silent),
+        (wide(OutputMode::Logits), [3, 16, 16], 2, OtMode::Silent),
+    ] {
+        let inputs = inputs(shape, batch);
+        let [by_server, by_client] =
+            [GarblingMode::HalfGates, GarblingMode::ClientDigits].map(|garbling| {
+                let plan = Plan::new(model.clone(), batch).unwrap();
+                ledgers_match(plan, &inputs, SessionOptions { ot, garbling })
+            });
+        for (output, input) in by_client.outputs.iter().zip(&inputs) {
+            assert_near(&model, output, input);
+        }
+        let sum = |run: &Run, phase| {
+            run.client.bytes(phase, Direction::Up) + run.client.bytes(phase, Direction::Down)
+        };
+        let n_relus = model.public().graph().n_relus();
+        if n_relus >= 200 {
+            let [before, after] = [&by_server, &by_client].map(|run| {
+                let fixed = run
+                    .client
+                    .traffic()
+                    .filter(|(s, ..)| matches!(s, Step::Input | Step::Logits));
+                sum(run, Phase::Online) - fixed.map(|(.., t)| t.n_bytes).sum::<u64>()
+            });
+            assert!(5 * after < 2 * before, "{after} of {before} bytes online");
+        }
+    }
+}
+
+/// Logits within a tenth of the plaintext executor's, or its class.
+fn assert_near(model: &Arc<Model>, output: &Output, input: &[i64]) {
+    let expected = executor::run(model, input).unwrap();
+    let scale = f64::from(model.public().graph().layers.last().unwrap().fraction_bits);
+    match output {
+        Output::Class(_) => {
+            let sorted = {
+                let mut logits = expected.logits.clone();
+                logits.sort_unstable();
+                logits
+            };
+            let [.., second, first] = sorted.as_slice() else {
+                panic!("fewer than two classes")
+            };
+            let clear = (first - second) as f64 / scale.exp2() > 0.1;
+            assert!(!clear || output.class() == executor::argmax(&expected.logits));
+        }
+        Output::Logits(logits) => {
+            for (got, want) in logits.iter().zip(&expected.logits) {
+                let error = (got - want) as f64 / scale.exp2();
+                assert!(error.abs() < 0.1, "{logits:?} for {:?}", expected.logits);
+            }
+        }
     }
 }

@@ -100,7 +100,7 @@ fn prepared(plan: &Arc<Plan>, keeper: &Memory, options: SessionOptions) -> Vec<V
         // What the prediction leaves out: one byte for the batch.
         assert_eq!(ledger.total_bytes(Phase::Offline), predicted + 1);
     }
-    let due = server::kept_bytes(&public).unwrap();
+    let due = server::kept_bytes(&public, options).unwrap();
     assert!(
         keeper
             .items
@@ -163,13 +163,16 @@ fn another_session_gives_the_answer_once() {
         (OutputMode::Argmax, 60, OtMode::Silent, 1),
         (OutputMode::Argmax, 0, OtMode::SoftSpoken, 0),
         (OutputMode::Logits, 0, OtMode::SoftSpoken, 0),
+        (OutputMode::Logits, 150, OtMode::SoftSpoken, 2),
+        (OutputMode::Argmax, 60, OtMode::Silent, 2),
     ] {
         let model = small(relus, mode);
         let images = inputs([3, 8, 8], 2);
         let plan = Arc::new(Plan::new(model.clone(), 2).unwrap());
         let keeper = Memory::default();
         let garbling = GarblingMode::ALL[garbling];
-        let halves = prepared(&plan, &keeper, SessionOptions { ot, garbling });
+        let options = SessionOptions { ot, garbling };
+        let halves = prepared(&plan, &keeper, options);
         let (channel, served) = serve(&plan, Some(&keeper));
         let public = plan.public().clone();
         let mut client = ClientSession::connect_online(channel, public.clone()).unwrap();
@@ -183,7 +186,7 @@ fn another_session_gives_the_answer_once() {
             let twice = client.infer(load(half, &plan).unwrap(), &images[0]);
             assert_eq!(why(twice), KeepError::NotThere);
         }
-        let cost = Cost::of(&public).unwrap();
+        let cost = Cost::with_options(&public, options).unwrap();
         for ledger in [client.close().unwrap(), served.join().unwrap().unwrap()] {
             assert_eq!(ledger.round_trips(Phase::Setup), 1);
             assert_eq!(ledger.total_bytes(Phase::Offline), 0);

@@ -6,10 +6,12 @@ use pi_model::random::RandomModel;
 use pi_model::spec::OutputMode;
 use pi_model::{Model, executor};
 
-use super::{Run, inputs, run, small};
+use super::{Run, inputs, run, run_plan, small};
+use crate::gc::GarblingMode;
 use crate::layout::Layout;
 use crate::ring::Ring;
-use pi_model::plan::PublicPlan;
+use crate::session::SessionOptions;
+use pi_model::plan::{Plan, PublicPlan};
 
 /// Largest error of the shares of an accumulator: homomorphic error and rounding, far beyond its bound for these weights.
 const MAX_ERROR: i64 = 12;
@@ -106,11 +108,22 @@ fn judge(model: &Arc<Model>, inputs: &[Vec<i64>], run: &Run) -> Vec<i64> {
     errors
 }
 
+/// As [`run`], with the ReLUs garbled by the client.
+fn run_by_client(model: &Arc<Model>, inputs: &[Vec<i64>], seed: u8) -> Run {
+    let plan = Plan::new(model.clone(), inputs.len()).unwrap();
+    let options = SessionOptions {
+        garbling: GarblingMode::ClientDigits,
+        ..SessionOptions::default()
+    };
+    run_plan(plan, inputs, seed, options)
+}
+
 #[test]
 fn a_residual_network_replays_bit_for_bit() {
     for relus in [0, 150, usize::MAX >> 24] {
         let model = small(relus, OutputMode::Logits);
         let inputs = inputs([3, 8, 8], 3);
+        judge(&model, &inputs, &run_by_client(&model, &inputs, 4));
         let run = run(&model, &inputs, 3);
         let errors = judge(&model, &inputs, &run);
         let rms = (errors.iter().map(|e| (e * e) as f64).sum::<f64>() / errors.len() as f64).sqrt();
@@ -143,6 +156,11 @@ fn random_networks_replay_bit_for_bit() {
         let model = Arc::new(net.finish(OutputMode::Logits, 8).unwrap());
         let inputs: Vec<Vec<i64>> = (0..2).map(|_| net.input()).collect();
         judge(&model, &inputs, &run(&model, &inputs, 10 + seed as u8));
+        judge(
+            &model,
+            &inputs,
+            &run_by_client(&model, &inputs, 60 + seed as u8),
+        );
     }
 }
 
