@@ -20,7 +20,7 @@ use crate::error::BenchError;
 use crate::host::Host;
 
 /// Version of the set of rates; stored rates of another are measured again.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 
 macro_rules! rates {
     ($($(#[$doc:meta])* $name:ident, $text:literal, $unit:literal, $of:expr;)*) => {
@@ -57,6 +57,10 @@ rates! {
     garble_sliced_and_s, "garble one AND gate, three halves", "ns", |s| s * 1e9;
     /// Evaluating one AND gate by three halves.
     evaluate_sliced_and_s, "evaluate one AND gate, three halves", "ns", |s| s * 1e9;
+    /// Garbling one radix-16 digit.
+    garble_digit_s, "garble one radix-16 digit", "ns", |s| s * 1e9;
+    /// Evaluating one radix-16 digit.
+    evaluate_digit_s, "evaluate one radix-16 digit", "ns", |s| s * 1e9;
     /// Everything of one OT by extension.
     ot_s, "one extended OT, both parties", "ns", |s| s * 1e9;
     /// Everything of one silent OT.
@@ -132,21 +136,23 @@ fn cold<T>(n: usize, mut body: impl FnMut() -> T) -> f64 {
 }
 
 impl Rates {
-    /// Garbling one AND gate.
+    /// Garbling one AND gate, or one digit.
     #[must_use]
     pub const fn garble_s(&self, mode: GarblingMode) -> f64 {
         match mode {
             GarblingMode::HalfGates => self.garble_and_s,
             GarblingMode::ThreeHalves => self.garble_sliced_and_s,
+            GarblingMode::ClientDigits => self.garble_digit_s,
         }
     }
 
-    /// Evaluating one AND gate.
+    /// Evaluating one AND gate, or one digit.
     #[must_use]
     pub const fn evaluate_s(&self, mode: GarblingMode) -> f64 {
         match mode {
             GarblingMode::HalfGates => self.evaluate_and_s,
             GarblingMode::ThreeHalves => self.evaluate_sliced_and_s,
+            GarblingMode::ClientDigits => self.evaluate_digit_s,
         }
     }
 

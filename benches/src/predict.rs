@@ -98,7 +98,12 @@ pub fn predict(
     let work = cost.total_work();
     let tables = cost.bytes_by_step().filter(|(s, ..)| *s == Step::Tables);
     let tables: u64 = tables.map(|(.., n)| n).sum();
-    let material = tables as usize + work.n_ots as usize * ActiveLabel::BYTES;
+    let labels = match options.garbling {
+        // A label for each digit, and one more word a ReLU or so.
+        GarblingMode::ClientDigits => work.n_and_gates,
+        _ => work.n_ots,
+    };
+    let material = tables as usize + labels as usize * ActiveLabel::BYTES;
     let other = other + material as f64 / plan.batch() as f64 * rates.forget_byte_s;
     let mut setup_s = plan_s + plan.sources().len() as f64 * rates.key_s;
     if work.n_ots > 0 {
@@ -224,9 +229,16 @@ fn offline(
             + stream(0.0, &shares, Direction::Up);
         // Tables of one inference are on their way while those of the next are made.
         let garble_s = work.n_and_gates as f64 * rates.garble_s(options.garbling) / batch;
-        let tables = bytes(&[Step::HashKey, Step::Tables]);
+        let (steps, direction): (&[Step], _) = match options.garbling {
+            GarblingMode::ClientDigits => (
+                &[Step::DigitOrders, Step::DigitTables, Step::AnswerSums],
+                Direction::Up,
+            ),
+            _ => (&[Step::HashKey, Step::Tables], Direction::Down),
+        };
+        let tables = bytes(steps);
         let ends_s = tables as f64 * rates.stream_byte_s / batch;
-        let wire_s = wire_seconds(tables, Direction::Down, network) / batch;
+        let wire_s = wire_seconds(tables, direction, network) / batch;
         let each = (garble_s + ends_s).max(wire_s);
         seconds += garble_s + ends_s.max(wire_s) + (batch - 1.0) * each;
     }
@@ -267,7 +279,7 @@ fn online(
         let seconds = message_seconds(bytes, step.direction(), rates, network);
         match step {
             Step::Input | Step::Logits => time.other_s += seconds,
-            Step::Labels => {
+            Step::Labels | Step::DigitLabels => {
                 let n_labels = bytes as f64 / ActiveLabel::BYTES as f64;
                 time.relu_s += seconds + n_labels * rates.label_s;
             }

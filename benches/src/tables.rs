@@ -237,6 +237,7 @@ pub fn facts(report: &Report) -> Vec<String> {
     facts.extend(modes.iter().map(|mode| match mode {
         GarblingMode::HalfGates => "Circuits garbled by half-gates.".to_owned(),
         GarblingMode::ThreeHalves => "Circuits garbled by three halves.".to_owned(),
+        GarblingMode::ClientDigits => "ReLUs garbled by the client, by radix-16 digits.".to_owned(),
     }));
     if !report.runs.is_empty() {
         let models = COST_MODELS.map(|m| m.name).join("; ");

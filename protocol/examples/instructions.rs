@@ -8,6 +8,9 @@ use pi_model::kernel::{Conv2d, Shape};
 use pi_model::packing::{ConvGeometry, SourcePacking, SourceSpec, choose};
 use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
 use pi_protocol::gc::GarblingMode::{self, HalfGates, ThreeHalves};
+use pi_protocol::gc::digits::{
+    DigitTests, digit_labels, evaluate_digits, evaluator_keys, garble_digits,
+};
 use pi_protocol::gc::{Instances, evaluate, garble, sign_circuit};
 use pi_protocol::hash::{Domain, TweakBase, hash_to_bits};
 use pi_protocol::he::{ClientSource, DEGREE, PublicKey, RlweParams, SecretKey, ServerSource};
@@ -17,12 +20,14 @@ use rand_chacha::ChaCha20Rng;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-const KERNELS: [&str; 8] = [
+const KERNELS: [&str; 10] = [
     "hash",
     "garble",
     "evaluate",
     "garble-three-halves",
     "evaluate-three-halves",
+    "garble-digits",
+    "evaluate-digits",
     "transform",
     "product",
     "convolution",
@@ -42,6 +47,8 @@ fn main() -> Outcome {
         "evaluate" => circuits(HalfGates, 0, times).map_err(|e| e.to_string()),
         "garble-three-halves" => circuits(ThreeHalves, times, 0).map_err(|e| e.to_string()),
         "evaluate-three-halves" => circuits(ThreeHalves, 0, times).map_err(|e| e.to_string()),
+        "garble-digits" => digits(times, 0).map_err(|e| e.to_string()),
+        "evaluate-digits" => digits(0, times).map_err(|e| e.to_string()),
         "transform" => encryption(times, 0).map_err(|e| e.to_string()),
         "product" => encryption(0, times).map_err(|e| e.to_string()),
         "convolution" => convolution(times).map_err(|e| e.to_string()),
@@ -82,6 +89,36 @@ fn circuits(mode: GarblingMode, n_garble: usize, n_evaluate: usize) -> Outcome {
     }
     for _ in 0..n_evaluate {
         black_box(evaluate(&signs, &garbled.tables, &active, &active)?);
+    }
+    Ok(())
+}
+
+/// 256 sign tests of 14 bits by radix-16 digits.
+fn digits(n_garble: usize, n_evaluate: usize) -> Outcome {
+    let tests = DigitTests {
+        sign_bits: 14,
+        n_instances: 256,
+        start_key: Block(5),
+        tweak: TweakBase::new(0, 0)?,
+    };
+    let delta = Delta::random(&mut ChaCha20Rng::seed_from_u64(1));
+    let seed = Seed::from([1; 32]);
+    let ots = vec![Block(7); tests.n_ots()];
+    let shares: Vec<u64> = (0..256).map(|i| i * 0x9e37 % (1 << 14)).collect();
+    let garbled = garble_digits(&tests, &delta, &seed, &ots, &shares)?;
+    let keys = evaluator_keys(&tests, &ots)?;
+    let labels = digit_labels(&tests, &garbled.offsets, &delta, &shares)?;
+    for _ in 0..n_garble {
+        black_box(garble_digits(&tests, &delta, &seed, &ots, &shares)?);
+    }
+    for _ in 0..n_evaluate {
+        black_box(evaluate_digits(
+            &tests,
+            &garbled.tables,
+            &keys,
+            &labels,
+            &shares,
+        )?);
     }
     Ok(())
 }

@@ -5,11 +5,14 @@ use std::time::Instant;
 
 use pi_protocol::Result;
 use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
+use pi_protocol::gc::digits::{
+    DigitTests, digit_labels, evaluate_digits, evaluator_keys, garble_digits,
+};
 use pi_protocol::gc::{GarblingMode, Instances, evaluate, garble, sign_circuit};
 use pi_protocol::hash::TweakBase;
 use pi_protocol::ot::softspoken::{ReceiverSetup, SenderSetup};
 use pi_protocol::ot::{CotReceiver, CotSender, silent};
-use pi_protocol::prg::os_seed;
+use pi_protocol::prg::{Seed, os_seed};
 
 /// Best of twenty, in nanoseconds for each of `n` items.
 fn best<T>(n: usize, mut work: impl FnMut() -> T) -> f64 {
@@ -45,7 +48,7 @@ fn main() -> Result<()> {
         let pool = pool
             .build()
             .map_err(|e| pi_protocol::Error::Misuse(format!("no threads: {e}")))?;
-        for mode in GarblingMode::ALL {
+        for mode in GarblingMode::CIRCUITS {
             let instances = Instances { mode, ..instances };
             let tables = garble(&instances, &delta, &seed, &zero, None)?.tables;
             pool.install(|| {
@@ -57,6 +60,8 @@ fn main() -> Result<()> {
             });
         }
     }
+
+    time_digits(l as u32, n_instances, &delta, &seed)?;
 
     let session = [0; 32];
     let start = Instant::now();
@@ -79,6 +84,40 @@ fn main() -> Result<()> {
         &mut silent::Sender::new(setup.finish(&third)?, [1; 32], roots),
         &mut silent::Receiver::new(base, [1; 32]),
     )
+}
+
+/// Sign tests by radix-16 digits, on one thread and on all.
+fn time_digits(l: u32, n: usize, delta: &Delta, seed: &Seed) -> Result<()> {
+    let tests = DigitTests {
+        sign_bits: l,
+        n_instances: n,
+        start_key: Block(9),
+        tweak: TweakBase::new(0, 0)?,
+    };
+    let ots = vec![Block(3); tests.n_ots()];
+    let shares: Vec<u64> = (0..n as u64).map(|i| i * 0x9e37 % (1 << l)).collect();
+    let keys = evaluator_keys(&tests, &ots)?;
+    let all = rayon::current_num_threads();
+    for n_threads in if all == 1 { vec![1] } else { vec![1, all] } {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
+        let pool = pool
+            .build()
+            .map_err(|e| pi_protocol::Error::Misuse(format!("no threads: {e}")))?;
+        pool.install(|| -> Result<()> {
+            let tables = garble_digits(&tests, delta, seed, &ots, &shares)?;
+            let labels = digit_labels(&tests, &tables.offsets, delta, &shares)?;
+            let ns = best(n, || garble_digits(&tests, delta, seed, &ots, &shares));
+            println!("client-digits garble   {ns:6.1} ns for each ReLU, {n_threads} threads");
+            let ns = best(n, || digit_labels(&tests, &tables.offsets, delta, &shares));
+            println!("client-digits answer   {ns:6.1} ns for each ReLU, {n_threads} threads");
+            let ns = best(n, || {
+                evaluate_digits(&tests, &tables.tables, &keys, &labels, &shares)
+            });
+            println!("client-digits evaluate {ns:6.1} ns for each ReLU, {n_threads} threads");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// Best of three for each number of OTs: what 25,000 ReLUs need alone, one full chunk, and 150,000 ReLUs alone.

@@ -125,6 +125,9 @@ pub struct ServerMux {
     n_used: u64,
 }
 
+/// The server's choice bits, one byte each, and its blocks.
+pub type LabelChoices = (Zeroizing<Vec<u8>>, Zeroizing<Vec<Block>>);
+
 /// The server's choice bits m, one byte each, and R_m.
 pub type Choices = (Zeroizing<Vec<u8>>, Zeroizing<Vec<u64>>);
 
@@ -175,7 +178,7 @@ impl ServerMux {
         n: usize,
         mut extended: Extended,
         reply: &[u8],
-    ) -> Result<(Zeroizing<Vec<u8>>, Zeroizing<Vec<Block>>)> {
+    ) -> Result<LabelChoices> {
         self.receiver.finish(n, &mut extended, reply)?;
         self.n_used += n as u64;
         let choices = Zeroizing::new(unpack_bits(&extended.choices, n));

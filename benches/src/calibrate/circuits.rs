@@ -2,13 +2,18 @@
 
 use pi_model::bits::{pack, unpack};
 use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
+use pi_protocol::gc::digits::{
+    DigitTests, digit_labels, evaluate_digits, evaluator_keys, garble_digits,
+};
 use pi_protocol::gc::{
     GarblingMode, Instances, active_label_hash, evaluate, garble, label_hash, sign_circuit,
 };
+use pi_protocol::hash::TweakBase;
 use pi_protocol::layout::instances;
 use pi_protocol::ot::correlated::{receiver_pads, sender_pads};
 use pi_protocol::ot::mode::OtMode;
 use pi_protocol::ot::{CotReceiver as _, CotSender as _, softspoken};
+use pi_protocol::prg::Seed;
 use pi_protocol::relu::{
     ServerKeys, client_decrypt, client_products, server_encrypt, server_products,
 };
@@ -80,6 +85,7 @@ impl Rates {
         self.evaluate_sliced_and_s =
             cold(5, || evaluate(&sliced, &tables, &active, &own)) / n_gates;
 
+        self.digits(&delta, &seed, &cots)?;
         let outputs = evaluate(&signs, &garbled.tables, &active, &own)?;
         let ring = Ring::new(RING_BITS);
         let values: Vec<u64> = (0..N as u64)
@@ -125,6 +131,26 @@ impl Rates {
             (flips, from_cots(), own)
         });
         self.prepare_label_s = labels / (N * BITS) as f64;
+        Ok(())
+    }
+
+    /// Measures a layer that the client garbles.
+    fn digits(&mut self, delta: &Delta, seed: &Seed, cots: &[Block]) -> Result<(), BenchError> {
+        let tests = DigitTests {
+            sign_bits: BITS as u32,
+            n_instances: N,
+            start_key: Block::ZERO,
+            tweak: TweakBase::new(0, 0)?,
+        };
+        let n_digits = tests.n_labels() as f64;
+        let shares: Vec<u64> = (0..N as u64).map(|i| i % (1 << BITS)).collect();
+        let garble = || garble_digits(&tests, delta, seed, cots, &shares);
+        self.garble_digit_s = typical(5, garble) / n_digits;
+        let garbled = garble()?;
+        let keys = evaluator_keys(&tests, cots)?;
+        let labels = digit_labels(&tests, &garbled.offsets, delta, &shares)?;
+        let evaluate = || evaluate_digits(&tests, &garbled.tables, &keys, &labels, &shares);
+        self.evaluate_digit_s = cold(5, evaluate) / n_digits;
         Ok(())
     }
 

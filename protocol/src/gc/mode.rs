@@ -27,6 +27,9 @@ impl GarblingMode {
     /// Every mode.
     pub const ALL: [Self; 3] = [Self::HalfGates, Self::ThreeHalves, Self::ClientDigits];
 
+    /// The schemes for circuits.
+    pub const CIRCUITS: [Self; 2] = [Self::HalfGates, Self::ThreeHalves];
+
     /// The name on command lines and in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {

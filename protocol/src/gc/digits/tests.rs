@@ -188,7 +188,7 @@ fn multiplication_is_that_of_the_field() {
         assert_eq!(times_x(a, 3), times_x(times_x(times_x(a, 1), 1), 1));
         assert_eq!(times_x(a ^ b, 2), times_x(a, 2) ^ times_x(b, 2));
         let high = a.0 >> 127 & 1;
-        assert_eq!(times_x(a, 1).0, a.0 << 1 ^ 0x87 * high);
+        assert_eq!(times_x(a, 1).0, (a.0 << 1) ^ (0x87 * high));
     }
     let multiples = Multiples::new(Block(0x8000_0000_0000_0000_0000_0000_0000_0001));
     let all: Vec<u128> = (0..16).map(|d| multiples.of(d).0).collect();
