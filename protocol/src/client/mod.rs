@@ -9,6 +9,7 @@ mod masks;
 mod offline;
 mod online;
 mod setup;
+mod shares;
 
 pub use kept::kept_bytes;
 
