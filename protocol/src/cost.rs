@@ -69,7 +69,7 @@ impl Cost {
             round_trips: BTreeMap::new(),
             expected_failures: plan.expected_failures(),
         };
-        cost.setup(plan, &layout);
+        cost.setup(plan, &layout, options.garbling);
         cost.linear_layers(plan);
         cost.transfers(plan.batch(), &layout, options);
         cost.relu_layers(plan.batch(), &layout, options.garbling);
@@ -87,7 +87,7 @@ impl Cost {
         self.work.entry(layer as u16).or_default()
     }
 
-    fn setup(&mut self, plan: &PublicPlan, layout: &Layout) {
+    fn setup(&mut self, plan: &PublicPlan, layout: &Layout, mode: GarblingMode) {
         self.add(Step::Hello, 0, HELLO_BYTES);
         self.add(Step::HelloReply, 0, HELLO_REPLY_BYTES);
         self.add(
@@ -96,7 +96,7 @@ impl Cost {
             plan.sources().len() * he::public_key_bytes(),
         );
         let mut round_trips = 1;
-        if layout.n_relus() > 0 {
+        if layout.n_relus() > 0 && !layout.client_garbles(mode) {
             self.add(Step::MuxBase, 0, softspoken::BASE_RECEIVER_BYTES);
             self.add(Step::MuxTrees, 0, softspoken::TREES_BYTES);
             round_trips += 1;
@@ -143,6 +143,11 @@ impl Cost {
         self.add(Step::LabelTrees, 0, softspoken::TREES_BYTES);
         self.add(Step::LabelExtension, 0, ot.message_bytes(n_labels));
         self.add(Step::LabelReply, 0, ot.reply_bytes(n_labels));
+        if layout.client_garbles(garbling) {
+            self.add(Step::DigitBase, 0, softspoken::BASE_RECEIVER_BYTES);
+            self.add(Step::DigitTrees, 0, softspoken::TREES_BYTES);
+            self.add(Step::DigitPoint, 0, softspoken::BASE_SENDER_BYTES);
+        }
         let n_products = batch * layout.n_mux_ots(garbling);
         self.add(Step::MuxExtension, 0, ot.message_bytes(n_products));
         self.add(Step::MuxReply, 0, ot.reply_bytes(n_products));
@@ -413,6 +418,9 @@ const fn is_transfer(step: Step) -> bool {
             | Step::MuxExtension
             | Step::LabelReply
             | Step::MuxReply
+            | Step::DigitBase
+            | Step::DigitTrees
+            | Step::DigitPoint
             | Step::HashKey
     )
 }

@@ -207,10 +207,16 @@ impl Layout {
         }
     }
 
+    /// Whether there are ReLUs that the client garbles.
+    #[must_use]
+    pub fn client_garbles(&self, mode: GarblingMode) -> bool {
+        mode == GarblingMode::ClientDigits && self.n_relus() > 0
+    }
+
     /// Whether the server garbles circuits.
     #[must_use]
     pub fn has_circuits(&self, mode: GarblingMode) -> bool {
-        self.argmax.is_some() || mode != GarblingMode::ClientDigits && self.n_relus() > 0
+        self.argmax.is_some() || self.n_relus() > 0 && !self.client_garbles(mode)
     }
 
     /// AND gates of one inference in `layer`.

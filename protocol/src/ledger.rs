@@ -103,8 +103,10 @@ impl Ledger {
         let now = (step.phase(), step.direction());
         // The first flights of the offline phase overlap on the wire: a response is followed by the next source. What
         // counts is who waits for whom, and no source waits for a response.
-        let overlaps = matches!(step, Step::HeNoise | Step::HeCorrections | Step::LabelBase)
-            && self.last == Some((Phase::Offline, Direction::Down));
+        let overlaps = matches!(
+            step,
+            Step::HeNoise | Step::HeCorrections | Step::LabelBase | Step::DigitBase
+        ) && self.last == Some((Phase::Offline, Direction::Down));
         if now.1 == Direction::Down && self.last.is_none_or(|last| last.1 == Direction::Up) {
             *self.round_trips.entry(now.0).or_default() += 1;
         }

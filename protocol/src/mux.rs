@@ -1,7 +1,8 @@
 //! The correlated OTs in which the client is the sender and the server the receiver: of k bits behind the multiplexer, or,
 //! where the client garbles, a label for each bit of the server's shares.
 //!
-//! Set up once for a session; each batch extends it. The server's choice bits are its output masks m, which the extension
+//! Set up once for a session, as batch 0, and extended for each batch; where the client garbles, set up anew for each batch, so that
+//! its `Delta` serves no other. The server's choice bits are its output masks m, which the extension
 //! makes. Cost: 31 bits down for each surviving ReLU, or with silent OT a few thousand OTs' worth and a reply up; the k-bit
 //! corrections travel with the layer's other messages.
 
@@ -46,13 +47,14 @@ impl ClientMux {
     pub fn answer(
         client: &Nonce,
         server: &Nonce,
+        batch: u32,
         point: &[u8],
         seed: &Seed,
     ) -> Result<(SenderSetup, Vec<u8>)> {
-        let mut rng = seed.stream("multiplexer OT", &[]);
+        let mut rng = seed.stream("multiplexer OT", &[batch.into()]);
         let delta = Delta::random(&mut rng);
         SenderSetup::new(
-            sizes::ot_session("multiplexer", client, server, 0),
+            sizes::ot_session("multiplexer", client, server, batch),
             delta,
             point,
             &mut rng,
@@ -67,11 +69,12 @@ impl ClientMux {
         setup: SenderSetup,
         client: &Nonce,
         server: &Nonce,
+        batch: u32,
         trees: &[u8],
         ot: OtMode,
         roots: Seed,
     ) -> Result<Self> {
-        let session = sizes::ot_session("multiplexer", client, server, 0);
+        let session = sizes::ot_session("multiplexer", client, server, batch);
         Ok(Self {
             sender: ot.sender(setup.finish(trees)?, session, roots),
             start: start(client, server),
@@ -106,7 +109,7 @@ impl ClientMux {
         Ok((q, self.sender.reply()))
     }
 
-    /// The session's correlation, for its prepared inferences.
+    /// The correlation, for prepared inferences.
     ///
     /// # Errors
     /// None that can happen: a correlation has its colour.
@@ -133,9 +136,14 @@ pub type Choices = (Zeroizing<Vec<u8>>, Zeroizing<Vec<u64>>);
 
 impl ServerMux {
     /// The first message of the set-up, to the client.
-    pub fn begin(client: &Nonce, server: &Nonce, seed: &Seed) -> (ReceiverSetup, [u8; 32]) {
-        let session = sizes::ot_session("multiplexer", client, server, 0);
-        ReceiverSetup::new(session, &mut seed.stream("multiplexer OT", &[]))
+    pub fn begin(
+        client: &Nonce,
+        server: &Nonce,
+        batch: u32,
+        seed: &Seed,
+    ) -> (ReceiverSetup, [u8; 32]) {
+        let session = sizes::ot_session("multiplexer", client, server, batch);
+        ReceiverSetup::new(session, &mut seed.stream("multiplexer OT", &[batch.into()]))
     }
 
     /// Takes the client's answer; the trees go back to it.
@@ -146,11 +154,12 @@ impl ServerMux {
         setup: ReceiverSetup,
         client: &Nonce,
         server: &Nonce,
+        batch: u32,
         answer: &[u8],
         ot: OtMode,
     ) -> Result<(Self, Vec<u8>)> {
         let (receiver, trees) = setup.finish(answer)?;
-        let session = sizes::ot_session("multiplexer", client, server, 0);
+        let session = sizes::ot_session("multiplexer", client, server, batch);
         Ok((
             Self {
                 receiver: ot.receiver(receiver, session),

@@ -104,6 +104,12 @@ steps! {
     DigitTables = 37, Offline, Up, "digit tables";
     /// Client, when it garbles: what the two answers of each ReLU of one layer add up to, under both hashes.
     AnswerSums = 38, Offline, Up, "answer sums";
+    /// Client, when it garbles: its base-OT answer for the labels of its digits.
+    DigitBase = 39, Offline, Up, "digit base OT";
+    /// Server, when the client garbles: corrections of the punctured trees for the labels of digits.
+    DigitTrees = 51, Offline, Down, "digit OT trees";
+    /// Server, when the client garbles: first message of the base OTs of the next batch.
+    DigitPoint = 52, Offline, Down, "next digit base OT";
     /// Client: the masked input.
     Input = 40, Online, Up, "masked input";
     /// Server: active labels of its own shares, of one layer.

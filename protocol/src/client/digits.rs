@@ -17,16 +17,18 @@ use crate::gc::digits::{digit_labels, garble_digits, n_digits};
 use crate::kept::{KeepError, Kept, Reader, Writer};
 use crate::layout::{Layout, ReluLayer};
 use crate::ledger::Phase;
+use crate::mux::ClientMux;
+use crate::ot::softspoken::{self, SenderSetup};
 use crate::relu::reversed::{ClientKeys, client_answer, client_sums};
 use crate::ring::Ring;
-use crate::session::{malformed, tag};
+use crate::session::{batch_tag, malformed, tag};
 use crate::share::{Client, Share};
 use crate::sizes;
 use crate::wire::Step;
 
 /// What the client keeps of one inference whose ReLUs it garbled.
 pub(super) struct Digits {
-    /// Of the session that prepared it.
+    /// Of the batch.
     pub(super) delta: Arc<Delta>,
     pub(super) layers: Vec<DigitLayer>,
 }
@@ -106,6 +108,44 @@ pub(super) struct Shares<'a> {
 }
 
 impl<C: Channel> ClientSession<C> {
+    /// Answers the server's first message of this batch's base OTs, if the client garbles.
+    pub(super) fn send_digit_base(&mut self, batch: u32) -> Result<Option<SenderSetup>> {
+        let Some(point) = self.digit_point.take() else {
+            return Ok(None);
+        };
+        let (nonces, seed) = ([&self.client_nonce, &self.server_nonce], &self.seed);
+        let ledger = &mut self.wire.ledger;
+        let (setup, answer) = ledger.time(Phase::Offline, "OT", || {
+            ClientMux::answer(nonces[0], nonces[1], batch, &point, seed)
+        })?;
+        self.wire
+            .send(batch_tag(Step::DigitBase, 0, batch), &answer)?;
+        Ok(Some(setup))
+    }
+
+    /// The OTs of this batch's digits, and the first message of the next one's.
+    pub(super) fn finish_digit_base(
+        &mut self,
+        batch: u32,
+        setup: SenderSetup,
+    ) -> Result<ClientMux> {
+        let tag = |step| batch_tag(step, 0, batch);
+        let trees = self
+            .wire
+            .recv(tag(Step::DigitTrees), softspoken::TREES_BYTES)?;
+        let point = self
+            .wire
+            .recv(tag(Step::DigitPoint), softspoken::BASE_SENDER_BYTES)?;
+        self.digit_point = point.first_chunk().copied();
+        let roots = self.seed.derive("digit silent OT", &[batch.into()]);
+        let nonces = [&self.client_nonce, &self.server_nonce];
+        let ot = self.options.ot;
+        let ledger = &mut self.wire.ledger;
+        ledger.time(Phase::Offline, "OT", || {
+            ClientMux::finish(setup, nonces[0], nonces[1], batch, &trees, ot, roots)
+        })
+    }
+
     /// Garbles one layer of one inference, and sends what belongs to it.
     pub(super) fn send_digits(
         &mut self,
@@ -209,4 +249,77 @@ impl<C: Channel> ClientSession<C> {
 /// w_c of one layer from the pads of its OTs.
 pub(super) fn products(ring: Ring, pads: &[u64]) -> Share<Client> {
     Share::new(pads.iter().map(|&v| ring.reduce(v)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::pair;
+    use crate::gc::GarblingMode;
+    use crate::server::ServerSession;
+    use crate::session::SessionOptions;
+    use pi_model::plan::Plan;
+    use pi_model::random::residual_network;
+    use pi_model::spec::OutputMode;
+
+    /// Two batches of one session share nothing, and what hides signs is uniform.
+    #[test]
+    fn batches_have_their_own_correlation_and_masks_are_balanced() {
+        let model = residual_network("m", [3, 8, 8], &[4, 6], 1, 5, 600, OutputMode::Logits);
+        let plan = Arc::new(Plan::new(Arc::new(model.unwrap()), 2).unwrap());
+        let public = plan.public().clone();
+        let (to_server, to_client) = pair();
+        let server = std::thread::spawn(move || {
+            let mut session = ServerSession::accept(to_client, plan).unwrap();
+            session.serve().unwrap();
+        });
+        let options = SessionOptions {
+            garbling: GarblingMode::ClientDigits,
+            ..SessionOptions::default()
+        };
+        let mut client = ClientSession::connect_with(to_server, public, options).unwrap();
+        let mut batches = [client.prepare().unwrap(), client.prepare().unwrap()];
+        let deltas = batches.each_ref().map(|batch| {
+            let all = batch
+                .iter()
+                .map(|p| p.digits.as_ref().unwrap().delta.block());
+            let mut all: Vec<_> = all.collect();
+            all.dedup();
+            assert_eq!(all.len(), 1, "one correlation for each batch");
+            all[0]
+        });
+        assert!(deltas[0] != deltas[1], "two batches share a correlation");
+        let layers = || {
+            batches
+                .iter()
+                .flatten()
+                .flat_map(|p| &p.digits.as_ref().unwrap().layers)
+        };
+        let choices: Vec<u8> = layers().flat_map(|l| l.choices.iter().copied()).collect();
+        let flips: Vec<u8> = layers().flat_map(|l| l.flips.iter().copied()).collect();
+        let both: Vec<u8> = choices.iter().zip(&flips).map(|(m, f)| m ^ f).collect();
+        assert_eq!(choices.len(), 4 * 600);
+        for bits in [choices, flips, both] {
+            let ones = bits.iter().filter(|b| **b == 1).count() as i64;
+            // Six deviations of 2,400 fair bits.
+            assert!((ones - 1200).abs() < 147, "{ones} of 2400");
+        }
+        // The same input in both batches gives nearly the same logits.
+        let input = vec![100; 3 * 8 * 8];
+        let outputs = batches
+            .each_mut()
+            .map(|batch| client.infer(batch.remove(0), &input).unwrap());
+        let logits = outputs.map(|output| match output {
+            crate::client::Output::Logits(logits) => logits,
+            crate::client::Output::Class(_) => vec![],
+        });
+        assert!(
+            logits[0]
+                .iter()
+                .zip(&logits[1])
+                .all(|(a, b)| (a - b).abs() < 1 << 10)
+        );
+        client.close().unwrap();
+        server.join().unwrap();
+    }
 }

@@ -11,7 +11,6 @@ use super::{ArgmaxMaterial, ClientSession, LayerMaterial, Origin, Prepared};
 use crate::block::{ActiveLabel, Block};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
-use crate::gc::GarblingMode;
 use crate::kept::{Handle, Header, ItemId, KeepError, Kept, Reader, Side, Writer};
 use crate::layout::{Argmax, Layout, instances};
 use crate::prg;
@@ -49,6 +48,7 @@ impl<C: Channel> ClientSession<C> {
             server_nonce,
             keys: vec![],
             mux: None,
+            digit_point: None,
             options: SessionOptions::default(),
             kept_only: true,
             n_batches: 0,
@@ -183,9 +183,9 @@ impl Prepared {
         let start_key = Block::from_le_bytes(reader.array()?);
         let n_inputs = plan.graph().tensors[0].n_values();
         let input_mask = Share::new(reader.values(n_inputs, plan.tensor_bits(0))?);
-        let digits = match options.garbling {
-            GarblingMode::ClientDigits => Some(Digits::read(&mut reader, &layout)?),
-            _ => None,
+        let digits = match layout.client_garbles(options.garbling) {
+            true => Some(Digits::read(&mut reader, &layout)?),
+            false => None,
         };
         let mut layers = Vec::with_capacity(layout.relu_layers.len());
         for (relu, n_table_bytes) in layout
@@ -256,7 +256,7 @@ fn table_bytes(layout: &Layout, options: SessionOptions) -> Result<Vec<usize>> {
 
 fn item_bytes(plan: &PublicPlan, layout: &Layout, options: SessionOptions) -> Result<usize> {
     let argmax = layout.argmax.as_ref();
-    let relus = if options.garbling == GarblingMode::ClientDigits {
+    let relus = if layout.client_garbles(options.garbling) {
         let table = match argmax {
             Some(_) => table_bytes(layout, options)?.pop().unwrap_or_default(),
             None => 0,

@@ -45,6 +45,8 @@ pub struct ClientSession<C: Channel> {
     keys: Vec<he::SecretKey>,
     /// The extension in which the client is the sender; none if nothing is multiplexed.
     mux: Option<mux::ClientMux>,
+    /// If the client garbles: the server's first message of the next batch's base OTs.
+    digit_point: Option<[u8; 32]>,
     /// How OTs are made and circuits garbled.
     options: SessionOptions,
     /// The session was opened for kept inferences alone.

@@ -7,20 +7,21 @@
 //! 32 (l - 1) down (three-halves garbling: 24.625), (l + k') / 8 up, and the OT extension's 31 bits for each of l + 1 transfers (silent OT: see its module; its
 //! replies go up in flight 3 and down in flight 4).
 
+use std::sync::Arc;
+
 use pi_model::PublicPlan;
 use pi_model::plan::ResponsePlan;
 use zeroize::Zeroizing;
 
 use super::{ClientSession, Prepared, masks};
-use crate::block::Block;
+use crate::block::{Block, Delta};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
-use crate::gc::GarblingMode;
 use crate::he;
 use crate::kept::Handle;
 use crate::ledger::{Phase, Work};
 use crate::ot::mode::Receiver;
-use crate::ot::softspoken::{self, ReceiverSetup};
+use crate::ot::softspoken::{self, ReceiverSetup, SenderSetup};
 use crate::ot::{CotReceiver as _, Extended, unpack_bits};
 use crate::prg;
 use crate::ring::Ring;
@@ -61,7 +62,9 @@ pub(super) struct Transfers {
     pub(super) labels: Option<(Receiver, Extended)>,
     /// R_0 and R_1 of each k-bit OT, before reduction to a layer's ring.
     pub(super) products: [Zeroizing<Vec<u64>>; 2],
-    /// If the client garbles ReLUs: the blocks of each bit instead.
+    /// If the client garbles ReLUs: their correlation.
+    pub(super) delta: Option<Arc<Delta>>,
+    /// And the blocks of each bit, instead.
     pub(super) bits: Zeroizing<Vec<Block>>,
 }
 
@@ -100,6 +103,7 @@ impl<C: Channel> ClientSession<C> {
         let mut sums = Sums::new(&self.plan);
         let sources = self.send_sources(batch, &mut sums)?;
         let base = self.send_label_base(batch)?;
+        let digit_base = self.send_digit_base(batch)?;
         // Only now has the last message of this flight gone.
         self.wire.expect(0);
         while sums.n_received < self.plan.responses().len() {
@@ -107,9 +111,9 @@ impl<C: Channel> ClientSession<C> {
         }
         let drafts = self.drafts(batch, &sources, &sums);
         drop(sources);
-        let transfers = self.transfer(batch, base)?;
+        let transfers = self.transfer(batch, base, digit_base)?;
         let sent = self.send_shares(batch, &drafts, &transfers)?;
-        self.receive_tables(batch, drafts, sent, transfers.labels)
+        self.receive_tables(batch, drafts, sent, transfers.labels, transfers.delta)
     }
 
     /// Sends every source; responses that are there already are opened in between.
@@ -246,7 +250,12 @@ impl<C: Channel> ClientSession<C> {
         drafts
     }
 
-    fn transfer(&mut self, batch: u32, base: Option<ReceiverSetup>) -> Result<Transfers> {
+    fn transfer(
+        &mut self,
+        batch: u32,
+        base: Option<ReceiverSetup>,
+        digit_base: Option<SenderSetup>,
+    ) -> Result<Transfers> {
         let n = self.plan.batch();
         let mut transfers = Transfers::default();
         let reply = match base {
@@ -261,7 +270,12 @@ impl<C: Channel> ClientSession<C> {
         };
         let mode = self.options.garbling;
         let n_products = n * self.layout.n_mux_ots(mode);
-        if let Some(mux) = &mut self.mux {
+        let mut of_batch = match digit_base {
+            Some(base) => Some(self.finish_digit_base(batch, base)?),
+            None => None,
+        };
+        let by_client = of_batch.is_some();
+        if let Some(mux) = of_batch.as_mut().or(self.mux.as_mut()) {
             let message = self.wire.recv(
                 batch_tag(Step::MuxExtension, 0, batch),
                 self.options.ot.message_bytes(n_products),
@@ -269,7 +283,7 @@ impl<C: Channel> ClientSession<C> {
             let ledger = &mut self.wire.ledger;
             let reply = ledger.time(Phase::Offline, "OT", || -> Result<_> {
                 let reply;
-                if mode == GarblingMode::ClientDigits {
+                if by_client {
                     (transfers.bits, reply) = mux.extend_labels(n_products, &message)?;
                 } else {
                     (transfers.products, reply) = mux.extend(n_products, &message)?;
@@ -279,6 +293,7 @@ impl<C: Channel> ClientSession<C> {
             self.wire
                 .send(batch_tag(Step::MuxReply, 0, batch), &reply)?;
         }
+        transfers.delta = of_batch.map(|mux| mux.delta()).transpose()?;
         if let Some((base, reply)) = reply {
             let n_labels = n * self.layout.n_label_ots(mode);
             let session =

@@ -68,11 +68,12 @@ impl<C: Channel> ClientSession<C> {
             .flat_map(|(_, public)| public.iter().copied())
             .collect();
         wire.send(setup_tag(Step::PublicKeys), &message)?;
-        let mux = if layout.n_relus() == 0 {
+        let by_client = layout.client_garbles(options.garbling);
+        let mux = if layout.n_relus() == 0 || by_client {
             None
         } else {
             let (setup, answer) = wire.ledger.time(Phase::Setup, "OT", || {
-                ClientMux::answer(&client_nonce, &server_nonce, &point, &seed)
+                ClientMux::answer(&client_nonce, &server_nonce, 0, &point, &seed)
             })?;
             wire.send(setup_tag(Step::MuxBase), &answer)?;
             let trees = wire.recv(setup_tag(Step::MuxTrees), softspoken::TREES_BYTES)?;
@@ -80,6 +81,7 @@ impl<C: Channel> ClientSession<C> {
                 setup,
                 &client_nonce,
                 &server_nonce,
+                0,
                 &trees,
                 options.ot,
                 seed.derive("multiplexer silent OT", &[]),
@@ -97,6 +99,7 @@ impl<C: Channel> ClientSession<C> {
             server_nonce,
             keys,
             mux,
+            digit_point: by_client.then_some(point),
             options,
             kept_only: false,
             n_batches: 0,

@@ -16,7 +16,6 @@ use super::{ArgmaxMaterial, ClientSession, LayerMaterial, Origin, Prepared};
 use crate::block::{ActiveLabel, Block, Delta};
 use crate::channel::Channel;
 use crate::error::Result;
-use crate::gc::GarblingMode;
 use crate::layout::{ReluLayer, instances};
 use crate::ledger::{Phase, Work};
 use crate::ot::correlated::receiver_pads;
@@ -124,7 +123,7 @@ impl<C: Channel> ClientSession<C> {
         let kept = gather(&truncated, relu.positions.kept());
         let next = draft.masks[relu.layer + 1].values();
         let (first_label, first_mux) = (at.label, at.mux);
-        let sent = if let Some(delta) = self.digit_delta()? {
+        let sent = if let Some(delta) = &transfers.delta {
             at.label += relu.n_relus();
             at.mux += relu.n_labels();
             let shares = Shares {
@@ -134,7 +133,7 @@ impl<C: Channel> ClientSession<C> {
                 ots: &transfers.bits[first_mux..at.mux],
                 choices: &transfers.choices[first_label..at.label],
             };
-            Sent::Digits(self.send_digits(batch, index, relu, &delta, shares)?)
+            Sent::Digits(self.send_digits(batch, index, relu, delta, shares)?)
         } else {
             self.send_label_bits(
                 batch,
@@ -158,14 +157,6 @@ impl<C: Channel> ClientSession<C> {
             &pack(&identity, ring_out.bits()),
         )?;
         Ok(sent)
-    }
-
-    /// The correlation of the digits, if the client garbles.
-    fn digit_delta(&self) -> Result<Option<Arc<Delta>>> {
-        match (&self.mux, self.options.garbling) {
-            (Some(mux), GarblingMode::ClientDigits) => Ok(Some(mux.delta()?)),
-            _ => Ok(None),
-        }
     }
 
     /// Sends the corrections of one layer's products.
@@ -237,6 +228,7 @@ impl<C: Channel> ClientSession<C> {
         drafts: Vec<Draft>,
         sent: Vec<Vec<Sent>>,
         labels: Option<(Receiver, Extended)>,
+        delta: Option<Arc<Delta>>,
     ) -> Result<Vec<Prepared>> {
         let (layout, mode) = (self.layout.clone(), self.options.garbling);
         let start_key = if layout.has_circuits(mode) {
@@ -264,7 +256,6 @@ impl<C: Channel> ClientSession<C> {
             let labels = blocks[range].iter().map(|&t| ActiveLabel::from_cot(t));
             Zeroizing::new(labels.collect::<Vec<_>>())
         };
-        let delta = self.digit_delta()?;
         let mut prepared = Vec::with_capacity(drafts.len());
         for (index, (mut draft, sent)) in drafts.into_iter().zip(sent).enumerate() {
             let (mut layers, mut digits) = (vec![], vec![]);

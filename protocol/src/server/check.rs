@@ -3,7 +3,6 @@
 use pi_model::plan::Plan;
 
 use crate::error::{Error, Result};
-use crate::gc::GarblingMode;
 use crate::gc::digits::{n_digits, n_rows};
 use crate::he::{ErrorBound, check_products};
 use crate::layout::{Argmax, Layout, ReluLayer};
@@ -58,7 +57,7 @@ pub fn prepared_bytes(plan: &Plan, options: SessionOptions) -> Result<usize> {
         .map(|l| l.shape.n_values())
         .sum();
     let shares = 8 * (2 * values).saturating_sub(layout.n_relus());
-    if options.garbling == GarblingMode::ClientDigits {
+    if layout.client_garbles(options.garbling) {
         // Tables, labels of digits and of the top bit, five words for each ReLU, one label for each bit of an argmax.
         let of = |relu: &ReluLayer| {
             let l = relu.sign_bits;

@@ -8,15 +8,17 @@ use super::garbling::{Garbling, Received, Transfers, garble_argmax};
 use super::{LayerMaterial, Prepared, ServerSession};
 use crate::block::Block;
 use crate::channel::Channel;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gc::digits::{evaluate_digits, evaluator_keys, n_digits, n_rows};
 use crate::kept::{Kept, Reader, Writer};
 use crate::layout::{Layout, ReluLayer};
 use crate::ledger::Phase;
+use crate::mux::ServerMux;
 use crate::ot::correlated::sender_pads;
+use crate::ot::softspoken;
 use crate::prg::Seed;
 use crate::relu::reversed::{Opened, ServerKeys, server_open};
-use crate::session::{malformed, tag};
+use crate::session::{batch_tag, malformed, tag};
 use crate::share::{Server, Share};
 use crate::sizes;
 use crate::wire::Step;
@@ -129,6 +131,37 @@ impl DigitLayer {
 }
 
 impl<C: Channel> ServerSession<C> {
+    /// The client's answer for this batch's base OTs, if it garbles.
+    pub(super) fn receive_digit_base(&mut self, batch: u32) -> Result<Option<Vec<u8>>> {
+        if self.digit_setup.is_none() {
+            return Ok(None);
+        }
+        let tag = batch_tag(Step::DigitBase, 0, batch);
+        self.wire
+            .recv(tag, softspoken::BASE_RECEIVER_BYTES)
+            .map(Some)
+    }
+
+    /// The OTs of this batch's digits; begins those of the next one.
+    pub(super) fn send_digit_trees(&mut self, batch: u32, answer: &[u8]) -> Result<ServerMux> {
+        let setup = self.digit_setup.take();
+        let setup = setup.ok_or_else(|| Error::Misuse("no base OTs were begun".into()))?;
+        let (nonces, ot) = ([&self.client_nonce, &self.server_nonce], self.options.ot);
+        let (ledger, seed) = (&mut self.wire.ledger, &self.seed);
+        let (mux, trees, next, point) = ledger.time(Phase::Offline, "OT", || -> Result<_> {
+            let finished = ServerMux::finish(setup, nonces[0], nonces[1], batch, answer, ot);
+            let (mux, trees) = finished?;
+            let next = batch.saturating_add(1);
+            let (next, point) = ServerMux::begin(nonces[0], nonces[1], next, seed);
+            Ok((mux, trees, next, point))
+        })?;
+        self.digit_setup = Some(next);
+        let tag = |step| batch_tag(step, 0, batch);
+        self.wire.send(tag(Step::DigitTrees), &trees)?;
+        self.wire.send(tag(Step::DigitPoint), &point)?;
+        Ok(mux)
+    }
+
     /// One inference whose ReLUs the client garbled; tables to send there are of the argmax alone.
     #[allow(
         clippy::too_many_arguments,
@@ -265,11 +298,8 @@ impl<C: Channel> ServerSession<C> {
         ledger.time_of_layer(Phase::Online, "evaluate", layer, || {
             let answers = unpack(&answers, relu.n_relus(), ring.bits())
                 .map_err(|e| malformed(Step::Answers, layer, &e))?;
-            let positions: Vec<u64> = values
-                .iter()
-                .zip(&material.orders)
-                .map(|(x, order)| x ^ order)
-                .collect();
+            let pairs = values.iter().zip(&material.orders);
+            let positions = Zeroizing::new(pairs.map(|(x, order)| x ^ order).collect::<Vec<_>>());
             let opened = evaluate_digits(
                 &tests,
                 &material.tables,

@@ -14,7 +14,6 @@ use super::{ArgmaxMaterial, LayerMaterial, Prepared, ServerSession};
 use crate::block::{Block, Delta, ZeroLabel};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
-use crate::gc::GarblingMode;
 use crate::kept::{Handle, Header, ItemId, KeepError, Keeper, Kept, Reader, Side, Writer};
 use crate::layout::{Argmax, Layout};
 use crate::session::{SessionOptions, batch_tag, tag};
@@ -95,7 +94,7 @@ pub fn kept_bytes(plan: &PublicPlan, options: SessionOptions) -> Result<usize> {
 }
 
 fn item_bytes(plan: &PublicPlan, layout: &Layout, options: SessionOptions) -> usize {
-    let by_client = options.garbling == GarblingMode::ClientDigits;
+    let by_client = layout.client_garbles(options.garbling);
     let layers = plan.graph().layers.iter().enumerate();
     let masks = layers.map(|(i, l)| packed_bytes(l.shape.n_values(), plan.accumulator_bits(i)));
     let relus = layout.relu_layers.iter();
@@ -185,7 +184,7 @@ pub(super) fn from_secret_bytes(bytes: &[u8], plan: &Plan, layout: &Layout) -> K
     if header.binding != plan.model().weights_digest() {
         return Err(KeepError::OtherModel);
     }
-    let by_client = header.options.garbling == GarblingMode::ClientDigits;
+    let by_client = layout.client_garbles(header.options.garbling);
     let delta = Delta::from_block(Block::from_le_bytes(reader.array()?));
     let delta = Arc::new(delta.ok_or(KeepError::Damaged)?);
     let mut masks = Vec::with_capacity(public.graph().layers.len());

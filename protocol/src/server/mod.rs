@@ -30,6 +30,7 @@ use crate::kept::Keeper;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, Phase};
 use crate::mux;
+use crate::ot::softspoken::ReceiverSetup;
 use crate::prg::Seed;
 use crate::session::{Nonce, Request, SessionOptions};
 use crate::share::{Server, Share};
@@ -50,6 +51,8 @@ pub struct ServerSession<C: Channel> {
     keys: Vec<he::PublicKey>,
     /// The extension in which the server is the receiver; none if nothing is multiplexed.
     mux: Option<mux::ServerMux>,
+    /// If the client garbles: the base OTs of the next batch, begun.
+    digit_setup: Option<ReceiverSetup>,
     /// How OTs are made and circuits garbled.
     options: SessionOptions,
     /// The session was opened for kept inferences alone.

@@ -13,7 +13,6 @@ use super::{LayerMaterial, Prepared, ServerSession};
 use crate::block::{Block, Delta};
 use crate::channel::Channel;
 use crate::error::Result;
-use crate::gc::GarblingMode;
 use crate::he;
 use crate::layout::ReluLayer;
 use crate::ledger::{Phase, Work};
@@ -39,7 +38,8 @@ impl<C: Channel> ServerSession<C> {
         } else {
             None
         };
-        let transfers = self.transfer(batch, point)?;
+        let digit_base = self.receive_digit_base(batch)?;
+        let transfers = self.transfer(batch, point, digit_base)?;
         let n = self.plan.public().batch();
         let received = (0..n)
             .map(|index| self.receive_shares(batch, index))
@@ -76,7 +76,7 @@ impl<C: Channel> ServerSession<C> {
         let labels = self.seed.derive("input labels", &[batch.into()]);
         for (index, (masks, received)) in masks.drain(..).zip(received).enumerate() {
             let layout = self.layout.clone();
-            let garbling = if mode == GarblingMode::ClientDigits {
+            let garbling = if self.layout.client_garbles(mode) {
                 self.take_digits(
                     &transfers, received, masks, start_key, &labels, batch, index,
                 )?
@@ -203,7 +203,12 @@ impl<C: Channel> ServerSession<C> {
         }))
     }
 
-    fn transfer(&mut self, batch: u32, point: Option<Vec<u8>>) -> Result<Transfers> {
+    fn transfer(
+        &mut self,
+        batch: u32,
+        point: Option<Vec<u8>>,
+        digit_base: Option<Vec<u8>>,
+    ) -> Result<Transfers> {
         let n = self.plan.public().batch();
         let mut rng = self.seed.stream("label OT", &[batch.into()]);
         let mut delta = Delta::random(&mut rng);
@@ -223,7 +228,12 @@ impl<C: Channel> ServerSession<C> {
         let n_products = n * self.layout.n_mux_ots(mode);
         let (mut choices, mut products) = (Zeroizing::default(), Zeroizing::default());
         let mut bits = Zeroizing::default();
-        if let Some(mux) = &mut self.mux {
+        let mut of_batch = match digit_base {
+            Some(answer) => Some(self.send_digit_trees(batch, &answer)?),
+            None => None,
+        };
+        let by_client = of_batch.is_some();
+        if let Some(mux) = of_batch.as_mut().or(self.mux.as_mut()) {
             let extended = self
                 .wire
                 .ledger
@@ -237,7 +247,7 @@ impl<C: Channel> ServerSession<C> {
             self.wire
                 .ledger
                 .time(Phase::Offline, "OT", || -> Result<_> {
-                    if mode == GarblingMode::ClientDigits {
+                    if by_client {
                         (choices, bits) = mux.complete_labels(n_products, extended, &reply)?;
                     } else {
                         (choices, products) = mux.complete(n_products, extended, &reply)?;
@@ -290,7 +300,7 @@ impl<C: Channel> ServerSession<C> {
         };
         for relu in &layout.relu_layers {
             let (layer, bits) = (relu.layer, relu.ring_out.bits());
-            if self.options.garbling == GarblingMode::ClientDigits {
+            if layout.client_garbles(self.options.garbling) {
                 let digits = self.receive_digits(batch, index, relu)?;
                 received.digits.push(digits);
             } else {

@@ -54,8 +54,9 @@ impl<C: Channel> ServerSession<C> {
                 ..Self::bare(wire, plan, layout, seed, [client_nonce, server_nonce])
             });
         };
+        let by_client = layout.client_garbles(options.garbling);
         let (setup, point) = wire.ledger.time(Phase::Setup, "OT", || {
-            ServerMux::begin(&client_nonce, &server_nonce, &seed)
+            ServerMux::begin(&client_nonce, &server_nonce, by_client.into(), &seed)
         });
         wire.send(
             setup_tag(Step::HelloReply),
@@ -72,20 +73,22 @@ impl<C: Channel> ServerSession<C> {
                 .map(|(i, key)| he::PublicKey::from_message(&common, i, key))
                 .collect::<Result<Vec<_>>>()
         })?;
-        let mux = if layout.n_relus() == 0 {
-            None
-        } else {
+        let (mut mux, mut digit_setup) = (None, None);
+        if by_client {
+            digit_setup = Some(setup);
+        } else if layout.n_relus() > 0 {
             let answer = wire.recv(setup_tag(Step::MuxBase), softspoken::BASE_RECEIVER_BYTES)?;
-            let (mux, trees) = wire.ledger.time(Phase::Setup, "OT", || {
-                ServerMux::finish(setup, &client_nonce, &server_nonce, &answer, options.ot)
+            let (finished, trees) = wire.ledger.time(Phase::Setup, "OT", || {
+                ServerMux::finish(setup, &client_nonce, &server_nonce, 0, &answer, options.ot)
             })?;
             wire.send(setup_tag(Step::MuxTrees), &trees)?;
-            Some(mux)
-        };
+            mux = Some(finished);
+        }
         Ok(Self {
             setup_s: wire.ledger.now_s(),
             keys,
             mux,
+            digit_setup,
             options,
             ..Self::bare(wire, plan, layout, seed, [client_nonce, server_nonce])
         })
@@ -110,6 +113,7 @@ impl<C: Channel> ServerSession<C> {
             server_nonce,
             keys: vec![],
             mux: None,
+            digit_setup: None,
             options: SessionOptions::default(),
             kept_only: false,
             keeper: None,

@@ -172,12 +172,19 @@ fn every_spoiled_message_ends_in_a_typed_error() {
     // The one message that the other output mode has instead.
     let model = tiny(OutputMode::Logits);
     let (_, _, [from_client, from_server]) = session(&model, mode, None, None);
-    spoil(&model, mode, &[(from_server - 1, false)], from_client);
+    spoil(
+        &model,
+        mode,
+        &[(from_server - 1, false)],
+        [from_client, from_server],
+    );
 }
 
 #[test]
 fn every_spoiled_message_to_or_from_a_client_that_garbles_ends_in_a_typed_error() {
-    spoil_all(&tiny(OutputMode::Logits), GarblingMode::ClientDigits);
+    for mode in [OutputMode::Logits, OutputMode::Argmax] {
+        spoil_all(&tiny(mode), GarblingMode::ClientDigits);
+    }
 }
 
 /// Spoils every message of either side.
@@ -187,10 +194,21 @@ fn spoil_all(model: &Arc<Model>, garbling: GarblingMode) {
     let cases = (0..from_client)
         .map(|n| (n, true))
         .chain((0..from_server).map(|n| (n, false)));
-    spoil(model, garbling, &cases.collect::<Vec<_>>(), from_client);
+    spoil(
+        model,
+        garbling,
+        &cases.collect::<Vec<_>>(),
+        [from_client, from_server],
+    );
 }
 
-fn spoil(model: &Arc<Model>, garbling: GarblingMode, cases: &[(usize, bool)], from_client: usize) {
+fn spoil(
+    model: &Arc<Model>,
+    garbling: GarblingMode,
+    cases: &[(usize, bool)],
+    n_frames: [usize; 2],
+) {
+    let last = n_frames.map(|n| n - 1);
     std::thread::scope(|scope| {
         for part in cases.chunks(cases.len().div_ceil(4)) {
             scope.spawn(move || {
@@ -207,7 +225,7 @@ fn spoil(model: &Arc<Model>, garbling: GarblingMode, cases: &[(usize, bool)], fr
                             &server,
                             fault,
                             by_client,
-                            number == from_client - 1,
+                            number == last[usize::from(!by_client)],
                         );
                     }
                 }
@@ -221,7 +239,7 @@ fn check(
     server: &Result<()>,
     fault: Fault,
     by_client: bool,
-    is_last_of_client: bool,
+    is_last: bool,
 ) {
     let context = format!(
         "{fault:?} by the {}: client {client:?}, server {server:?}",
@@ -239,7 +257,7 @@ fn check(
         // exists it must be a typed error; elsewhere the prediction is spoiled, which semi-honest security allows.
         Fault::Garbage | Fault::Zeros | Fault::Ones => {}
         // A message that is not needed any more may stay unread.
-        Fault::Twice if is_last_of_client || !by_client => {}
+        Fault::Twice if is_last => {}
         Fault::Twice => assert!(
             receiver_fails(&|e| matches!(e, Error::Peer { .. })),
             "{context}"

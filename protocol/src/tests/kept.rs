@@ -90,7 +90,8 @@ fn prepared(plan: &Arc<Plan>, keeper: &Memory, options: SessionOptions) -> Vec<V
     let cost = Cost::with_options(&public, options).unwrap();
     for ledger in &ledgers {
         // Without labels no answer ends the offline phase but the keeper's.
-        let silent = !cost.bytes_by_step().any(|(s, ..)| s == Step::HashKey);
+        let last = |s| matches!(s, Step::HashKey | Step::LabelReply);
+        let silent = !cost.bytes_by_step().any(|(s, ..)| last(s));
         let due = cost.round_trips(Phase::Offline) + u64::from(silent);
         assert_eq!(ledger.round_trips(Phase::Offline), due);
         let predicted = cost
@@ -101,6 +102,8 @@ fn prepared(plan: &Arc<Plan>, keeper: &Memory, options: SessionOptions) -> Vec<V
         assert_eq!(ledger.total_bytes(Phase::Offline), predicted + 1);
     }
     let due = server::kept_bytes(&public, options).unwrap();
+    // Written down values are packed, in memory they are words.
+    assert!(due <= server::prepared_bytes(plan, options).unwrap() + 256);
     assert!(
         keeper
             .items
@@ -164,6 +167,8 @@ fn another_session_gives_the_answer_once() {
         (OutputMode::Argmax, 0, OtMode::SoftSpoken, 0),
         (OutputMode::Logits, 0, OtMode::SoftSpoken, 0),
         (OutputMode::Logits, 150, OtMode::SoftSpoken, 2),
+        (OutputMode::Logits, 0, OtMode::SoftSpoken, 2),
+        (OutputMode::Argmax, 0, OtMode::SoftSpoken, 2),
         (OutputMode::Argmax, 60, OtMode::Silent, 2),
     ] {
         let model = small(relus, mode);
@@ -333,10 +338,18 @@ fn other_weights_and_other_plans_are_refused() {
 
 #[test]
 fn spoiled_bytes_never_panic() {
-    for mode in [OutputMode::Logits, OutputMode::Argmax] {
+    for (mode, garbling) in [
+        (OutputMode::Logits, GarblingMode::HalfGates),
+        (OutputMode::Argmax, GarblingMode::HalfGates),
+        (OutputMode::Logits, GarblingMode::ClientDigits),
+    ] {
         let plan = Arc::new(Plan::new(tiny(mode, 5), 1).unwrap());
         let keeper = Memory::default();
-        let half = prepared(&plan, &keeper, SessionOptions::default()).remove(0);
+        let options = SessionOptions {
+            garbling,
+            ..SessionOptions::default()
+        };
+        let half = prepared(&plan, &keeper, options).remove(0);
         let items = keeper.items.lock().unwrap();
         let theirs = items.values().next().unwrap();
         let client = |bytes: &[u8]| load(bytes, &plan).is_ok();

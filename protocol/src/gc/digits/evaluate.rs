@@ -121,6 +121,19 @@ impl Kernel for Evaluation<'_> {
         let (n, n_rows) = (self.tests.n_digits(), super::n_rows(self.tests.sign_bits));
         let n_instances = self.outputs.len();
         let lane_numbers = s.load(&LANE_NUMBERS);
+        // The rows that may be needed, for either carry: they lie far apart, so they are asked for at once.
+        for (instance, &position) in self.positions.iter().enumerate() {
+            let (group, lane) = (instance / LANES, instance % LANES);
+            let n_lanes = LANES.min(n_instances - group * LANES);
+            for digit in self.tests.digits() {
+                let low = usize::from(digit.of(position));
+                for value in (low..digit.n_values()).step_by(1 << digit.bits) {
+                    let row = (digit.first_row + value).saturating_sub(1);
+                    let at = group * LANES * n_rows + row * n_lanes + lane;
+                    s.prefetch(self.tables.as_ptr().wrapping_add(at).cast());
+                }
+            }
+        }
         let mut carries = Zeroizing::new([Row::default(); KEYS]);
         let mut hashes = Zeroizing::new([Row::default(); KEYS]);
         for (i, digit) in self.tests.digits().enumerate() {

@@ -201,7 +201,9 @@ fn multiplication_is_that_of_the_field() {
 /// Tables, orders and offsets say nothing by themselves: they change with the seed while shares stay.
 #[test]
 fn what_is_sent_depends_on_fresh_randomness_in_every_row() {
-    let case = case(14, 16, 5);
+    // More than two batches.
+    let n = 71;
+    let case = case(14, n, 5);
     let of = |seed| {
         garble_digits(
             &case.tests,
@@ -221,7 +223,29 @@ fn what_is_sent_depends_on_fresh_randomness_in_every_row() {
     let mut rows = a_rows;
     rows.sort_unstable();
     rows.dedup();
-    assert_eq!(rows.len(), 16 * 60, "a row repeats");
+    assert_eq!(rows.len(), n * 60, "a row repeats");
+    // The tables' own labels: what is left of an offset without what the evaluator has.
+    let keys = evaluator_keys(&case.tests, &case.ots).unwrap();
+    let multiples = Multiples::new(case.delta.block());
+    let mut labels: Vec<u128> = (0..n)
+        .flat_map(|i| {
+            case.tests
+                .digits()
+                .enumerate()
+                .map(move |(j, digit)| (i, j, digit))
+        })
+        .map(|(i, j, digit)| {
+            let order = multiples.of(digit.of(a.orders[i]));
+            (a.offsets[4 * i + j] ^ keys[5 * i + j] ^ order).0
+        })
+        .collect();
+    labels.sort_unstable();
+    labels.dedup();
+    assert_eq!(labels.len(), n * 4, "a label repeats");
+    let mut keys: Vec<u128> = (0..3).flat_map(|batch| case.tests.keys(batch)).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), 3 * KEYS, "two groups share a hash key");
 }
 
 #[test]
