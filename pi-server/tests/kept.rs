@@ -5,6 +5,8 @@
 mod common;
 #[path = "common/kept.rs"]
 mod kept;
+#[path = "../src/store/shared/testing.rs"]
+mod testing;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,6 +22,7 @@ use pi_protocol::Error;
 use pi_protocol::client::{ClientSession, Prepared};
 use pi_protocol::kept::{ItemId, KeepError};
 use pi_protocol::wire::Step;
+use pi_server::store::shared::Shared;
 use pi_server::store::{Fate, StoreOptions};
 use pi_server::{Mode, RootOptions};
 
@@ -206,6 +209,41 @@ fn a_full_disk_stops_keeping_and_nothing_else() {
     session.prepare_kept().unwrap();
     session.close().unwrap();
     server.stop();
+}
+
+#[test]
+fn replicas_answer_with_what_the_other_prepared() {
+    let Some(database) = testing::Database::start() else {
+        return;
+    };
+    let place = Place::new();
+    let caller = Caller::new(&place.model, 2);
+    let image = common::image(&place.model, 8);
+    let serve = || Process::start(&place.folder, &database.url(), &place.key, &[], None);
+    let (one, other) = (serve(), serve());
+    let mut session = caller.session(&one.url).unwrap();
+    let halves = bytes(session.prepare_kept().unwrap(), &caller);
+    let mut elsewhere = caller.online(&other.url).unwrap();
+    for half in &halves {
+        let output = elsewhere.infer(load(half, &caller), &image).unwrap();
+        common::assert_close(&place.model, &image, &output);
+        let again = session.infer(load(half, &caller), &image);
+        assert!(
+            matches!(again, Err(Error::Kept(KeepError::NotThere))),
+            "{again:?}"
+        );
+    }
+    session.close().unwrap();
+    elsewhere.close().unwrap();
+    // The replica that prepared is gone, and what it prepared is not.
+    let mut session = caller.session(&one.url).unwrap();
+    let halves = bytes(session.prepare_kept().unwrap(), &caller);
+    let mut one = one;
+    one.kill();
+    let mut session = caller.online(&other.url).unwrap();
+    session.infer(load(&halves[1], &caller), &image).unwrap();
+    session.close().unwrap();
+    other.stop();
 }
 
 /// The same public model with other weights.

@@ -329,8 +329,6 @@ impl Keeper for Teller {
         self.metrics.kept_take(taken.is_ok());
         taken.map_err(|error| {
             info!(%error, "a kept inference cannot be given out");
-            // No step of the driver ends here: nobody else would say that the session waits again.
-            self.gate.step_done();
             match error {
                 TakeError::Keep(why) => why,
                 TakeError::Store(error) => self.told(&error),
