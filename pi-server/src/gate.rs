@@ -61,7 +61,8 @@ impl Gate {
         self.lock().clone()
     }
 
-    fn close(&self, why: Status) {
+    /// Ends the session at the driver's next turn, and says why.
+    pub(crate) fn close(&self, why: Status) {
         self.lock().get_or_insert(why);
     }
 
@@ -110,7 +111,12 @@ impl Gate {
             };
             tokio::select! {
                 _ = busy.changed() => {}
-                () = self.drain.reached(Stage::Draining), if since.is_none() => break stopping(),
+                () = self.drain.reached(Stage::Draining), if since.is_none() => {
+                    // A step that began before the stop may have been noted since.
+                    if busy.borrow().is_none() {
+                        break stopping();
+                    }
+                }
                 () = self.drain.reached(Stage::Cut) => break stopping(),
                 () = too_long => break Status::deadline_exceeded(format!(
                     "a step took longer than the {:?} that this server grants; prepare smaller batches or use a faster network",
@@ -167,7 +173,13 @@ pub struct Gated<C> {
 impl<C: Channel> Channel for Gated<C> {
     fn send(&mut self, frame: Frame) -> Result<()> {
         self.gate.check()?;
-        self.channel.send(frame)
+        // A kept inference that is not there: the session waits again, and no finished step will say so.
+        let missed = frame.tag & 0xff == Step::Found as u64 && frame.payload != [0];
+        self.channel.send(frame)?;
+        if missed {
+            self.gate.step_done();
+        }
+        Ok(())
     }
 
     fn recv(&mut self) -> Result<Frame> {
@@ -261,6 +273,22 @@ mod tests {
         server.recv().unwrap();
         server.recv().unwrap_err();
         assert_eq!(refused_by(&gate.refusal().unwrap()), Some("inferences"));
+    }
+
+    #[test]
+    fn a_kept_inference_that_is_not_there_leaves_the_session_idle() {
+        let gate = gate(&Arc::default());
+        let (_client, server) = pair();
+        let mut server = gate.guard(server);
+        for (code, idle) in [(0, false), (1, true)] {
+            gate.busy.send_replace(Some(Instant::now()));
+            let found = Frame {
+                tag: Step::Found as u64,
+                payload: vec![code],
+            };
+            server.send(found).unwrap();
+            assert_eq!(gate.busy.borrow().is_none(), idle);
+        }
     }
 
     #[tokio::test]

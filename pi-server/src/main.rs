@@ -192,7 +192,13 @@ fn serve(options: ServeOptions, stop_at_eof: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let served = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-        let server = Server::bind(options)?;
+        // Models take long to load, and a stop must not wait for them.
+        let bound = tokio::task::spawn_blocking(move || Server::bind(options));
+        let server = tokio::select! {
+            bound = bound => bound.context("loading failed")??,
+            _ = terminate.recv() => return Ok(()),
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        };
         for name in server.repository().names() {
             tracing::info!(model = name, "serving");
         }

@@ -2,9 +2,10 @@
 //! change. Connections that are open keep what they were opened with.
 //!
 //! Security: TLS 1.2 and 1.3 by rustls with ring. A client certificate must come from the operator's authority; the name in
-//! it is the client's identity. A handshake has [`HANDSHAKE_TIMEOUT`], and at most [`MAX_HANDSHAKES`] run at once, so that
-//! connections that say nothing cost little.
+//! it is the client's identity. A handshake has [`HANDSHAKE_TIMEOUT`], and at most [`MAX_HANDSHAKES`] run at once: one more ends
+//! the oldest, so that connections that say nothing cost little and keep nobody out.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
@@ -18,7 +19,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -33,7 +34,7 @@ use crate::watch::Watched;
 
 /// How long a handshake may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes at the same time; more wait in the listener's queue.
+/// Handshakes at the same time; one more ends the oldest.
 pub const MAX_HANDSHAKES: usize = 256;
 /// How long to wait after a connection could not be taken.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -224,6 +225,8 @@ pub struct Incoming {
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
     handshakes: JoinSet<Option<Connection>>,
+    /// To end them by, the oldest first; some have ended.
+    by_age: VecDeque<AbortHandle>,
     /// After an error that will come again at once, as when there are no more files.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -236,7 +239,25 @@ impl Incoming {
             listener,
             tls,
             handshakes: JoinSet::new(),
+            by_age: VecDeque::new(),
             pause: None,
+        }
+    }
+}
+
+impl Incoming {
+    fn shake_hands(&mut self, acceptor: TlsAcceptor, stream: TcpStream) {
+        if self.handshakes.len() >= MAX_HANDSHAKES {
+            self.by_age.retain(|handshake| !handshake.is_finished());
+            if let Some(oldest) = self.by_age.pop_front() {
+                debug!("a TLS handshake made room for a newer one");
+                oldest.abort();
+            }
+        }
+        let handshake = self.handshakes.spawn(handshake(acceptor, stream));
+        self.by_age.push_back(handshake);
+        if self.by_age.len() > 2 * MAX_HANDSHAKES {
+            self.by_age.retain(|handshake| !handshake.is_finished());
         }
     }
 }
@@ -254,10 +275,6 @@ impl Stream for Incoming {
                 Poll::Ready(Some(_)) => continue,
                 Poll::Ready(None) | Poll::Pending => {}
             }
-            if this.handshakes.len() >= MAX_HANDSHAKES {
-                // The next one that ends wakes us.
-                return Poll::Pending;
-            }
             if let Some(pause) = &mut this.pause {
                 ready!(pause.as_mut().poll(cx));
                 this.pause = None;
@@ -270,8 +287,8 @@ impl Stream for Incoming {
             let _ = stream.set_nodelay(true);
             match &this.tls {
                 None => return Poll::Ready(Some(Ok(Connection::Plain(stream)))),
-                Some(tls) => this.handshakes.spawn(handshake(tls.acceptor(), stream)),
-            };
+                Some(tls) => this.shake_hands(tls.acceptor(), stream),
+            }
         }
     }
 }

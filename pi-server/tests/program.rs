@@ -147,6 +147,27 @@ fn a_server_stops_at_a_signal_and_at_the_end_of_its_input() {
     ends_well(child);
 }
 
+/// Files that are read for ever stand for a model that takes long to load.
+#[test]
+fn a_server_that_still_loads_stops_at_a_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.json");
+    let made = Command::new("mkfifo").arg(path).status();
+    assert!(made.unwrap().success());
+    let mut serve = program(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--model",
+        text(dir.path()),
+    ]);
+    let child = serve.stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let kill = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(kill.unwrap().success());
+    ends_well(child);
+}
+
 #[test]
 fn a_token_is_printed_apart_from_its_line_which_serves() {
     let Output { stdout, stderr, .. } = program(&["token", "new", "alice"]).output().unwrap();

@@ -77,3 +77,20 @@ fn an_expired_certificate_is_named_as_such() {
     assert!(text.contains("has expired"), "{text}");
     runtime.shutdown_background();
 }
+
+/// More silent connections than handshakes may run at once.
+#[test]
+fn connections_that_say_nothing_keep_nobody_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = common::certificate(dir.path());
+    let server = TestServer::with(OutputMode::Logits, |o| o.tls = Some(files.clone()));
+    let silent = |_| std::net::TcpStream::connect(server.address).unwrap();
+    let n = pi_server::tls::MAX_HANDSHAKES + 20;
+    let connections: Vec<_> = (0..n).map(silent).collect();
+    let started = std::time::Instant::now();
+    let trusting = ConnectOptions::new(&server.url).with_ca(&files.certificate);
+    Client::connect(trusting).unwrap().models().unwrap();
+    let waited = started.elapsed();
+    assert!(waited < pi_server::tls::HANDSHAKE_TIMEOUT / 2, "{waited:?}");
+    drop(connections);
+}

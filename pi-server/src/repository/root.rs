@@ -200,7 +200,14 @@ impl Root {
 
     fn refresh_model(&self, name: &str, known: &mut Known) {
         let dir = self.options.path.join(name);
-        let mut versions = versions_in(&dir);
+        let mut versions = match versions_in(&dir) {
+            Ok(versions) => versions,
+            // A folder that cannot be read for a moment is no reason to stop serving what was read from it.
+            Err(error) => {
+                error!(model = name, folder = %dir.display(), %error, "a model's folder cannot be read");
+                return;
+            }
+        };
         versions.sort_unstable_by(|a, b| b.cmp(a));
         known.broken.retain(|version, _| versions.contains(version));
         let mut serves = None;
@@ -306,16 +313,22 @@ fn models_in(root: &Path) -> std::io::Result<BTreeSet<String>> {
     Ok(names)
 }
 
-fn versions_in(model: &Path) -> Vec<u64> {
-    let entries = std::fs::read_dir(model).into_iter().flatten().flatten();
-    let names = entries.filter_map(|e| e.file_name().into_string().ok());
-    names
-        .filter_map(|name| {
-            let version: u64 = name.parse().ok()?;
-            // 007 is not 7's folder.
-            (version.to_string() == name && model.join(&name).is_dir()).then_some(version)
-        })
-        .collect()
+/// None where the folder is gone.
+fn versions_in(model: &Path) -> std::io::Result<Vec<u64>> {
+    let entries = match std::fs::read_dir(model) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        entries => entries?,
+    };
+    let mut versions = vec![];
+    for entry in entries {
+        let Ok(name) = entry?.file_name().into_string() else {
+            continue;
+        };
+        // 007 is not 7's folder.
+        let number: Option<u64> = name.parse().ok().filter(|n: &u64| n.to_string() == name);
+        versions.extend(number.filter(|_| model.join(&name).is_dir()));
+    }
+    Ok(versions)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::wire::{Frame, MAX_FRAME_BYTES, Step};
 
 /// What happens to one frame on its way.
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub(super) enum Fault {
     Truncated,
     Extended,
     Emptied,
@@ -59,10 +59,10 @@ fn faults(number: usize) -> [Fault; 7] {
 }
 
 /// A channel that spoils frame number `at` of those that it sends.
-struct Spoiled {
-    inner: MemoryChannel,
-    at: Option<(usize, Fault)>,
-    sent: Arc<AtomicUsize>,
+pub(super) struct Spoiled {
+    pub(super) inner: MemoryChannel,
+    pub(super) at: Option<(usize, Fault)>,
+    pub(super) sent: Arc<AtomicUsize>,
 }
 
 impl Channel for Spoiled {

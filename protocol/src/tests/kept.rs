@@ -1,7 +1,9 @@
 //! Kept inferences: through bytes and other sessions, once, for the same plan and weights only, whatever the bytes are.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use pi_model::Model;
 use pi_model::plan::{Plan, PublicPlan};
@@ -9,6 +11,7 @@ use pi_model::random::RandomModel;
 use pi_model::spec::OutputMode;
 use zeroize::Zeroizing;
 
+use super::hostile::{Fault, Spoiled};
 use super::{inputs, small};
 use crate::channel::{MemoryChannel, pair};
 use crate::client::{self, ClientSession, Output, Prepared};
@@ -393,4 +396,90 @@ fn items_of_a_batch_are_not_exchanged() {
         .unwrap();
     client.close().unwrap();
     served.join().unwrap().unwrap();
+}
+
+/// A batch that is kept and used in one session, with a fault in one of the frames of one side. What each side says, and
+/// what is left at the keeper.
+fn spoiled(plan: &Arc<Plan>, by_client: bool, at: (usize, Fault)) -> (Result<Output>, Result<()>) {
+    let keeper = Memory::default();
+    let (mut to_server, mut to_client) = pair();
+    (to_server.timeout, to_client.timeout) = (Duration::from_secs(4), Duration::from_secs(4));
+    let channel = |inner, spoils: bool| Spoiled {
+        inner,
+        at: spoils.then_some(at),
+        sent: Arc::<AtomicUsize>::default(),
+    };
+    let (to_server, to_client) = (
+        channel(to_server, by_client),
+        channel(to_client, !by_client),
+    );
+    let (served, items) = (Arc::clone(plan), keeper.items.clone());
+    let server = std::thread::spawn(move || {
+        let mut session = ServerSession::accept(to_client, served)?;
+        session.keep_with(Box::new(keeper));
+        session.serve()
+    });
+    let client = || -> Result<Output> {
+        let mut session = ClientSession::connect(to_server, plan.public().clone())?;
+        let prepared = session.prepare_kept()?.remove(0);
+        let output = session.infer(prepared, &[100; 16])?;
+        session.close()?;
+        Ok(output)
+    };
+    let client = client();
+    let server = server.join().expect("the server panicked");
+    if client.is_ok() {
+        assert!(items.lock().unwrap().is_empty());
+    }
+    (client, server)
+}
+
+/// The frames that the usual flow does not have; it is spoiled elsewhere.
+#[test]
+fn every_spoiled_message_of_a_kept_inference_ends_in_a_typed_error() {
+    let plan = Arc::new(Plan::new(tiny(OutputMode::Logits, 5), 1).unwrap());
+    // Of the client: the request to keep, the request to infer. Of the server: Kept, Found.
+    let n_client = 3;
+    let faults = [
+        Fault::Truncated,
+        Fault::Extended,
+        Fault::Emptied,
+        Fault::Enlarged,
+        Fault::OtherStep,
+        Fault::OtherBatch,
+        Fault::OtherInference,
+        Fault::Dropped,
+        Fault::CutOff,
+        Fault::Garbage,
+        Fault::Ones,
+    ];
+    let (client, server) = spoiled(&plan, true, (usize::MAX, Fault::Dropped));
+    assert!(client.is_ok() && server.is_ok());
+    let cost = Cost::of(plan.public()).unwrap();
+    let n_of = |phase, down: bool| {
+        let steps = cost.bytes_by_step();
+        let is_down = |s: Step| s.direction() == crate::ledger::Direction::Down;
+        steps
+            .filter(|(s, ..)| s.phase() == phase && is_down(*s) == down)
+            .count()
+    };
+    let kept = n_of(Phase::Setup, true) + n_of(Phase::Offline, true);
+    let infer = n_client + 1 + n_of(Phase::Offline, false);
+    std::thread::scope(|scope| {
+        for (by_client, number) in [
+            (true, n_client),
+            (true, infer),
+            (false, kept),
+            (false, kept + 1),
+        ] {
+            let plan = &plan;
+            scope.spawn(move || {
+                for fault in faults {
+                    let (client, server) = spoiled(plan, by_client, (number, fault));
+                    let context = format!("{fault:?} in {number}: {client:?}, {server:?}");
+                    assert!(client.is_err() || server.is_err(), "{context}");
+                }
+            });
+        }
+    });
 }
