@@ -105,6 +105,9 @@ pub struct Settings {
     /// Most sessions at the same time.
     #[arg(long, value_name = "N", env = "PI_SERVER_MAX_SESSIONS")]
     pub max_sessions: Option<usize>,
+    /// Let a session wait this long for a place when all are in use, and refuse it then; 0s refuses it at once.
+    #[arg(long, value_name = "TIME", env = "PI_SERVER_QUEUE_TIMEOUT")]
+    pub queue_timeout: Option<Span>,
     /// End a session that is silent for longer, for example 60s or 5m.
     #[arg(long, value_name = "TIME", env = "PI_SERVER_IDLE_TIMEOUT")]
     pub idle_timeout: Option<Span>,
@@ -191,6 +194,7 @@ impl Settings {
             max_batch: Some(of.max_batch),
             packing_bandwidth: Some(Speed(of.packing_bandwidth)),
             max_sessions: Some(of.limits.max_sessions),
+            queue_timeout: Some(Span(of.limits.queue_timeout)),
             idle_timeout: Some(Span(of.limits.idle_timeout)),
             phase_timeout: Some(Span(of.limits.phase_timeout)),
             repository_mode: Some(Mode::default()),
@@ -227,7 +231,7 @@ impl Settings {
     pub fn over(self, under: Self) -> Self {
         merged!(self, under;
             model, repository, repository_mode, repository_poll, load_model, listen, admin_listen, max_batch,
-            packing_bandwidth, max_sessions, idle_timeout, phase_timeout, prepared_memory, silent_ot, drain_timeout, tls_cert,
+            packing_bandwidth, max_sessions, queue_timeout, idle_timeout, phase_timeout, prepared_memory, silent_ot, drain_timeout, tls_cert,
             tls_key, tls_client_ca, token_file, reload_interval, sessions_per_identity, calls_per_minute,
             inferences_per_day, bytes_per_day, ledger,
         )
@@ -281,6 +285,7 @@ impl Settings {
                     .prepared_memory
                     .map_or(or.limits.prepared_bytes, |mib| (mib as usize) << 20),
                 silent_ot: all.silent_ot.unwrap_or(or.limits.silent_ot),
+                queue_timeout: span(all.queue_timeout, or.limits.queue_timeout),
             },
             tls,
             drain_timeout: span(all.drain_timeout, or.drain_timeout),
@@ -293,6 +298,10 @@ impl Settings {
             options.limits.prepared_bytes >> 20,
             1..=1 << 32,
         )?;
+        if options.limits.queue_timeout > LONGEST {
+            let (key, reason) = ("queue-timeout", "it must be at most 365 days".into());
+            return Err(ConfigError::Value { key, reason });
+        }
         for (key, time) in [
             ("reload-interval", options.reload_interval),
             (

@@ -47,6 +47,8 @@ pub struct Limits {
     pub prepared_bytes: usize,
     /// Whether clients may make OTs silently, which rests on the hardness of LPN for this server, too.
     pub silent_ot: bool,
+    /// How long a session may wait for a place before it is refused; zero refuses it at once.
+    pub queue_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -57,6 +59,7 @@ impl Default for Limits {
             phase_timeout: Duration::from_secs(3600),
             prepared_bytes: 8 << 30,
             silent_ot: false,
+            queue_timeout: Duration::ZERO,
         }
     }
 }
@@ -189,6 +192,8 @@ impl Server {
             metrics: Arc::default(),
             ledger: ledger.transpose()?.map(Arc::new),
         });
+        shared.metrics.sessions_limit(options.limits.max_sessions);
+        show_certificates(&shared, tls.as_ref());
         let root = options.repository.clone().map(|options| {
             let repository = Arc::clone(&shared.repository);
             Root::open(options, repository, Arc::clone(&shared.metrics))
@@ -346,6 +351,12 @@ async fn show(health: &Health, shared: &Shared) {
     health.show(&names(ready), &names(broken), draining).await;
 }
 
+fn show_certificates(shared: &Shared, tls: Option<&Arc<Tls>>) {
+    for (file, unix_s) in tls.into_iter().flat_map(|tls| tls.expiries()) {
+        shared.metrics.certificate_expires(file, unix_s);
+    }
+}
+
 /// Shows every change of the models, and the stop.
 async fn follow(health: Health, shared: Arc<Shared>) {
     let mut changes = shared.repository.changes();
@@ -368,10 +379,12 @@ async fn reload(shared: Arc<Shared>, tls: Option<Arc<Tls>>, interval: Duration) 
         let certificate = tls.as_ref().map(|tls| ("certificates", tls.refresh()));
         let tokens = ("tokens", shared.identities.refresh());
         for (what, outcome) in certificate.into_iter().chain([tokens]) {
+            shared.metrics.reload_failing(what, outcome.is_err());
             match outcome {
                 Ok(changed) => {
                     told.remove(what);
                     if changed {
+                        show_certificates(&shared, tls.as_ref());
                         info!("{what} have changed and are in use");
                     }
                 }

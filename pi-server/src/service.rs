@@ -16,7 +16,7 @@ use pi_proto::v1::{
 use pi_proto::{GrpcChannel, status};
 use pi_protocol::wire::PROTOCOL_VERSION;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -103,6 +103,25 @@ impl Service {
         &self.shared.repository.terms().limits
     }
 
+    /// A place among the sessions that may run at the same time, first come first served. No more wait than may run.
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let limits = self.limits();
+        let none_left = || no_session_left(limits.max_sessions);
+        let patience = match self.shared.metrics.n_waiting() < limits.max_sessions {
+            true => limits.queue_timeout,
+            false => Duration::ZERO,
+        };
+        let _waiting = self.shared.metrics.wait();
+        let place = Arc::clone(&self.permits).acquire_owned();
+        tokio::select! {
+            biased;
+            place = timeout(patience, place) => {
+                place.map_err(|_| none_left())?.map_err(|_| none_left())
+            }
+            () = self.shared.drain.reached(Stage::Draining) => Err(stopping()),
+        }
+    }
+
     /// Compares what the client opens with our own plan.
     async fn agree(&self, open: Open) -> Result<(Arc<Served>, Arc<Plan>), Status> {
         if open.protocol_version != PROTOCOL_VERSION {
@@ -162,9 +181,7 @@ impl Service {
         let place = drain.enter()?;
         let slot = account.open()?;
         let limits = *self.limits();
-        let permit = Arc::clone(&self.permits)
-            .try_acquire_owned()
-            .map_err(|_| no_session_left(limits.max_sessions))?;
+        let permit = self.permit().await?;
         let mut inbound = request.into_inner();
         let patience = OPEN_TIMEOUT.min(limits.idle_timeout);
         let open = tokio::select! {

@@ -10,6 +10,7 @@ use pi_model::Plan;
 use pi_proto::channel::Item;
 use pi_proto::{GrpcChannel, WireMeter, status};
 use pi_protocol::Error;
+use pi_protocol::ledger::Phase;
 use pi_protocol::ot::mode::OtMode;
 use pi_protocol::server::{Observer, ServerSession};
 use tokio::sync::OwnedSemaphorePermit;
@@ -141,13 +142,21 @@ impl Session {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+
     /// What is told of every finished step.
     fn observer(&self, traffic: Arc<Traffic>) -> Observer {
         let (id, model) = (self.id, self.model.clone());
         let (gate, ledger) = (Arc::clone(&self.gate), self.ledger.clone());
         let n_relus = self.plan.public().graph().n_relus();
+        let batch = self.plan.public().batch() as i64;
+        let mut pool = self.metrics.pool(&model);
         Box::new(move |step| {
             gate.step_done();
+            pool.add(match step.phase {
+                Phase::Setup => 0,
+                Phase::Offline => batch,
+                Phase::Online => -1,
+            });
             traffic.pass_on();
             traffic
                 .metrics
