@@ -175,6 +175,10 @@ pub struct Settings {
     /// be writable at the start; a failure later is warned of once and serving goes on.
     #[arg(long, value_name = "FILE", env = "PI_SERVER_LEDGER")]
     pub ledger: Option<PathBuf>,
+    /// Send a span for each session and each step to the OpenTelemetry collector at URL, by OTLP over gRPC, for example
+    /// http://localhost:4317. No values, no keys, nothing about inputs; but it does tell who asked when.
+    #[arg(long, value_name = "URL", env = "PI_SERVER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
 }
 
 /// Each field of the first that is set, else the second's.
@@ -233,7 +237,7 @@ impl Settings {
             model, repository, repository_mode, repository_poll, load_model, listen, admin_listen, max_batch,
             packing_bandwidth, max_sessions, queue_timeout, idle_timeout, phase_timeout, prepared_memory, silent_ot, drain_timeout, tls_cert,
             tls_key, tls_client_ca, token_file, reload_interval, sessions_per_identity, calls_per_minute,
-            inferences_per_day, bytes_per_day, ledger,
+            inferences_per_day, bytes_per_day, ledger, otlp_endpoint,
         )
     }
 
@@ -290,6 +294,7 @@ impl Settings {
             tls,
             drain_timeout: span(all.drain_timeout, or.drain_timeout),
             ledger: all.ledger,
+            otlp_endpoint: all.otlp_endpoint,
         };
         within("max-batch", options.max_batch, 1..=64)?;
         within("max-sessions", options.limits.max_sessions, 1..=65_535)?;

@@ -22,6 +22,7 @@ pub mod repository;
 pub mod serve;
 pub mod service;
 mod session;
+pub mod telemetry;
 pub mod tls;
 pub mod units;
 pub mod watch;

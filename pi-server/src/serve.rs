@@ -32,6 +32,7 @@ use crate::limits::Quota;
 use crate::repository::root::{Mode, Root, RootOptions};
 use crate::repository::{ModelStatus, Repository, Terms};
 use crate::service::{Service, Shared};
+use crate::telemetry::Telemetry;
 use crate::tls::{Incoming, Tls};
 
 /// What one server grants to its clients.
@@ -117,6 +118,8 @@ pub struct ServeOptions {
     pub drain_timeout: Duration,
     /// Where to append a line for each finished step of a session.
     pub ledger: Option<PathBuf>,
+    /// The OpenTelemetry collector that gets spans; none without it.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Default for ServeOptions {
@@ -136,6 +139,7 @@ impl Default for ServeOptions {
             reload_interval: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(25),
             ledger: None,
+            otlp_endpoint: None,
         }
     }
 }
@@ -180,6 +184,7 @@ impl Server {
             .map(Arc::new);
         let tokens = options.tokens.as_deref().map(Tokens::load).transpose()?;
         let ledger = options.ledger.as_deref().map(LedgerFile::open);
+        let telemetry = options.otlp_endpoint.as_deref().map(Telemetry::start);
         let terms = Terms {
             max_batch: options.max_batch,
             packing_bandwidth: options.packing_bandwidth,
@@ -191,6 +196,7 @@ impl Server {
             drain: Arc::default(),
             metrics: Arc::default(),
             ledger: ledger.transpose()?.map(Arc::new),
+            telemetry: telemetry.transpose()?.map(Arc::new),
         });
         shared.metrics.sessions_limit(options.limits.max_sessions);
         show_certificates(&shared, tls.as_ref());
@@ -303,6 +309,10 @@ impl Server {
         );
         let ended = ended.await;
         beside.shutdown().await;
+        if let Some(telemetry) = shared.telemetry.clone() {
+            // A thread of its own, because it blocks; what went wrong is in the log.
+            let _ = tokio::task::spawn_blocking(move || telemetry.stop()).await;
+        }
         Ok(ended?)
     }
 }

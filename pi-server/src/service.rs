@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pi_model::Plan;
 use pi_proto::channel::{Item, outbound};
@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::repository::{Repository, Served};
 use crate::serve::Limits;
 use crate::session::Session;
+use crate::telemetry::Telemetry;
 
 /// How long a stream may take to carry Open; it occupies a session from its start.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,6 +47,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Where finished steps are written down.
     pub ledger: Option<Arc<LedgerFile>>,
+    /// Where spans go.
+    pub telemetry: Option<Arc<Telemetry>>,
 }
 
 impl Shared {
@@ -176,13 +179,14 @@ impl Service {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<ReceiverStream<Item>, Status> {
+        let since = SystemTime::now();
         let account = self.shared.identify(&request)?;
         let drain = &self.shared.drain;
         let place = drain.enter()?;
         let slot = account.open()?;
         let limits = *self.limits();
         let permit = self.permit().await?;
-        let mut inbound = request.into_inner();
+        let (metadata, _, mut inbound) = request.into_parts();
         let patience = OPEN_TIMEOUT.min(limits.idle_timeout);
         let open = tokio::select! {
             first = timeout(patience, inbound.message()) => {
@@ -206,10 +210,20 @@ impl Service {
             gate.inbound(inbound),
             limits.idle_timeout,
         );
+        let id = self.n_opened.fetch_add(1, Ordering::Relaxed) + 1;
+        let trace = self.shared.telemetry.as_ref().map(|telemetry| {
+            let attributes = [
+                ("pi.session", id.to_string()),
+                ("pi.model", served.name().to_owned()),
+                ("pi.client", account.name().to_owned()),
+            ];
+            Arc::new(telemetry.session(&metadata, since, attributes))
+        });
         let session = Session {
             max_prepared: limits.max_prepared(served.prepared_bytes()),
             silent_ot: limits.silent_ot,
-            id: self.n_opened.fetch_add(1, Ordering::Relaxed) + 1,
+            id,
+            trace,
             model: served.name().to_owned(),
             plan,
             to_client,

@@ -23,6 +23,7 @@ use crate::gate::Gate;
 use crate::ledger_file::LedgerFile;
 use crate::limits::{Account, Slot, refused_by};
 use crate::metrics::Metrics;
+use crate::telemetry::SessionTrace;
 
 /// What one session's thread needs.
 pub(crate) struct Session {
@@ -36,6 +37,7 @@ pub(crate) struct Session {
     pub(crate) gate: Arc<Gate>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) account: Arc<Account>,
+    pub(crate) trace: Option<Arc<SessionTrace>>,
     pub(crate) _slot: Slot,
     pub(crate) _permit: OwnedSemaphorePermit,
     pub(crate) _place: Place,
@@ -101,13 +103,13 @@ impl Session {
         let farewell = match outcome {
             Ok(Ok(())) => {
                 info!(id, seconds, sent, received, "session ended");
-                self.metrics.session_over("ended");
+                self.over("ended");
                 return;
             }
             Ok(Err(error)) => match self.gate.refusal() {
                 Some(refusal) => {
                     info!(id, seconds, sent, received, reason = %error, "session refused");
-                    self.metrics.session_over("refused");
+                    self.over("refused");
                     self.metrics
                         .refused(refused_by(&refusal).unwrap_or("other"));
                     refusal
@@ -119,13 +121,13 @@ impl Session {
                         self.metrics.refused("mismatch");
                     }
                     let outcome = if refused { "refused" } else { "failed" };
-                    self.metrics.session_over(outcome);
+                    self.over(outcome);
                     status::from_protocol(&error)
                 }
             },
             Err(_) => {
                 tracing::error!(id, seconds, "session panicked");
-                self.metrics.session_over("panicked");
+                self.over("panicked");
                 Status::internal("the server failed; its log says why. Start a new session")
             }
         };
@@ -143,12 +145,20 @@ impl Session {
         }
     }
 
+    fn over(&self, outcome: &'static str) {
+        self.metrics.session_over(outcome);
+        if let Some(trace) = &self.trace {
+            trace.outcome(outcome);
+        }
+    }
+
     /// What is told of every finished step.
     fn observer(&self, traffic: Arc<Traffic>) -> Observer {
         let (id, model) = (self.id, self.model.clone());
         let (gate, ledger) = (Arc::clone(&self.gate), self.ledger.clone());
         let n_relus = self.plan.public().graph().n_relus();
         let batch = self.plan.public().batch() as i64;
+        let trace = self.trace.clone();
         let mut pool = self.metrics.pool(&model);
         Box::new(move |step| {
             gate.step_done();
@@ -161,6 +171,9 @@ impl Session {
             traffic
                 .metrics
                 .step(&model, step.phase, step.seconds, n_relus);
+            if let Some(trace) = &trace {
+                trace.step(&step);
+            }
             if let Some(ledger) = &ledger {
                 ledger.append(id, &model, &step);
             }
