@@ -19,8 +19,11 @@ use pi_protocol::wire::{Frame, Step, Tag, Wire};
 use pi_protocol::{Error, Result};
 use prost::Message as _;
 
+/// What is done with an input.
+pub type Target = fn(&[u8]);
+
 /// All targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("wire", wire),
     ("request", request),
     ("hello", hello),

@@ -139,7 +139,7 @@ fn session() -> [Vec<Frame>; 2] {
 fn recorded_sessions_are_survived_whole_and_altered() {
     let [client, server] = session();
     for (frames, target) in [
-        (client, targets::server_session as fn(&[u8])),
+        (client, targets::server_session as targets::Target),
         (server, targets::client_session),
     ] {
         let bytes = targets::encode(&frames);
