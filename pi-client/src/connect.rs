@@ -108,7 +108,7 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// Adds the token to every call.
+/// Adds the token to every call, and the trace context that this program runs in.
 #[derive(Clone)]
 pub(crate) struct Bearer(Option<Token>);
 
@@ -118,6 +118,9 @@ impl Interceptor for Bearer {
             request
                 .metadata_mut()
                 .insert("authorization", value.clone());
+        }
+        if let Some(parent) = crate::trace::parent() {
+            request.metadata_mut().insert("traceparent", parent.clone());
         }
         Ok(request)
     }

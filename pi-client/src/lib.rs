@@ -8,6 +8,7 @@ pub mod error;
 pub mod input;
 pub mod report;
 pub mod session;
+mod trace;
 
 pub use connect::{Client, ConnectOptions, Description, Token};
 pub use error::ClientError;

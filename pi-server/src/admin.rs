@@ -1,23 +1,29 @@
 //! The admin port, plain HTTP: `/livez`, `/readyz` with what is broken and why, `/metrics`; and Triton's paths to list, load
-//! and unload models, `POST /v2/repository/index` and `/v2/repository/models/NAME/{load,unload}`.
+//! and unload models, `POST /v2/repository/index` and `/v2/repository/models/NAME/{load,unload}`; and the filter of the log,
+//! `GET /log` and `PUT /log`.
 //!
 //! Security: it knows no identities, so it listens on loopback unless the operator says otherwise; whoever reaches it reads
-//! names of models, reasons of failures, counts and times, and may load models that are in the repository.
+//! names of models, reasons of failures, counts and times, and may load models that are in the repository. The log's filter
+//! is changed from this machine alone. Nothing is changed for a browser: a page that somebody here looks at could send a
+//! request to loopback, and browsers mark those.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
+use axum::http::header::{CONTENT_TYPE, ORIGIN};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tracing::info;
 
 use crate::drain::Stage;
+use crate::log;
 use crate::metrics;
 use crate::repository::ModelStatus;
 use crate::repository::root::Root;
@@ -25,6 +31,9 @@ use crate::service::Shared;
 
 /// Where the admin port is unless an operator says.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+
+/// Longest body of a request: a filter of the log.
+const MAX_BODY_BYTES: usize = 4096;
 
 /// Where the admin port listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -116,8 +125,42 @@ pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
         .route("/v2/repository/index", post(index))
         .route("/v2/repository/models/{model}/load", post(load))
         .route("/v2/repository/models/{model}/unload", post(unload))
+        .route("/log", get(log_filter).put(set_log_filter))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn(guard))
         .with_state(Arc::new(admin));
+    let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, routes).await
+}
+
+/// Refuses what would change something for a browser.
+async fn guard(request: Request, next: Next) -> Response {
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let headers = request.headers();
+    if changes && (headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site")) {
+        return refuse("the admin port changes nothing for a browser; use a program like curl");
+    }
+    next.run(request).await
+}
+
+async fn log_filter() -> impl IntoResponse {
+    match log::filter() {
+        Some(filter) => (StatusCode::OK, filter + "\n"),
+        None => (StatusCode::NOT_FOUND, log::LogError::NotOurs.to_string()),
+    }
+}
+
+async fn set_log_filter(ConnectInfo(peer): ConnectInfo<SocketAddr>, filter: String) -> Response {
+    if !peer.ip().to_canonical().is_loopback() {
+        return refuse("the log's filter is changed from this machine alone");
+    }
+    match log::set(&filter) {
+        Ok(()) => {
+            info!(filter = filter.trim(), "the log's filter has changed");
+            json(StatusCode::OK, &serde_json::json!({}))
+        }
+        Err(error) => failed(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
 }
 
 async fn readyz(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
@@ -156,11 +199,16 @@ async fn change(
     });
     match done.await.unwrap_or_else(|e| Err(e.to_string())) {
         Ok(()) => json(StatusCode::OK, &serde_json::json!({})),
-        Err(error) => json(
-            StatusCode::BAD_REQUEST,
-            &serde_json::json!({ "error": error }),
-        ),
+        Err(error) => failed(StatusCode::BAD_REQUEST, &error),
     }
+}
+
+fn refuse(why: &str) -> Response {
+    failed(StatusCode::FORBIDDEN, why)
+}
+
+fn failed(code: StatusCode, error: &str) -> Response {
+    json(code, &serde_json::json!({ "error": error }))
 }
 
 fn json(code: StatusCode, value: &impl Serialize) -> Response {

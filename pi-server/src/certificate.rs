@@ -46,6 +46,15 @@ pub(crate) fn check_dates(path: &Path, chain: &[u8]) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// When the first of the certificates in `chain` ends, in seconds from 1970.
+pub(crate) fn expiry(chain: &[u8]) -> Option<i64> {
+    let ends = Pem::iter_from_buffer(chain).filter_map(|pem| {
+        let pem = pem.ok()?;
+        Some(pem.parse_x509().ok()?.validity().not_after.timestamp())
+    });
+    ends.min()
+}
+
 /// Whose certificate it is: its common name, else its first alternative name, else its hash. The caller has checked that it
 /// comes from an authority that the operator trusts.
 pub(crate) fn name(certificate: &CertificateDer<'_>) -> String {

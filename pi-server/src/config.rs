@@ -106,6 +106,9 @@ pub struct Settings {
     /// Most sessions at the same time.
     #[arg(long, value_name = "N", env = "PI_SERVER_MAX_SESSIONS")]
     pub max_sessions: Option<usize>,
+    /// Let a session wait this long for a place when all are in use, and refuse it then; 0s refuses it at once.
+    #[arg(long, value_name = "TIME", env = "PI_SERVER_QUEUE_TIMEOUT")]
+    pub queue_timeout: Option<Span>,
     /// End a session that is silent for longer, for example 60s or 5m.
     #[arg(long, value_name = "TIME", env = "PI_SERVER_IDLE_TIMEOUT")]
     pub idle_timeout: Option<Span>,
@@ -195,6 +198,10 @@ pub struct Settings {
     /// be writable at the start; a failure later is warned of once and serving goes on.
     #[arg(long, value_name = "FILE", env = "PI_SERVER_LEDGER")]
     pub ledger: Option<PathBuf>,
+    /// Send a span for each session and each step to the OpenTelemetry collector at URL, by OTLP over gRPC, for example
+    /// http://localhost:4317. No values, no keys, nothing about inputs; but it does tell who asked when.
+    #[arg(long, value_name = "URL", env = "PI_SERVER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
 }
 
 /// Each field of the first that is set, else the second's.
@@ -215,6 +222,7 @@ impl Settings {
             max_batch: Some(of.max_batch),
             packing_bandwidth: Some(Speed(of.packing_bandwidth)),
             max_sessions: Some(of.limits.max_sessions),
+            queue_timeout: Some(Span(of.limits.queue_timeout)),
             idle_timeout: Some(Span(of.limits.idle_timeout)),
             phase_timeout: Some(Span(of.limits.phase_timeout)),
             repository_mode: Some(Mode::default()),
@@ -254,10 +262,11 @@ impl Settings {
     pub fn over(self, under: Self) -> Self {
         merged!(self, under;
             model, repository, repository_mode, repository_poll, load_model, listen, admin_listen, max_batch,
-            packing_bandwidth, max_sessions, idle_timeout, phase_timeout, prepared_memory, silent_ot, drain_timeout, tls_cert,
+            packing_bandwidth, max_sessions, queue_timeout, idle_timeout, phase_timeout, prepared_memory, silent_ot, drain_timeout, tls_cert,
             tls_key, tls_client_ca, token_file, reload_interval, sessions_per_identity, calls_per_minute,
             inferences_per_day, bytes_per_day, store, store_key_file, store_ca, store_time, store_size,
-            store_size_per_identity, ledger,
+            store_size_per_identity,
+            ledger, otlp_endpoint,
         )
     }
 
@@ -320,6 +329,7 @@ impl Settings {
                     .prepared_memory
                     .map_or(or.limits.prepared_bytes, |mib| (mib as usize) << 20),
                 silent_ot: all.silent_ot.unwrap_or(or.limits.silent_ot),
+                queue_timeout: span(all.queue_timeout, or.limits.queue_timeout),
             },
             tls,
             drain_timeout: span(all.drain_timeout, or.drain_timeout),
@@ -334,6 +344,7 @@ impl Settings {
                 },
             }),
             ledger: all.ledger,
+            otlp_endpoint: all.otlp_endpoint,
         };
         within("max-batch", options.max_batch, 1..=64)?;
         within("max-sessions", options.limits.max_sessions, 1..=65_535)?;
@@ -342,6 +353,10 @@ impl Settings {
             options.limits.prepared_bytes >> 20,
             1..=1 << 32,
         )?;
+        if options.limits.queue_timeout > LONGEST {
+            let (key, reason) = ("queue-timeout", "it must be at most 365 days".into());
+            return Err(ConfigError::Value { key, reason });
+        }
         for (key, time) in [
             ("reload-interval", options.reload_interval),
             (

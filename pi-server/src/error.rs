@@ -100,6 +100,16 @@ pub enum ServeError {
     /// Prepared inferences cannot be kept.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// Spans cannot be sent.
+    #[error(
+        "cannot send traces to {endpoint}: {reason}. Give --otlp-endpoint the address of a collector's gRPC port, for example http://localhost:4317"
+    )]
+    Telemetry {
+        /// The collector.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The descriptions of our services cannot be served.
     #[error("the description of the services is broken, which is a bug: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),

@@ -1,20 +1,22 @@
 //! `pi-server`: serves models, checks configurations, prints what models will cost, makes a development certificate.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use pi_model::packing::PackingGoal;
-use pi_model::{Model, PublicPlan};
+use pi_model::{Model, Plan};
 use pi_protocol::cost::Cost;
 use pi_protocol::gc::GarblingMode;
 use pi_protocol::ot::mode::OtMode;
+use pi_protocol::server::prepared_bytes;
 use pi_protocol::session::SessionOptions;
-use pi_server::units::Speed;
-use pi_server::{ServeOptions, Server, Settings, certificate, identity};
+use pi_server::admin::DEFAULT_ADDRESS;
+use pi_server::units::{Span, Speed};
+use pi_server::{AdminListen, ServeOptions, Server, Settings, certificate, identity, probe};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// Private neural-network inference: the server, which holds the model and never sees an input.
 #[derive(Parser)]
@@ -63,6 +65,21 @@ enum Command {
     /// Make a token for a client.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Ask a server on this machine, by its admin port, whether it is ready; fails if not. For health checks of containers.
+    Health {
+        /// Where its admin port is.
+        #[arg(long, value_name = "ADDRESS", env = "PI_SERVER_ADMIN_LISTEN")]
+        admin_listen: Option<AdminListen>,
+        /// The file that it was started with, which may say where its admin port is.
+        #[arg(long, value_name = "FILE", env = "PI_SERVER_CONFIG")]
+        config: Option<PathBuf>,
+        /// Ask only whether the process answers.
+        #[arg(long)]
+        live: bool,
+        /// How long to wait.
+        #[arg(long, value_name = "TIME", default_value = "3s")]
+        timeout: Span,
+    },
     /// Make a self-signed certificate for development.
     Certificate {
         /// Folder to write certificate.pem and key.pem to.
@@ -95,13 +112,7 @@ enum ConfigCommand {
 }
 
 fn main() -> std::process::ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    pi_server::log::init();
     let command = Cli::command().mut_subcommand("serve", Settings::show_defaults);
     let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit());
     match run(cli) {
@@ -161,9 +172,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         } => {
             let model = Model::load(&dir)?;
             let goal = PackingGoal::for_bandwidth(bandwidth.0);
-            let plan = PublicPlan::with_goal(model.public(), batch, goal)?;
-            let cost = Cost::with_options(&plan, SessionOptions { ot, garbling })?;
+            let plan = Plan::with_goal(Arc::new(model), batch, goal)?;
+            let options = SessionOptions { ot, garbling };
+            let kept = prepared_bytes(&plan, options)? as f64 / 1000.0;
+            let plan = plan.public();
+            let cost = Cost::with_options(plan, options)?;
             say(format_args!("{cost}"))?;
+            say(format_args!(
+                "The server keeps {kept:.1} kB in memory for each prepared inference (--prepared-memory)."
+            ))?;
             if explain {
                 say(format_args!("\n{}", plan.explain(3)?))?;
             }
@@ -176,6 +193,24 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 "The token, which is not stored anywhere and not shown again; give it to the client alone:\n{token}\nThe line for the file of --token-file:"
             );
             say(format_args!("{line}"))
+        }
+        Command::Health {
+            admin_listen,
+            config,
+            live,
+            timeout,
+        } => {
+            let file = config.as_deref().map(Settings::read).transpose()?;
+            let set = admin_listen.or(file.unwrap_or_default().admin_listen);
+            let address = match set.unwrap_or(AdminListen::IfFree(DEFAULT_ADDRESS)) {
+                AdminListen::At(address) | AdminListen::IfFree(address) => address,
+                AdminListen::Off => anyhow::bail!("the admin port is off; see --admin-listen"),
+            };
+            let path = if live { "/livez" } else { "/readyz" };
+            let (code, body) = probe::get(address, path, timeout.0)
+                .with_context(|| format!("no answer from the admin port at {address}"))?;
+            anyhow::ensure!(code == 200, "{path} has code {code}: {}", body.trim());
+            say(format_args!("{}", body.trim()))
         }
         Command::Certificate { out, host } => {
             let files = certificate::make(&out, &host)?;

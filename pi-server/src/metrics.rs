@@ -3,9 +3,11 @@
 //! Security: counts, sizes and times by model, phase and outcome. No client, no address, no value. Labels take names of our
 //! own models and fixed words only, so that no client can make their number grow.
 
+use std::time::Instant;
+
 use pi_protocol::ledger::Phase;
 use pi_protocol::wire::PROTOCOL_VERSION;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
@@ -14,6 +16,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 use tonic::Code;
 
+use crate::process::Process;
 use crate::store::Held;
 
 /// What [`Metrics::text`] is, in a header `content-type`.
@@ -48,6 +51,14 @@ pub struct Metrics {
     kept_items: Gauge,
     kept_bytes: Gauge,
     load_failures: Counters<1>,
+    queue: Histogram,
+    waiting: Gauge,
+    most: Gauge,
+    prepared: Family<Labels<1>, Gauge>,
+    certificate: Family<Labels<1>, Gauge>,
+    reload_failing: Family<Labels<1>, Gauge>,
+    process: Process,
+    process_registry: Registry,
     models: Family<Labels<1>, Gauge>,
     draining: Gauge,
 }
@@ -61,7 +72,8 @@ impl Default for Metrics {
         ]);
         all.0
             .register("build", "The program and its protocol", build);
-        Self {
+        let mut process_registry = Registry::default();
+        let metrics = Self {
             requests: all.add(
                 "requests",
                 "Calls that ended or opened a session, by method and gRPC code",
@@ -87,10 +99,74 @@ impl Default for Metrics {
                 "model_load_failures",
                 "Models that could not be loaded, by model",
             ),
+            queue: all.put(
+                "queue_seconds",
+                "Waiting for a place before a session began or was refused for want of one",
+                Seconds.new_metric(),
+            ),
+            waiting: all.add("sessions_waiting", "Sessions that wait for a place now"),
+            most: all.add("sessions_limit", "Most sessions at the same time"),
+            prepared: all.add(
+                "prepared",
+                "Inferences that are prepared and not used, in the memory of open sessions, by model",
+            ),
+            certificate: all.add(
+                "certificate_expiry_seconds",
+                "When the first certificate of a file ends, in seconds from 1970, by file",
+            ),
+            reload_failing: all.add(
+                "reload_failing",
+                "1 while files have changed and cannot be used, so that the old ones stay, by kind",
+            ),
+            process: Process::new(&mut process_registry),
+            process_registry,
             models: all.add("models", "Models, by state"),
             draining: all.add("draining", "1 once the server stops"),
             registry: all.0,
+        };
+        // A counter that appears with its first event has no rate of it.
+        for outcome in ["ended", "failed", "refused", "panicked"] {
+            let labels = [("outcome", outcome.to_owned())];
+            drop(metrics.sessions.get_or_create(&labels));
         }
+        metrics.bytes(0, 0);
+        metrics
+    }
+}
+
+/// A session that waits for a place; dropped when it has one or gives up.
+pub struct Waiting<'m> {
+    metrics: &'m Metrics,
+    since: Instant,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.metrics.waiting.dec();
+        let seconds = self.since.elapsed().as_secs_f64();
+        self.metrics.queue.observe(seconds);
+    }
+}
+
+/// The prepared inferences of one session; those that are left when it is dropped are gone.
+pub struct Pool {
+    n: i64,
+    all: Gauge,
+}
+
+impl Pool {
+    /// `n` more, or fewer.
+    pub fn add(&mut self, n: i64) {
+        // Never below nothing, whatever the order of the steps.
+        let n = n.max(-self.n);
+        self.n += n;
+        self.all.inc_by(n);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.add(-self.n);
     }
 }
 
@@ -144,6 +220,49 @@ impl Metrics {
         }
     }
 
+    /// A session that waits for a place from now on, until the result is dropped.
+    pub fn wait(&self) -> Waiting<'_> {
+        self.waiting.inc();
+        let since = Instant::now();
+        Waiting {
+            metrics: self,
+            since,
+        }
+    }
+
+    /// Sessions that wait now.
+    #[must_use]
+    pub fn n_waiting(&self) -> usize {
+        usize::try_from(self.waiting.get()).unwrap_or_default()
+    }
+
+    /// The prepared inferences of a session of `model`, none yet.
+    #[must_use]
+    pub fn pool(&self, model: &str) -> Pool {
+        let all = self.prepared.get_or_create(&[("model", model.to_owned())]);
+        let all = all.clone();
+        Pool { n: 0, all }
+    }
+
+    /// Most sessions at the same time.
+    pub fn sessions_limit(&self, n: usize) {
+        self.most.set(n as i64);
+    }
+
+    /// The first certificate of `file` ends at `unix_s`.
+    pub fn certificate_expires(&self, file: &'static str, unix_s: i64) {
+        let labels = [("file", file.to_owned())];
+        self.certificate.get_or_create(&labels).set(unix_s);
+    }
+
+    /// Whether changed files of this kind cannot be used.
+    pub fn reload_failing(&self, kind: &str, failing: bool) {
+        let labels = [("kind", kind.to_owned())];
+        self.reload_failing
+            .get_or_create(&labels)
+            .set(failing.into());
+    }
+
     /// Bytes went over the wire.
     pub fn bytes(&self, received: u64, sent: u64) {
         for (direction, n) in [("received", received), ("sent", sent)] {
@@ -184,7 +303,9 @@ impl Metrics {
     /// Everything as text, with `n_active` sessions, models that serve or are broken, and whether the server stops.
     #[must_use]
     pub fn text(&self, n_active: usize, n_ready: usize, n_broken: usize, draining: bool) -> String {
-        self.active.set(n_active as i64);
+        self.active
+            .set(n_active.saturating_sub(self.n_waiting()) as i64);
+        self.process.refresh();
         self.draining.set(draining.into());
         for (state, n) in [("ready", n_ready), ("broken", n_broken)] {
             self.models
@@ -193,7 +314,9 @@ impl Metrics {
         }
         let mut text = String::new();
         // Writing to a String cannot fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.process_registry);
+        let _ = encode_eof(&mut text);
         text
     }
 }
@@ -219,12 +342,30 @@ mod tests {
             n_bytes: 99,
             next_expiry_s: 0,
         });
+        metrics.sessions_limit(8);
+        metrics.certificate_expires("tls-cert", 1_800_000_000);
+        metrics.reload_failing("tokens", true);
+        let mut pool = metrics.pool("small");
+        pool.add(4);
+        pool.add(-1);
+        let mut other = metrics.pool("small");
+        other.add(2);
+        other.add(-5);
+        drop(metrics.wait());
+        let _waits = metrics.wait();
         let text = metrics.text(3, 1, 2, true);
         for line in [
             "pi_requests_total{method=\"Describe\",code=\"NotFound\"} 1",
             "pi_refused_total{reason=\"sessions\"} 1",
             "pi_sessions_total{outcome=\"ended\"} 1",
-            "pi_sessions_active 3",
+            "pi_sessions_active 2",
+            "pi_sessions_waiting 1",
+            "pi_sessions_limit 8",
+            "pi_queue_seconds_count 1",
+            "pi_prepared{model=\"small\"} 3",
+            "pi_certificate_expiry_seconds{file=\"tls-cert\"} 1800000000",
+            "pi_reload_failing{kind=\"tokens\"} 1",
+            "pi_sessions_total{outcome=\"panicked\"} 0",
             "pi_inferences_total{model=\"small\"} 1",
             "pi_phase_seconds_count{model=\"small\",phase=\"offline\"} 1",
             "pi_phase_seconds_bucket{le=\"0.512\",model=\"small\",phase=\"offline\"} 1",
@@ -241,7 +382,9 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
         assert!(
-            text.contains("pi_build_info{version=\"") && text.ends_with("# EOF\n"),
+            text.contains("pi_build_info{version=\"")
+                && text.contains("process_threads")
+                && text.ends_with("# EOF\n"),
             "{text}"
         );
     }

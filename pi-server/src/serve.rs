@@ -33,6 +33,7 @@ use crate::repository::root::{Mode, Root, RootOptions};
 use crate::repository::{ModelStatus, Repository, Terms};
 use crate::service::{Service, Shared};
 use crate::store::{StoreError, StoreOptions, Vault};
+use crate::telemetry::Telemetry;
 use crate::tls::{Incoming, Tls};
 
 /// What one server grants to its clients.
@@ -48,6 +49,8 @@ pub struct Limits {
     pub prepared_bytes: usize,
     /// Whether clients may make OTs silently, which rests on the hardness of LPN for this server, too.
     pub silent_ot: bool,
+    /// How long a session may wait for a place before it is refused; zero refuses it at once.
+    pub queue_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -58,6 +61,7 @@ impl Default for Limits {
             phase_timeout: Duration::from_secs(3600),
             prepared_bytes: 8 << 30,
             silent_ot: false,
+            queue_timeout: Duration::ZERO,
         }
     }
 }
@@ -117,6 +121,8 @@ pub struct ServeOptions {
     pub store: Option<StoreOptions>,
     /// Where to append a line for each finished step of a session.
     pub ledger: Option<PathBuf>,
+    /// The OpenTelemetry collector that gets spans; none without it.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Default for ServeOptions {
@@ -137,6 +143,7 @@ impl Default for ServeOptions {
             drain_timeout: Duration::from_secs(25),
             store: None,
             ledger: None,
+            otlp_endpoint: None,
         }
     }
 }
@@ -182,6 +189,7 @@ impl Server {
         let tokens = options.tokens.as_deref().map(Tokens::load).transpose()?;
         let ledger = options.ledger.as_deref().map(LedgerFile::open);
         let vault = options.store.as_ref().map(open_store).transpose()?;
+        let telemetry = options.otlp_endpoint.as_deref().map(Telemetry::start);
         let terms = Terms {
             max_batch: options.max_batch,
             packing_bandwidth: options.packing_bandwidth,
@@ -194,7 +202,10 @@ impl Server {
             metrics: Arc::default(),
             vault: vault.map(Arc::new),
             ledger: ledger.transpose()?.map(Arc::new),
+            telemetry: telemetry.transpose()?.map(Arc::new),
         });
+        shared.metrics.sessions_limit(options.limits.max_sessions);
+        show_certificates(&shared, tls.as_ref());
         let root = options.repository.clone().map(|options| {
             let repository = Arc::clone(&shared.repository);
             Root::open(options, repository, Arc::clone(&shared.metrics))
@@ -307,6 +318,10 @@ impl Server {
         );
         let ended = ended.await;
         beside.shutdown().await;
+        if let Some(telemetry) = shared.telemetry.clone() {
+            // A thread of its own, because it blocks; what went wrong is in the log.
+            let _ = tokio::task::spawn_blocking(move || telemetry.stop()).await;
+        }
         Ok(ended?)
     }
 }
@@ -355,6 +370,12 @@ async fn show(health: &Health, shared: &Shared) {
     health.show(&names(ready), &names(broken), draining).await;
 }
 
+fn show_certificates(shared: &Shared, tls: Option<&Arc<Tls>>) {
+    for (file, unix_s) in tls.into_iter().flat_map(|tls| tls.expiries()) {
+        shared.metrics.certificate_expires(file, unix_s);
+    }
+}
+
 /// Shows every change of the models, and the stop.
 async fn follow(health: Health, shared: Arc<Shared>) {
     let mut changes = shared.repository.changes();
@@ -377,10 +398,12 @@ async fn reload(shared: Arc<Shared>, tls: Option<Arc<Tls>>, interval: Duration) 
         let certificate = tls.as_ref().map(|tls| ("certificates", tls.refresh()));
         let tokens = ("tokens", shared.identities.refresh());
         for (what, outcome) in certificate.into_iter().chain([tokens]) {
+            shared.metrics.reload_failing(what, outcome.is_err());
             match outcome {
                 Ok(changed) => {
                     told.remove(what);
                     if changed {
+                        show_certificates(&shared, tls.as_ref());
                         info!("{what} have changed and are in use");
                     }
                 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pi_model::Plan;
 use pi_proto::channel::{Item, outbound};
@@ -16,7 +16,7 @@ use pi_proto::v1::{
 use pi_proto::{GrpcChannel, status};
 use pi_protocol::wire::PROTOCOL_VERSION;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -31,6 +31,7 @@ use crate::repository::{Repository, Served};
 use crate::serve::Limits;
 use crate::session::Session;
 use crate::store::Vault;
+use crate::telemetry::Telemetry;
 
 /// How long a stream may take to carry Open; it occupies a session from its start.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +50,8 @@ pub struct Shared {
     pub vault: Option<Arc<Vault>>,
     /// Where finished steps are written down.
     pub ledger: Option<Arc<LedgerFile>>,
+    /// Where spans go.
+    pub telemetry: Option<Arc<Telemetry>>,
 }
 
 impl Shared {
@@ -104,6 +107,25 @@ impl Service {
 
     fn limits(&self) -> &Limits {
         &self.shared.repository.terms().limits
+    }
+
+    /// A place among the sessions that may run at the same time, first come first served. No more wait than may run.
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let limits = self.limits();
+        let none_left = || no_session_left(limits.max_sessions);
+        let patience = match self.shared.metrics.n_waiting() < limits.max_sessions {
+            true => limits.queue_timeout,
+            false => Duration::ZERO,
+        };
+        let _waiting = self.shared.metrics.wait();
+        let place = Arc::clone(&self.permits).acquire_owned();
+        tokio::select! {
+            biased;
+            place = timeout(patience, place) => {
+                place.map_err(|_| none_left())?.map_err(|_| none_left())
+            }
+            () = self.shared.drain.reached(Stage::Draining) => Err(stopping()),
+        }
     }
 
     /// Compares what the client opens with our own plan.
@@ -162,15 +184,14 @@ impl Service {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<ReceiverStream<Item>, Status> {
+        let since = SystemTime::now();
         let account = self.shared.identify(&request)?;
         let drain = &self.shared.drain;
         let place = drain.enter()?;
         let slot = account.open()?;
         let limits = *self.limits();
-        let permit = Arc::clone(&self.permits)
-            .try_acquire_owned()
-            .map_err(|_| no_session_left(limits.max_sessions))?;
-        let mut inbound = request.into_inner();
+        let permit = self.permit().await?;
+        let (metadata, _, mut inbound) = request.into_parts();
         let patience = OPEN_TIMEOUT.min(limits.idle_timeout);
         let open = tokio::select! {
             first = timeout(patience, inbound.message()) => {
@@ -194,10 +215,19 @@ impl Service {
             gate.inbound(inbound),
             limits.idle_timeout,
         );
+        let id = self.n_opened.fetch_add(1, Ordering::Relaxed) + 1;
+        let trace = self.shared.telemetry.as_ref().map(|telemetry| {
+            let attributes = [
+                ("pi.session", id.to_string()),
+                ("pi.model", served.name().to_owned()),
+                ("pi.client", account.name().to_owned()),
+            ];
+            Arc::new(telemetry.session(&metadata, since, attributes))
+        });
         let session = Session {
-            max_prepared: limits.max_prepared(served.prepared_bytes()),
-            silent_ot: limits.silent_ot,
-            id: self.n_opened.fetch_add(1, Ordering::Relaxed) + 1,
+            limits,
+            id,
+            trace,
             model: served.name().to_owned(),
             plan,
             to_client,

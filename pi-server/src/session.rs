@@ -10,8 +10,9 @@ use pi_model::Plan;
 use pi_proto::channel::Item;
 use pi_proto::{GrpcChannel, WireMeter, status};
 use pi_protocol::Error;
+use pi_protocol::ledger::Phase;
 use pi_protocol::ot::mode::OtMode;
-use pi_protocol::server::{Observer, ServerSession};
+use pi_protocol::server::{Observer, ServerSession, prepared_bytes};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 use tonic::Status;
@@ -22,21 +23,23 @@ use crate::gate::Gate;
 use crate::ledger_file::LedgerFile;
 use crate::limits::{Account, Slot, refused_by};
 use crate::metrics::Metrics;
+use crate::serve::Limits;
 use crate::store::vault::{Deposit, Teller, Vault};
+use crate::telemetry::SessionTrace;
 
 /// What one session's thread needs.
 pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) model: String,
     pub(crate) plan: Arc<Plan>,
-    pub(crate) max_prepared: usize,
-    pub(crate) silent_ot: bool,
+    pub(crate) limits: Limits,
     pub(crate) to_client: Sender<Item>,
     pub(crate) ledger: Option<Arc<LedgerFile>>,
     pub(crate) vault: Option<Arc<Vault>>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) account: Arc<Account>,
+    pub(crate) trace: Option<Arc<SessionTrace>>,
     pub(crate) _slot: Slot,
     pub(crate) _permit: OwnedSemaphorePermit,
     pub(crate) _place: Place,
@@ -87,12 +90,14 @@ impl Session {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let channel = self.gate.guard(channel);
             let mut session = ServerSession::accept(channel, Arc::clone(&self.plan))?;
-            if session.options().ot == OtMode::Silent && !self.silent_ot {
+            if session.options().ot == OtMode::Silent && !self.limits.silent_ot {
                 return Err(Error::Refused(
                     "this server makes no silent OTs; leave out --ot silent, or ask its operator for serve --silent-ot".into(),
                 ));
             }
-            session.max_prepared = self.max_prepared;
+            // How much an inference takes depends on who garbles it.
+            let bytes = prepared_bytes(&self.plan, session.options())?;
+            session.max_prepared = self.limits.max_prepared(bytes);
             if let Some(vault) = &self.vault {
                 session.keep_with(Box::new(self.teller(vault)));
             }
@@ -105,13 +110,13 @@ impl Session {
         let farewell = match outcome {
             Ok(Ok(())) => {
                 info!(id, seconds, sent, received, "session ended");
-                self.metrics.session_over("ended");
+                self.over("ended");
                 return;
             }
             Ok(Err(error)) => match self.gate.refusal() {
                 Some(refusal) => {
                     info!(id, seconds, sent, received, reason = %error, "session refused");
-                    self.metrics.session_over("refused");
+                    self.over("refused");
                     self.metrics
                         .refused(refused_by(&refusal).unwrap_or("other"));
                     refusal
@@ -123,13 +128,13 @@ impl Session {
                         self.metrics.refused("mismatch");
                     }
                     let outcome = if refused { "refused" } else { "failed" };
-                    self.metrics.session_over(outcome);
+                    self.over(outcome);
                     status::from_protocol(&error)
                 }
             },
             Err(_) => {
                 tracing::error!(id, seconds, "session panicked");
-                self.metrics.session_over("panicked");
+                self.over("panicked");
                 Status::internal("the server failed; its log says why. Start a new session")
             }
         };
@@ -160,17 +165,35 @@ impl Session {
         }
     }
 
+    fn over(&self, outcome: &'static str) {
+        self.metrics.session_over(outcome);
+        if let Some(trace) = &self.trace {
+            trace.outcome(outcome);
+        }
+    }
+
     /// What is told of every finished step.
     fn observer(&self, traffic: Arc<Traffic>) -> Observer {
         let (id, model) = (self.id, self.model.clone());
         let (gate, ledger) = (Arc::clone(&self.gate), self.ledger.clone());
         let n_relus = self.plan.public().graph().n_relus();
+        let batch = self.plan.public().batch() as i64;
+        let trace = self.trace.clone();
+        let mut pool = self.metrics.pool(&model);
         Box::new(move |step| {
             gate.step_done();
+            pool.add(match step.phase {
+                Phase::Setup => 0,
+                Phase::Offline => batch,
+                Phase::Online => -1,
+            });
             traffic.pass_on();
             traffic
                 .metrics
                 .step(&model, step.phase, step.seconds, n_relus);
+            if let Some(trace) = &trace {
+                trace.step(&step);
+            }
             if let Some(ledger) = &ledger {
                 ledger.append(id, &model, &step);
             }

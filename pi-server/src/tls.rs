@@ -78,6 +78,20 @@ impl Tls {
         Ok(true)
     }
 
+    /// When the first certificate of each file ends, in seconds from 1970, by the setting that names the file.
+    #[must_use]
+    pub fn expiries(&self) -> Vec<(&'static str, i64)> {
+        let files = [
+            ("tls-cert", Some(&self.files.certificate)),
+            ("tls-client-ca", self.files.client_ca.as_ref()),
+        ];
+        let end = |path| certificate::expiry(&std::fs::read(path).ok()?);
+        files
+            .into_iter()
+            .filter_map(|(setting, path)| Some((setting, end(path?)?)))
+            .collect()
+    }
+
     fn acceptor(&self) -> TlsAcceptor {
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
         TlsAcceptor::from(Arc::clone(&config))

@@ -132,3 +132,42 @@ fn models_have_a_health_of_their_own_and_services_can_be_listed() {
         assert!(listed.contains(service), "{listed}");
     }
 }
+
+/// One request with a body and more headers: the code.
+fn request(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> u16 {
+    use std::io::{Read as _, Write as _};
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: admin\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_log_changes_while_the_server_runs_and_nothing_changes_for_a_browser() {
+    pi_server::log::init();
+    let server = with_admin();
+    let admin = server.admin.unwrap();
+    let put = |headers: &str, filter: &str| request(admin, "PUT", "/log", headers, filter);
+    assert_eq!(put("", "info,pi_server=debug"), 200);
+    let (code, filter) = get(admin, "/log");
+    assert_eq!(code, 200);
+    assert!(filter.contains("pi_server=debug"), "{filter}");
+    assert_eq!(put("", "pi_server=loud"), 400);
+    assert_eq!(put("", &"a".repeat(5000)), 413);
+    let load = "/v2/repository/models/small/load";
+    for marked in [
+        "origin: http://evil.example\r\n",
+        "sec-fetch-site: cross-site\r\n",
+    ] {
+        assert_eq!(put(marked, "trace"), 403);
+        assert_eq!(request(admin, "POST", load, marked, ""), 403);
+        assert_eq!(request(admin, "GET", "/livez", marked, ""), 200);
+    }
+    assert_eq!(get(admin, "/log").1, filter);
+}
