@@ -9,9 +9,11 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use pi_client::blocking::{Answer, Session};
+use pi_client::image::{Image, Sizing};
 use pi_client::input::{self, Input};
-use pi_client::session::{Answer, DEFAULT_BATCH};
-use pi_client::{Description, Report, Session};
+use pi_client::session::DEFAULT_BATCH;
+use pi_client::{Description, Report};
 use pi_model::{Model, executor};
 use pi_protocol::client::Output;
 use pi_protocol::cost::Cost;
@@ -69,8 +71,11 @@ pub(crate) struct InferArgs {
     /// Which records of it, for example 0..10.
     #[arg(long, value_parser = input::parse_range, requires = "cifar")]
     range: Option<Range<usize>>,
-    /// PNG images of exactly the model's size.
-    #[arg(required_unless_present = "cifar", value_name = "IMAGE.png")]
+    /// Refuse images of another size than the model's instead of resizing them.
+    #[arg(long)]
+    exact_size: bool,
+    /// PNG, JPEG or .npy files (uint8 pixels (H, W, C), or float32 (C, H, W) normalised already); - reads one from standard input.
+    #[arg(required_unless_present = "cifar", value_name = "IMAGE")]
     images: Vec<PathBuf>,
 }
 
@@ -170,10 +175,24 @@ fn read(args: &InferArgs, description: &Description) -> anyhow::Result<Vec<Input
     if let (Some(file), Some(range)) = (&args.cifar, &args.range) {
         return Ok(input::cifar10(file, range.clone(), &description.model)?);
     }
-    let images = args.images.iter();
-    Ok(images
-        .map(|path| input::png(path, &description.model))
-        .collect::<Result<_, _>>()?)
+    let sizing = if args.exact_size {
+        Sizing::Exact
+    } else {
+        Sizing::Resize
+    };
+    let mut inputs = Vec::with_capacity(args.images.len());
+    for path in &args.images {
+        let image = match path.to_str() {
+            Some("-") => Image::read("stdin", std::io::stdin().lock())?,
+            _ => Image::open(path)?,
+        };
+        let fitted = image.fit(&description.model, sizing)?;
+        for note in &fitted.notes {
+            eprintln!("note: {}: {note}", image.name());
+        }
+        inputs.push(fitted.input);
+    }
+    Ok(inputs)
 }
 
 /// Prepares a batch under a bar that follows the bytes on the wire.

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use pi_client::blocking::Client;
 use pi_client::connect::leaves_this_machine_unprotected;
-use pi_client::{Client, ClientError, ConnectOptions, Token};
+use pi_client::{ClientError, ConnectOptions, Token};
 
 /// Private neural-network inference: the client, which holds the images and never sees the weights.
 #[derive(Parser)]

@@ -6,7 +6,8 @@ mod common;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 
-use pi_client::{Client, ConnectOptions, Token};
+use pi_client::blocking::Client;
+use pi_client::{ConnectOptions, Token};
 use pi_model::spec::OutputMode;
 
 /// Digits of the longest run of hexadecimal digits, and numbers of the longest list, in `line`.

@@ -1,0 +1,447 @@
+//! The threads behind the asynchronous client: each holds a session with a store of prepared inferences, and takes jobs.
+//!
+//! Without preparation in the background there is one thread. With it there are two, each with a session of its own, so that one
+//! answers from its store while the other prepares: a session does one thing at a time. The second takes no job that it
+//! has nothing prepared for, and never prepares unless the first has something in store or the store is to be filled.
+//!
+//! Cancelling: a job whose caller is gone is dropped when it would begin. One that has begun is finished, because a session
+//! cannot be left in the middle of a step; its answer is thrown away, and what it used is used.
+//!
+//! Failing: a session that ends takes its store with it; the next job opens another.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use pi_model::PublicPlan;
+use pi_protocol::client::Output;
+use pi_protocol::session::SessionOptions;
+use tokio::sync::oneshot::Sender;
+use tokio::task::AbortHandle;
+use zeroize::Zeroizing;
+
+use crate::blocking;
+use crate::connect::Description;
+use crate::error::ClientError;
+use crate::retry::Retries;
+use crate::session::{DEFAULT_BATCH, Session};
+use crate::stats::Stats;
+
+/// How often an idle thread looks whether its session is still there.
+const TICK: Duration = Duration::from_secs(1);
+/// Longest wait between tries to prepare in the background.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What the caller gets: the plan to read the output by, the output, the cost.
+pub(crate) type Answered = Result<(Arc<PublicPlan>, Output, Stats), ClientError>;
+
+pub(crate) enum Job {
+    Prepare {
+        n: usize,
+        reply: Sender<Result<(), ClientError>>,
+    },
+    Infer {
+        values: Zeroizing<Vec<i64>>,
+        called: Instant,
+        reply: Sender<Answered>,
+    },
+}
+
+impl Job {
+    fn is_cancelled(&self) -> bool {
+        match self {
+            Self::Prepare { reply, .. } => reply.is_closed(),
+            Self::Infer { reply, .. } => reply.is_closed(),
+        }
+    }
+}
+
+/// What the threads need to know.
+pub(crate) struct Terms {
+    pub(crate) client: Arc<blocking::Client>,
+    pub(crate) description: Description,
+    pub(crate) options: SessionOptions,
+    pub(crate) batch: Option<usize>,
+    pub(crate) keep_prepared: usize,
+    pub(crate) retries: Retries,
+}
+
+#[derive(Default)]
+struct Desk {
+    n_prepared: usize,
+    is_preparing: bool,
+    abort: Option<AbortHandle>,
+    /// When it may prepare in the background again, after a failure.
+    not_before: Option<Instant>,
+    n_failures: u32,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    desks: Vec<Desk>,
+    is_closing: bool,
+    /// Why preparing in the background fails at present.
+    trouble: Option<String>,
+    last_stats: Option<Stats>,
+    on_close: Vec<Sender<()>>,
+}
+
+struct Shared {
+    terms: Terms,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+pub(crate) struct Pool(Arc<Shared>);
+
+enum Task {
+    Do(Job),
+    Refill,
+    Look,
+    Stop,
+}
+
+impl Pool {
+    pub(crate) fn start(terms: Terms) -> std::io::Result<Self> {
+        let n_threads = if terms.keep_prepared > 0 { 2 } else { 1 };
+        let mut state = State::default();
+        state.desks.resize_with(n_threads, Desk::default);
+        let shared = Arc::new(Shared {
+            terms,
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+        });
+        for me in 0..n_threads {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name(format!("inference {me}"))
+                .spawn(move || Worker::new(shared, me).run())?;
+        }
+        Ok(Self(shared))
+    }
+
+    pub(crate) fn terms(&self) -> &Terms {
+        &self.0.terms
+    }
+
+    pub(crate) fn submit(&self, job: Job) {
+        self.0.lock().jobs.push_back(job);
+        self.0.wake.notify_all();
+    }
+
+    pub(crate) fn n_prepared(&self) -> usize {
+        self.0.lock().n_prepared()
+    }
+
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.0.lock().trouble.clone()
+    }
+
+    pub(crate) fn last_stats(&self) -> Option<Stats> {
+        self.0.lock().last_stats
+    }
+
+    /// Ends all sessions once their jobs are done; `done` hears of it, one word from each thread.
+    pub(crate) fn close(&self, mut done: impl FnMut() -> Sender<()>) {
+        let mut state = self.0.lock();
+        state.is_closing = true;
+        for _ in 0..state.desks.len() {
+            state.on_close.push(done());
+        }
+        drop(state);
+        self.0.wake.notify_all();
+    }
+
+    pub(crate) fn n_threads(&self) -> usize {
+        self.0.lock().desks.len()
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        let was_closing = std::mem::replace(&mut state.is_closing, true);
+        state.jobs.clear();
+        if !was_closing {
+            // Nobody waits for what the threads are doing.
+            for desk in &state.desks {
+                if let Some(abort) = &desk.abort {
+                    abort.abort();
+                }
+            }
+        }
+        drop(state);
+        self.0.wake.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for something that thread `me` should do.
+    fn next(&self, me: usize) -> Task {
+        let mut state = self.lock();
+        loop {
+            state.jobs.retain(|job| !job.is_cancelled());
+            if let Some(job) = state.take_job(me) {
+                if matches!(job, Job::Prepare { .. }) {
+                    state.desks[me].is_preparing = true;
+                }
+                return Task::Do(job);
+            }
+            if state.is_closing && (me > 0 || state.jobs.is_empty()) {
+                return Task::Stop;
+            }
+            if state.should_refill(me, self.terms.keep_prepared) {
+                state.desks[me].is_preparing = true;
+                return Task::Refill;
+            }
+            let (back, timeout) = self
+                .wake
+                .wait_timeout(state, TICK)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = back;
+            if timeout.timed_out() && state.desks[me].n_prepared > 0 {
+                return Task::Look;
+            }
+        }
+    }
+
+    /// Changes thread `me`'s desk and tells the others.
+    fn update(&self, me: usize, change: impl FnOnce(&mut Desk)) {
+        change(&mut self.lock().desks[me]);
+        self.wake.notify_all();
+    }
+}
+
+impl State {
+    fn n_prepared(&self) -> usize {
+        self.desks.iter().map(|desk| desk.n_prepared).sum()
+    }
+
+    fn take_job(&mut self, me: usize) -> Option<Job> {
+        let others = || self.desks.iter().enumerate().filter(|(i, _)| *i != me);
+        let has_stock = self.desks[me].n_prepared > 0;
+        // Without anything prepared, only the first thread answers, and only if nobody else soon can.
+        let answers =
+            has_stock || me == 0 && others().all(|(_, d)| d.n_prepared == 0 && !d.is_preparing);
+        let position = self.jobs.iter().position(|job| match job {
+            Job::Infer { .. } => answers,
+            Job::Prepare { .. } => me == 0,
+        })?;
+        self.jobs.remove(position)
+    }
+
+    fn should_refill(&self, me: usize, keep_prepared: usize) -> bool {
+        let desk = &self.desks[me];
+        let may = desk.not_before.is_none_or(|t| t <= Instant::now());
+        let mut others = self.desks.iter().enumerate().filter(|(i, _)| *i != me);
+        let (nobody, mine) = (self.desks.iter().all(|d| !d.is_preparing), desk.n_prepared);
+        // Whoever has less fills up, the first thread first; unless the other one cannot.
+        let turn = others
+            .all(|(i, other)| other.not_before.is_some() || (mine, me) < (other.n_prepared, i));
+        may && nobody && turn && !self.is_closing && self.n_prepared() < keep_prepared
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    me: usize,
+    session: Option<Session>,
+    /// Seconds and bytes of preparing each inference in store, in the order of their use.
+    paid: VecDeque<(f64, u64)>,
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>, me: usize) -> Self {
+        Self {
+            shared,
+            me,
+            session: None,
+            paid: VecDeque::new(),
+        }
+    }
+
+    fn run(mut self) {
+        loop {
+            match self.shared.next(self.me) {
+                Task::Stop => break,
+                Task::Look => self.forget_if_dead(),
+                Task::Refill => self.refill(),
+                Task::Do(Job::Prepare { n, reply }) => {
+                    let outcome = self.prepare(n, || reply.is_closed());
+                    // The caller may be gone; what was prepared stays.
+                    let _ = reply.send(outcome);
+                }
+                Task::Do(Job::Infer {
+                    values,
+                    called,
+                    reply,
+                }) => {
+                    let answer = self.infer(&values, called, || reply.is_closed());
+                    if let Ok((_, _, stats)) = &answer {
+                        self.shared.lock().last_stats = Some(*stats);
+                    }
+                    let _ = reply.send(answer);
+                }
+            }
+            let n = self.session.as_ref().map_or(0, Session::n_prepared);
+            self.shared.update(self.me, |desk| {
+                desk.n_prepared = n;
+                desk.is_preparing = false;
+            });
+        }
+        if let Some(session) = self.session.take() {
+            // The server may be gone; all results are out already.
+            let _ = session.close();
+        }
+        let done = self.shared.lock().on_close.pop();
+        if let Some(done) = done {
+            let _ = done.send(());
+        }
+    }
+
+    /// The session, opened if there is none. `n` is how many inferences are wanted.
+    fn open(&mut self, n: usize) -> Result<&mut Session, ClientError> {
+        self.forget_if_dead();
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => {
+                let terms = &self.shared.terms;
+                let most = terms.description.max_batch.min(DEFAULT_BATCH);
+                let n = n.max(1);
+                // Batches of equal size, so that little is prepared in vain.
+                let batch = terms.batch.unwrap_or_else(|| n.div_ceil(n.div_ceil(most)));
+                // Opening spends nothing that can be used once.
+                let session = terms.retries.run(
+                    || {
+                        terms
+                            .client
+                            .session_with(&terms.description, batch, terms.options)
+                    },
+                    |_, _| {},
+                )?;
+                let abort = session.abort_handle();
+                let mut state = self.shared.lock();
+                if state.is_closing && state.on_close.is_empty() {
+                    return Err(ClientError::Closed);
+                }
+                state.desks[self.me].abort = abort;
+                session
+            }
+        };
+        Ok(self.session.insert(session))
+    }
+
+    fn forget_if_dead(&mut self) {
+        if self.session.as_ref().is_some_and(|s| !s.is_alive()) {
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        self.session = None;
+        self.paid.clear();
+        self.shared.update(self.me, |desk| {
+            desk.n_prepared = 0;
+            desk.abort = None;
+        });
+    }
+
+    /// Prepares `n` more, in whole batches, until `is_cancelled`.
+    fn prepare(&mut self, n: usize, is_cancelled: impl Fn() -> bool) -> Result<(), ClientError> {
+        let mut n_done = 0;
+        while n_done < n && !is_cancelled() {
+            n_done += self.prepare_batch(n)?;
+        }
+        Ok(())
+    }
+
+    fn prepare_batch(&mut self, n: usize) -> Result<usize, ClientError> {
+        let session = self.open(n)?;
+        let (started, before) = (Instant::now(), wire_bytes(session));
+        let n_before = session.n_prepared();
+        if let Err(error) = session.prepare() {
+            self.forget();
+            return Err(error);
+        }
+        let n_new = session.n_prepared() - n_before;
+        let each = n_new.max(1);
+        let seconds = started.elapsed().as_secs_f64() / each as f64;
+        let bytes = (wire_bytes(session) - before) / each as u64;
+        let n_prepared = session.n_prepared();
+        self.paid
+            .extend(std::iter::repeat_n((seconds, bytes), n_new));
+        self.shared
+            .update(self.me, |desk| desk.n_prepared = n_prepared);
+        Ok(n_new)
+    }
+
+    fn infer(
+        &mut self,
+        values: &[i64],
+        called: Instant,
+        is_cancelled: impl Fn() -> bool,
+    ) -> Answered {
+        let prepared_ahead = self.open(1)?.n_prepared() > 0;
+        if !prepared_ahead {
+            self.prepare_batch(1)?;
+        }
+        if is_cancelled() {
+            return Err(ClientError::Closed);
+        }
+        let (offline_seconds, offline_bytes) = self.paid.pop_front().unwrap_or_default();
+        let session = self.open(1)?;
+        let (waited, before) = (called.elapsed(), wire_bytes(session));
+        match session.infer(values) {
+            Ok(answer) => {
+                let stats = Stats {
+                    online_seconds: answer.time.as_secs_f64(),
+                    offline_seconds,
+                    waited_seconds: waited.as_secs_f64(),
+                    online_bytes: wire_bytes(session) - before,
+                    offline_bytes,
+                    prepared_ahead,
+                };
+                Ok((Arc::clone(session.plan()), answer.output, stats))
+            }
+            Err(error) => {
+                self.forget();
+                Err(error)
+            }
+        }
+    }
+
+    /// Prepares one batch in the background. A failure is kept for who asks, and tried again later.
+    fn refill(&mut self) {
+        let keep = self.shared.terms.keep_prepared;
+        // Two threads share the store, so that one can answer while the other prepares.
+        let outcome = self.prepare_batch(keep.div_ceil(2));
+        let mut state = self.shared.lock();
+        match outcome {
+            Ok(_) => {
+                state.trouble = None;
+                let desk = &mut state.desks[self.me];
+                (desk.not_before, desk.n_failures) = (None, 0);
+            }
+            Err(error) => {
+                let desk = &mut state.desks[self.me];
+                desk.n_failures = (desk.n_failures + 1).min(16);
+                let pause = Duration::from_secs(1) * (1 << desk.n_failures.min(6));
+                let pause = error.retry_after().unwrap_or(pause).max(pause);
+                desk.not_before = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+                // A second session that is not granted is no trouble as long as the first one works.
+                if self.me == 0 || state.n_prepared() == 0 {
+                    state.trouble = Some(error.to_string());
+                }
+            }
+        }
+    }
+}
+
+fn wire_bytes(session: &Session) -> u64 {
+    session.meter().n_bytes_sent() + session.meter().n_bytes_received()
+}
