@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
@@ -52,6 +53,7 @@ pub struct Model {
     public: PublicModel,
     kernels: HashMap<String, Conv2d>,
     weights: HashMap<String, ConvWeights>,
+    digest: OnceLock<[u8; 32]>,
 }
 
 impl Model {
@@ -107,6 +109,7 @@ impl Model {
             public,
             kernels,
             weights,
+            digest: OnceLock::new(),
         })
     }
 
@@ -114,6 +117,26 @@ impl Model {
     #[must_use]
     pub const fn public(&self) -> &PublicModel {
         &self.public
+    }
+
+    /// A digest of all weights and biases, made at its first use: what was prepared with these is of no use with others.
+    #[must_use]
+    pub fn weights_digest(&self) -> [u8; 32] {
+        *self.digest.get_or_init(|| {
+            let mut hasher = blake3::Hasher::new_derive_key("private inference: weights");
+            for conv in self.public.graph().layers.iter().flat_map(|l| &l.convs) {
+                let weights = self.weights(conv);
+                hasher.update(&(weights.weight.len() as u64).to_le_bytes());
+                for part in weights.weight.chunks(4096) {
+                    let bytes: Vec<u8> = part.iter().flat_map(|w| w.to_le_bytes()).collect();
+                    hasher.update(&bytes);
+                }
+                for bias in &weights.bias {
+                    hasher.update(&bias.to_le_bytes());
+                }
+            }
+            *hasher.finalize().as_bytes()
+        })
     }
 
     /// Weights of a convolution.

@@ -76,10 +76,12 @@ impl Gate {
         }
         // Busy first: whoever drains then either waits for this step or has been seen here.
         self.busy.send_replace(Some(Instant::now()));
-        let may = match request {
+        let may = match &request {
             _ if self.drain.stage() != Stage::Serving => Err(stopping()),
-            Request::Infer { .. } => self.account.infer(),
-            Request::Prepare { .. } | Request::End => self.account.may_work(),
+            Request::Infer { .. } | Request::InferKept { .. } => self.account.infer(),
+            Request::Prepare { .. } | Request::PrepareKept { .. } | Request::End => {
+                self.account.may_work()
+            }
         };
         if let Err(status) = may {
             self.close(status);

@@ -150,6 +150,7 @@ impl Service {
             max_batch: terms.max_batch.min(max_prepared) as u32,
             idle_timeout_seconds: terms.limits.idle_timeout.as_secs().max(1) as u32,
             packing_bandwidth: terms.packing_bandwidth,
+            kept_seconds: 0,
         })
     }
 

@@ -5,6 +5,7 @@
 
 use pi_model::ModelError;
 use pi_protocol::Error;
+use pi_protocol::kept::KeepError;
 use tonic::Status;
 
 /// The status that a server answers with when a session fails with `error`.
@@ -14,6 +15,10 @@ pub fn from_protocol(error: &Error) -> Status {
         Error::Peer { .. } => Status::invalid_argument(error.to_string()),
         Error::Plan(_) | Error::Refused(_) => Status::failed_precondition(error.to_string()),
         Error::Channel(_) => Status::aborted(error.to_string()),
+        Error::Kept(KeepError::Full) => Status::resource_exhausted(error.to_string()),
+        Error::Kept(KeepError::Unavailable) => Status::unavailable(error.to_string()),
+        Error::Kept(KeepError::NotThere) => Status::not_found(error.to_string()),
+        Error::Kept(_) => Status::failed_precondition(error.to_string()),
         _ => Status::internal("the server failed; its log says why. Start a new session"),
     }
 }
@@ -44,6 +49,8 @@ mod tests {
         assert_eq!(code(Error::Plan("x".into())), Code::FailedPrecondition);
         assert_eq!(code(Error::Refused("x".into())), Code::FailedPrecondition);
         assert_eq!(code(Error::Channel("x".into())), Code::Aborted);
+        assert_eq!(code(Error::Kept(KeepError::Full)), Code::ResourceExhausted);
+        assert_eq!(code(Error::Kept(KeepError::NotThere)), Code::NotFound);
         let ours = from_protocol(&Error::Misuse("where the bug is".into()));
         assert_eq!(ours.code(), Code::Internal);
         assert!(!ours.message().contains("bug"));

@@ -102,13 +102,19 @@ impl fmt::Debug for Block {
 }
 
 /// The offset between the two labels of every wire, and of every correlated OT: the one secret of a garbler.
-/// Least significant bit 1, hence 127 secret bits. Wiped on drop; it has no byte form and no copy.
+/// Least significant bit 1, hence 127 secret bits. Wiped on drop; it has no copy, and a byte form only in
+/// what the server keeps for itself ([`crate::kept`]).
 pub struct Delta(Block);
 
 impl Delta {
     /// A fresh offset.
     pub fn random<R: CryptoRng + ?Sized>(rng: &mut R) -> Self {
         Self(Block(Block::random(rng).0 | 1))
+    }
+
+    /// The offset that [`Self::block`] gave; none if its colour is wrong.
+    pub(crate) fn from_block(block: Block) -> Option<Self> {
+        (block.lsb() == 1).then_some(Self(block))
     }
 
     /// The offset as a block, for arithmetic inside this crate.

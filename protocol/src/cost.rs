@@ -1,6 +1,7 @@
 //! What a plan will cost, before anything runs: gates, OTs, ciphertexts, bytes and round trips, layer by layer.
 //!
-//! Every number is computed from the public plan alone and equals what the ledgers measure, to the byte.
+//! Every number is computed from the public plan alone and equals what the ledgers measure, to the byte. Left out are the
+//! requests, 1 or 33 bytes each, and the one byte that answers each request to keep a batch or to run a kept inference.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::kept::KeepError;
+
 /// Which message a step was handling: the kind, the layer and the batch it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct At {
@@ -42,6 +44,9 @@ pub enum Error {
     /// The peer asks for what this side is set not to do.
     #[error("refused: {0}")]
     Refused(String),
+    /// A prepared inference is not kept, or not there any more. The session goes on.
+    #[error("{0}")]
+    Kept(#[from] KeepError),
     /// A caller in this program used the interface wrongly.
     #[error("misuse: {0}")]
     Misuse(String),

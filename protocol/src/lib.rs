@@ -13,6 +13,7 @@ pub mod error;
 pub mod gc;
 pub mod hash;
 pub mod he;
+pub mod kept;
 pub mod layout;
 pub mod ledger;
 pub mod mux;

@@ -5,19 +5,38 @@
 //! `LabelBaseReply` and `MuxExtension`; client `MuxReply` if OTs are silent, the label extension, derandomisation bits, corrections
 //! and identity shares; server hash key, `LabelReply` if OTs are silent, and tables: two round trips for any depth and any batch.
 //! *Infer* (one prepared inference): the masked input up, then one round trip for each layer that keeps a ReLU.
+//! *Prepare and keep*: the same, and `Kept` at its end. *Infer kept*: the same, and `Found` before the first answer. A session
+//! for these alone consists of `Hello` and `HelloReply` before its requests.
 
 use crate::error::{Error, Result};
 use crate::gc::GarblingMode;
+use crate::kept::{Handle, ItemId};
 use crate::ot::mode::OtMode;
 use crate::wire::{Frame, PROTOCOL_VERSION, Step, Tag};
 
 /// What a client asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Prepare batch number `batch`.
     Prepare {
         /// One more than the last.
         batch: u32,
+    },
+    /// Prepare batch number `batch` and keep it beyond this session.
+    PrepareKept {
+        /// One more than the last.
+        batch: u32,
+        /// What the names of its inferences are made of.
+        handle: Handle,
+    },
+    /// Run a kept inference, of this session or an earlier one.
+    InferKept {
+        /// Its name.
+        id: ItemId,
+        /// The batch with which it was prepared.
+        batch: u32,
+        /// The inference in that batch.
+        index: u16,
     },
     /// Run inference `index` of batch `batch`.
     Infer {
@@ -33,12 +52,16 @@ pub enum Request {
 impl Request {
     /// The tag and the payload that carry it.
     #[must_use]
-    pub const fn encode(self) -> (Tag, [u8; 1]) {
-        let (code, batch, index) = match self {
-            Self::Prepare { batch } => (1, batch, 0),
-            Self::Infer { batch, index } => (2, batch, index),
-            Self::End => (3, 0, 0),
+    pub fn encode(&self) -> (Tag, Vec<u8>) {
+        let (code, batch, index, name) = match self {
+            Self::Prepare { batch } => (1, *batch, 0, None),
+            Self::Infer { batch, index } => (2, *batch, *index, None),
+            Self::End => (3, 0, 0, None),
+            Self::PrepareKept { batch, handle } => (4, *batch, 0, Some(handle.as_bytes())),
+            Self::InferKept { id, batch, index } => (5, *batch, *index, Some(id.as_bytes())),
         };
+        let mut payload = vec![code];
+        payload.extend(name.into_iter().flatten());
         (
             Tag {
                 step: Step::Request,
@@ -46,7 +69,7 @@ impl Request {
                 batch,
                 index,
             },
-            [code],
+            payload,
         )
     }
 
@@ -61,6 +84,18 @@ impl Request {
             [1] => Self::Prepare { batch },
             [2] => Self::Infer { batch, index },
             [3] => Self::End,
+            [code, name @ ..] => match (code, <[u8; 32]>::try_from(name)) {
+                (4, Ok(handle)) => Self::PrepareKept {
+                    batch,
+                    handle: Handle::from_bytes(handle),
+                },
+                (5, Ok(id)) => Self::InferKept {
+                    id: ItemId::from_bytes(id),
+                    batch,
+                    index,
+                },
+                _ => return Err(unexpected(frame)),
+            },
             _ => return Err(unexpected(frame)),
         };
         if request.encode().0.to_u64() == frame.tag {
@@ -92,12 +127,12 @@ pub struct SessionOptions {
 
 impl SessionOptions {
     /// One byte: the OT mode's number below, the garbling mode's above.
-    const fn code(self) -> u8 {
+    pub(crate) const fn code(self) -> u8 {
         self.garbling.code() << 4 | self.ot.code()
     }
 
     /// The options of this byte.
-    fn from_code(code: u8) -> Option<Self> {
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
         Some(Self {
             ot: OtMode::from_code(code & 15)?,
             garbling: GarblingMode::from_code(code >> 4)?,
@@ -173,19 +208,42 @@ pub fn encode_client_hello(
     message
 }
 
-/// Reads what [`encode_client_hello`] made.
+/// In the place of the options: the session runs kept inferences only, and needs no set-up.
+const KEPT_ONLY: u8 = 0x80;
+
+/// The first message of a client that wants to run kept inferences only.
+#[must_use]
+pub fn encode_kept_hello(nonce: &Nonce, plan_hash: &[u8; 32]) -> Vec<u8> {
+    let mut message = encode_hello(nonce, plan_hash);
+    message.push(KEPT_ONLY);
+    message
+}
+
+/// What a client begins a session for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Anything, with these options.
+    Full(SessionOptions),
+    /// Kept inferences alone: no keys, no base OTs.
+    KeptOnly,
+}
+
+/// Reads what [`encode_client_hello`] or [`encode_kept_hello`] made.
 ///
 /// # Errors
 /// [`Error::Peer`] for another version of the protocol or unknown options.
-pub fn decode_client_hello(bytes: &[u8]) -> Result<(Nonce, [u8; 32], SessionOptions)> {
+pub fn decode_client_hello(bytes: &[u8]) -> Result<(Nonce, [u8; 32], Opening)> {
     let fail = |got: String| Error::peer(Step::Hello.name(), 0, "known options of a session", got);
     let (code, hello) = bytes
         .split_last()
         .ok_or_else(|| fail("an empty message".into()))?;
     let (nonce, plan_hash) = decode_hello(Step::Hello, hello)?;
+    if *code == KEPT_ONLY {
+        return Ok((nonce, plan_hash, Opening::KeptOnly));
+    }
     let options = SessionOptions::from_code(*code);
     let options = options.ok_or_else(|| fail(format!("options {code:#04x}")))?;
-    Ok((nonce, plan_hash, options))
+    Ok((nonce, plan_hash, Opening::Full(options)))
 }
 
 /// The peer's message at `step` does not hold what it should.
@@ -234,6 +292,15 @@ mod tests {
                 index: 63,
             },
             Request::End,
+            Request::PrepareKept {
+                batch: 3,
+                handle: Handle::from_bytes([5; 32]),
+            },
+            Request::InferKept {
+                id: ItemId::from_bytes([6; 32]),
+                batch: 9,
+                index: 2,
+            },
         ] {
             let (tag, payload) = request.encode();
             let frame = Frame {
@@ -274,13 +341,17 @@ mod tests {
                 let mut hello = encode_client_hello(&[1; 32], &[2; 32], options);
                 assert_eq!(hello.len(), HELLO_BYTES);
                 let decoded = decode_client_hello(&hello).unwrap();
-                assert_eq!(decoded, ([1; 32], [2; 32], options));
-                for unknown in [2, 0x20, 0xff] {
+                assert_eq!(decoded, ([1; 32], [2; 32], Opening::Full(options)));
+                for unknown in [2, 0x20, 0x81, 0xff] {
                     hello[HELLO_BYTES - 1] = unknown;
                     assert!(decode_client_hello(&hello).is_err());
                 }
             }
         }
         assert!(decode_client_hello(&[]).is_err());
+        let hello = encode_kept_hello(&[1; 32], &[2; 32]);
+        assert_eq!(hello.len(), HELLO_BYTES);
+        let decoded = decode_client_hello(&hello).unwrap();
+        assert_eq!(decoded, ([1; 32], [2; 32], Opening::KeptOnly));
     }
 }

@@ -96,6 +96,8 @@ steps! {
     MuxReply = 33, Offline, Up, "multiplexer silent OT";
     /// Server: with silent OT, the trees of the labels' extension.
     LabelReply = 34, Offline, Down, "label silent OT";
+    /// Server: whether it keeps the batch beyond the session; only when asked to.
+    Kept = 35, Offline, Down, "kept";
     /// Client: the masked input.
     Input = 40, Online, Up, "masked input";
     /// Server: active labels of its own shares, of one layer.
@@ -107,6 +109,8 @@ steps! {
     /// Server: decoding bits of the garbled argmax. They come with the labels and not with the tables, so that the tables fix
     /// no output before the input is chosen.
     DecodeBits = 45, Online, Down, "argmax decoding";
+    /// Server: whether a kept inference is there; only for those.
+    Found = 46, Online, Down, "kept inference";
     /// Server: its share of the logits.
     Logits = 44, Online, Down, "logits";
 }

@@ -3,10 +3,13 @@
 //! What the client learns: its own predictions, and the public plan. What it keeps for one
 //! prepared inference: tables, its active labels, its truncated shares, u_c and the masks of its answers.
 
+mod kept;
 mod masks;
 mod offline;
 mod online;
 mod setup;
+
+pub use kept::kept_bytes;
 
 use std::sync::Arc;
 
@@ -17,6 +20,7 @@ use crate::block::{ActiveLabel, Block};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::he;
+use crate::kept::ItemId;
 use crate::layout::Layout;
 use crate::ledger::Ledger;
 use crate::mux;
@@ -41,6 +45,8 @@ pub struct ClientSession<C: Channel> {
     mux: Option<mux::ClientMux>,
     /// How OTs are made and circuits garbled.
     options: SessionOptions,
+    /// The session was opened for kept inferences alone.
+    kept_only: bool,
     /// Batches prepared so far.
     n_batches: u32,
     /// Set by the first error of the peer or the channel.
@@ -79,7 +85,9 @@ impl Output {
 
 /// One-time material for one inference: consumed by [`ClientSession::infer`], never copied.
 pub struct Prepared {
-    session: Nonce,
+    origin: Origin,
+    /// Of the session that prepared it.
+    options: SessionOptions,
     batch: u32,
     index: usize,
     start_key: Block,
@@ -87,6 +95,14 @@ pub struct Prepared {
     layers: Vec<LayerMaterial>,
     output: Share<Client>,
     argmax: Option<ArgmaxMaterial>,
+}
+
+/// Where the server has its half.
+enum Origin {
+    /// In the session with this nonce of ours.
+    Session(Nonce),
+    /// In its store, under this name, for any session with this plan.
+    Kept { id: ItemId, plan_hash: [u8; 32] },
 }
 
 impl std::fmt::Debug for Prepared {

@@ -12,11 +12,12 @@ use pi_model::plan::ResponsePlan;
 use pi_model::relu_set::gather;
 use zeroize::Zeroizing;
 
-use super::{ArgmaxMaterial, ClientSession, LayerMaterial, Prepared, masks};
+use super::{ArgmaxMaterial, ClientSession, LayerMaterial, Origin, Prepared, masks};
 use crate::block::{ActiveLabel, Block};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::he;
+use crate::kept::Handle;
 use crate::layout::{ReluLayer, instances};
 use crate::ledger::{Phase, Work};
 use crate::ot::mode::Receiver;
@@ -74,18 +75,30 @@ impl<C: Channel> ClientSession<C> {
     /// [`crate::Error::Peer`] or [`crate::Error::Channel`]; the session is over then.
     pub fn prepare(&mut self) -> Result<Vec<Prepared>> {
         self.unless_over()?;
-        let result = self.prepare_batch();
+        let result = self.prepare_batch(None);
         self.note(result)
     }
 
-    fn prepare_batch(&mut self) -> Result<Vec<Prepared>> {
+    pub(super) fn prepare_batch(&mut self, keep: Option<&Handle>) -> Result<Vec<Prepared>> {
+        if self.kept_only {
+            return Err(Error::Misuse(
+                "this session was opened for kept inferences only; connect anew to prepare".into(),
+            ));
+        }
         let batch = self.n_batches.checked_add(1).ok_or_else(|| {
             Error::Misuse(
                 "this session has prepared all the batches that it can; start a new one".into(),
             )
         })?;
         self.n_batches = batch;
-        let (request_tag, request) = Request::Prepare { batch }.encode();
+        let request = match keep {
+            None => Request::Prepare { batch },
+            Some(handle) => Request::PrepareKept {
+                batch,
+                handle: handle.clone(),
+            },
+        };
+        let (request_tag, request) = request.encode();
         self.wire.send(request_tag, &request)?;
         let mut sums = Sums::new(&self.plan);
         let sources = self.send_sources(batch, &mut sums)?;
@@ -509,7 +522,8 @@ impl<C: Channel> ClientSession<C> {
             let output = draft.accumulators.swap_remove(last);
             let input_mask = draft.masks.swap_remove(0);
             prepared.push(Prepared {
-                session: self.client_nonce,
+                origin: Origin::Session(self.client_nonce),
+                options: self.options,
                 batch,
                 index,
                 start_key,

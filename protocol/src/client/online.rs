@@ -2,7 +2,7 @@
 
 use pi_model::bits::{pack, packed_bytes, unpack};
 
-use super::{ClientSession, LayerMaterial, Output, Prepared};
+use super::{ClientSession, LayerMaterial, Origin, Output, Prepared};
 use crate::block::ActiveLabel;
 use crate::channel::Channel;
 use crate::error::{Error, Result};
@@ -19,12 +19,16 @@ impl<C: Channel> ClientSession<C> {
     /// The prepared material is consumed, also when the inference fails.
     ///
     /// # Errors
-    /// [`Error::Misuse`] for an input of another size or range, [`Error::Peer`] and [`Error::Channel`] otherwise.
+    /// [`Error::Misuse`] for an input of another size or range, [`Error::Kept`] for a kept inference that is not there any
+    /// more (the session goes on), [`Error::Peer`] and [`Error::Channel`] otherwise.
     pub fn infer(&mut self, prepared: Prepared, input: &[i64]) -> Result<Output> {
-        if prepared.session != self.client_nonce {
-            return Err(Error::Misuse(
-                "this inference was prepared in another session".into(),
-            ));
+        let why = match &prepared.origin {
+            Origin::Session(nonce) if *nonce != self.client_nonce => "in another session",
+            Origin::Kept { plan_hash, .. } if *plan_hash != self.plan.hash() => "for another plan",
+            _ => "",
+        };
+        if !why.is_empty() {
+            return Err(Error::Misuse(format!("this inference was prepared {why}")));
         }
         let n_inputs = self.plan.graph().tensors[0].n_values();
         if input.len() != n_inputs {
@@ -49,11 +53,19 @@ impl<C: Channel> ClientSession<C> {
     fn run(&mut self, prepared: &Prepared, input: &[i64]) -> Result<Output> {
         let ring = self.input_ring;
         let (batch, index) = (prepared.batch, prepared.index);
-        let (request_tag, request) = Request::Infer {
-            batch,
-            index: index as u16,
-        }
-        .encode();
+        let index_on_wire = index as u16;
+        let request = match prepared.origin {
+            Origin::Session(_) => Request::Infer {
+                batch,
+                index: index_on_wire,
+            },
+            Origin::Kept { id, .. } => Request::InferKept {
+                id,
+                batch,
+                index: index_on_wire,
+            },
+        };
+        let (request_tag, request) = request.encode();
         self.wire.send(request_tag, &request)?;
         let masked: Vec<u64> = input
             .iter()
@@ -64,6 +76,9 @@ impl<C: Channel> ClientSession<C> {
             tag(Step::Input, 0, batch, index),
             &pack(&masked, ring.bits()),
         )?;
+        if prepared.kept_id().is_some() {
+            self.receive_found(prepared)?;
+        }
         let layout = self.layout.clone();
         for (relu, material) in layout.relu_layers.iter().zip(&prepared.layers) {
             if relu.n_relus() > 0 {
@@ -80,7 +95,7 @@ impl<C: Channel> ClientSession<C> {
         prepared: &Prepared,
     ) -> Result<()> {
         let (batch, index, ring) = (prepared.batch, prepared.index, relu.ring_out);
-        let mode = self.options.garbling;
+        let mode = prepared.options.garbling;
         let labels = self.wire.recv(
             tag(Step::Labels, relu.layer, batch, index),
             relu.n_labels() * ActiveLabel::BYTES,
@@ -135,7 +150,7 @@ impl<C: Channel> ClientSession<C> {
 
     fn output(&mut self, prepared: &Prepared) -> Result<Output> {
         let (batch, index, last) = (prepared.batch, prepared.index, self.layout.last_layer());
-        let (layout, mode) = (self.layout.clone(), self.options.garbling);
+        let (layout, mode) = (self.layout.clone(), prepared.options.garbling);
         let (Some(argmax), Some(material)) = (&layout.argmax, &prepared.argmax) else {
             let ring = layout.output_ring;
             let message = self.wire.recv(

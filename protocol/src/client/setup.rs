@@ -98,6 +98,7 @@ impl<C: Channel> ClientSession<C> {
             keys,
             mux,
             options,
+            kept_only: false,
             n_batches: 0,
             over: false,
             #[cfg(test)]

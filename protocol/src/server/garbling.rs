@@ -83,6 +83,7 @@ pub(super) fn garble_inference(
         prepared: Prepared {
             batch,
             index,
+            kept: false,
             delta: transfers.delta.clone(),
             masks,
             layers: vec![],

@@ -5,12 +5,14 @@
 
 mod check;
 mod garbling;
+pub(crate) mod kept;
 mod observer;
 mod offline;
 mod online;
 mod setup;
 
 pub use check::{check_plan, prepared_bytes};
+pub use kept::kept_bytes;
 pub use observer::Observer;
 
 use std::collections::HashMap;
@@ -23,6 +25,7 @@ use crate::block::{Delta, ZeroLabel};
 use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::he;
+use crate::kept::Keeper;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, Phase};
 use crate::mux;
@@ -48,6 +51,10 @@ pub struct ServerSession<C: Channel> {
     mux: Option<mux::ServerMux>,
     /// How OTs are made and circuits garbled.
     options: SessionOptions,
+    /// The session was opened for kept inferences alone.
+    kept_only: bool,
+    /// Where inferences outlive the session; none if they do not.
+    keeper: Option<Box<dyn Keeper>>,
     /// Batches prepared so far.
     n_batches: u32,
     /// Set by the first error of the peer or the channel.
@@ -76,6 +83,8 @@ pub(crate) struct Trace {
 struct Prepared {
     batch: u32,
     index: usize,
+    /// It comes from the keeper, and the client waits to hear that it is there.
+    kept: bool,
     delta: Arc<Delta>,
     /// s of each layer's accumulator, skip connections left out (they are in the tensors).
     masks: Vec<Share<Server>>,
@@ -133,28 +142,25 @@ impl<C: Channel> ServerSession<C> {
             match request {
                 Request::End => return Ok(()),
                 Request::Prepare { batch } => {
-                    if Some(batch) != self.n_batches.checked_add(1) {
-                        return Err(Error::peer(
-                            Step::Request.name(),
-                            0,
-                            format!("the batch after {}", self.n_batches),
-                            format!("batch {batch}"),
-                        ));
-                    }
-                    let n = self.plan.public().batch();
-                    if self.prepared.len() + n > self.max_prepared {
-                        return Err(Error::peer(
-                            Step::Request.name(),
-                            0,
-                            format!(
-                                "at most {} prepared inferences in a session",
-                                self.max_prepared
-                            ),
-                            format!("a request for {n} more than {}", self.prepared.len()),
-                        ));
-                    }
-                    self.n_batches = batch;
+                    self.begin_batch(batch)?;
                     self.observed(Phase::Offline, batch, None, Self::prepare)?;
+                }
+                Request::PrepareKept { batch, handle } => {
+                    self.begin_batch(batch)?;
+                    self.admit_kept()?;
+                    self.observed(Phase::Offline, batch, None, |session| {
+                        session.prepare_kept(&handle)
+                    })?;
+                }
+                Request::InferKept { id, batch, index } => {
+                    match self.take_kept(&id, batch, index) {
+                        Err(why) => self.miss(why, batch, index)?,
+                        Ok(prepared) => {
+                            self.observed(Phase::Online, batch, Some(index), |session| {
+                                session.infer(prepared)
+                            })?;
+                        }
+                    }
                 }
                 Request::Infer { batch, index } => {
                     let prepared = self.prepared.remove(&(batch, index)).ok_or_else(|| {
@@ -171,6 +177,38 @@ impl<C: Channel> ServerSession<C> {
                 }
             }
         }
+    }
+
+    /// Whether batch number `batch` may begin.
+    fn begin_batch(&mut self, batch: u32) -> Result<()> {
+        let refuse = |expected: String, got: String| {
+            Err(Error::peer(Step::Request.name(), 0, expected, got))
+        };
+        if self.kept_only {
+            return refuse(
+                "a request for a kept inference, which is all that this session was opened for"
+                    .into(),
+                "a request to prepare".into(),
+            );
+        }
+        if Some(batch) != self.n_batches.checked_add(1) {
+            return refuse(
+                format!("the batch after {}", self.n_batches),
+                format!("batch {batch}"),
+            );
+        }
+        let n = self.plan.public().batch();
+        if self.prepared.len() + n > self.max_prepared {
+            return refuse(
+                format!(
+                    "at most {} prepared inferences in a session",
+                    self.max_prepared
+                ),
+                format!("a request for {n} more than {}", self.prepared.len()),
+            );
+        }
+        self.n_batches = batch;
+        Ok(())
     }
 
     /// What this side has measured so far.

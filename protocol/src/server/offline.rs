@@ -52,6 +52,7 @@ impl<C: Channel> ServerSession<C> {
                 let prepared = Prepared {
                     batch,
                     index,
+                    kept: false,
                     delta: transfers.delta.clone(),
                     masks,
                     layers,

@@ -11,6 +11,7 @@ use super::{LayerMaterial, Prepared, ServerSession};
 use crate::channel::Channel;
 use crate::error::Result;
 use crate::gc::active_label_bytes;
+use crate::kept::KeepError;
 use crate::layout::ReluLayer;
 use crate::ledger::Phase;
 use crate::relu::{ServerKeys, server_encrypt};
@@ -34,6 +35,11 @@ impl<C: Channel> ServerSession<C> {
                 unpack(&message, n_inputs, input_bits)
             })
             .map_err(|e| malformed(Step::Input, 0, &e))?;
+        if prepared.kept {
+            // The item is gone from the keeper: from here on bytes may leave.
+            let found = [KeepError::code(Ok(()))];
+            self.wire.send(tag(Step::Found, 0, batch, index), &found)?;
+        }
         let mut tensors = vec![input];
         #[cfg(test)]
         let mut accumulators = vec![];

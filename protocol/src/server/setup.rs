@@ -15,7 +15,9 @@ use crate::ledger::Phase;
 use crate::mux::ServerMux;
 use crate::ot::softspoken;
 use crate::prg::{self, Seed};
-use crate::session::{HELLO_BYTES, decode_client_hello, encode_hello, setup_tag};
+use crate::session::{
+    HELLO_BYTES, Nonce, Opening, SessionOptions, decode_client_hello, encode_hello, setup_tag,
+};
 use crate::wire::{Step, Wire};
 
 impl<C: Channel> ServerSession<C> {
@@ -33,7 +35,7 @@ impl<C: Channel> ServerSession<C> {
         let layout = Arc::new(Layout::new(&public)?);
         let mut wire = Wire::new(channel);
         let hello = wire.recv(setup_tag(Step::Hello), HELLO_BYTES)?;
-        let (client_nonce, hash, options) = decode_client_hello(&hello)?;
+        let (client_nonce, hash, opening) = decode_client_hello(&hello)?;
         if !bool::from(hash.ct_eq(&public.hash())) {
             return Err(Error::peer(
                 Step::Hello.name(),
@@ -43,6 +45,15 @@ impl<C: Channel> ServerSession<C> {
             ));
         }
         let server_nonce = *seed.derive("server nonce", &[]).as_bytes();
+        let Opening::Full(options) = opening else {
+            let reply = encode_hello(&server_nonce, &[0; 32]);
+            wire.send(setup_tag(Step::HelloReply), &reply)?;
+            return Ok(Self {
+                setup_s: wire.ledger.now_s(),
+                kept_only: true,
+                ..Self::bare(wire, plan, layout, seed, [client_nonce, server_nonce])
+            });
+        };
         let (setup, point) = wire.ledger.time(Phase::Setup, "OT", || {
             ServerMux::begin(&client_nonce, &server_nonce, &seed)
         });
@@ -73,6 +84,23 @@ impl<C: Channel> ServerSession<C> {
         };
         Ok(Self {
             setup_s: wire.ledger.now_s(),
+            keys,
+            mux,
+            options,
+            ..Self::bare(wire, plan, layout, seed, [client_nonce, server_nonce])
+        })
+    }
+
+    /// A session without keys.
+    fn bare(
+        wire: Wire<C>,
+        plan: Arc<Plan>,
+        layout: Arc<Layout>,
+        seed: Seed,
+        [client_nonce, server_nonce]: [Nonce; 2],
+    ) -> Self {
+        Self {
+            setup_s: 0.0,
             observer: None,
             wire,
             plan,
@@ -80,15 +108,17 @@ impl<C: Channel> ServerSession<C> {
             seed,
             client_nonce,
             server_nonce,
-            keys,
-            mux,
-            options,
+            keys: vec![],
+            mux: None,
+            options: SessionOptions::default(),
+            kept_only: false,
+            keeper: None,
             n_batches: 0,
             over: false,
             prepared: HashMap::new(),
             max_prepared: DEFAULT_MAX_PREPARED,
             #[cfg(test)]
             trace: vec![],
-        })
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod inference;
+mod kept;
 mod observer;
 mod replay;
 
