@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pi_model::PublicModel;
 use pi_model::packing::PackingGoal;
@@ -290,6 +290,22 @@ impl Client {
             .block_on(stub.list_models(ListModelsRequest {}))
             .map_err(|s| self.refused(&s))?;
         Ok(answer.into_inner().models)
+    }
+
+    /// What time it is at the server, to the second, if it tells.
+    ///
+    /// # Errors
+    /// As [`Self::models`].
+    pub fn server_time(&self) -> Result<Option<SystemTime>, ClientError> {
+        let mut stub = self.stub(MAX_MESSAGE_BYTES);
+        let answer = self
+            .network
+            .handle
+            .block_on(stub.list_models(ListModelsRequest {}))
+            .map_err(|s| self.refused(&s))?;
+        let date = answer.metadata().get("date");
+        let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        Ok(date)
     }
 
     /// Everything public about model `name`, or about the server's first model.
