@@ -7,6 +7,7 @@ mod doctor;
 mod infer;
 mod interrupt;
 mod print;
+mod proxy;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Find out why a server cannot be reached or is slow.
     Doctor(doctor::DoctorArgs),
+    /// Serve KServe and Triton clients on this machine: the Open Inference Protocol by REST and gRPC, answered privately.
+    Proxy(Box<proxy::ProxyArgs>),
     /// Print a script of completions for a shell: pi-client completions bash > /etc/bash_completion.d/pi-client
     Completions {
         /// The shell.
@@ -54,13 +57,17 @@ fn exit_codes() -> String {
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
-    interrupt::watch();
+    // A proxy is stopped by Ctrl-C in good order.
+    if !matches!(command, Command::Proxy(_)) {
+        interrupt::watch();
+    }
     let outcome = match command {
         Command::Infer(args) => infer::run(&args),
         Command::Models(args) => describe::models(&args),
         Command::Describe(args) => describe::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Proxy(args) => proxy::run(&args),
         Command::Completions { shell } => {
             let mut out = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "pi-client", &mut out);
