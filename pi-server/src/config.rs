@@ -18,6 +18,7 @@ use crate::admin::{self, AdminListen};
 use crate::limits::Quota;
 use crate::repository::root::{Mode, RootOptions};
 use crate::serve::{Limits, ServeOptions, TlsFiles};
+use crate::store::{Bounds, StoreOptions};
 use crate::units::{Span, Speed};
 
 /// What every variable of the environment starts with.
@@ -162,6 +163,28 @@ pub struct Settings {
     /// Most bytes a day (UTC), both ways, for each identity.
     #[arg(long, value_name = "N", env = "PI_SERVER_BYTES_PER_DAY")]
     pub bytes_per_day: Option<u64>,
+    /// Where prepared inferences may outlive their session: a file, made if it is not there, or a database that several
+    /// servers share, postgres://USER@HOST/DATABASE with its password in PGPASSWORD. Without it nothing is kept.
+    ///
+    /// Never put an older copy of it back: what was used would be used again. SECURITY.md, section 11.
+    #[arg(long, value_name = "STORE", env = "PI_SERVER_STORE")]
+    pub store: Option<String>,
+    /// File with the key that encrypts the store, 32 bytes in hex or base64, readable by this user alone; else it is in the
+    /// variable PI_STORE_KEY.
+    #[arg(long, value_name = "FILE", env = "PI_SERVER_STORE_KEY_FILE")]
+    pub store_key_file: Option<PathBuf>,
+    /// Authorities of the database's certificate in PEM; needed for a database on another machine.
+    #[arg(long, value_name = "FILE", env = "PI_SERVER_STORE_CA")]
+    pub store_ca: Option<PathBuf>,
+    /// How long a prepared inference is kept.
+    #[arg(long, value_name = "TIME", env = "PI_SERVER_STORE_TIME")]
+    pub store_time: Option<Span>,
+    /// Most that the store holds, in MiB.
+    #[arg(long, value_name = "MIB", env = "PI_SERVER_STORE_SIZE")]
+    pub store_size: Option<u32>,
+    /// Most that the store holds of each identity, in MiB. Clients without token and certificate are one identity together.
+    #[arg(long, value_name = "MIB", env = "PI_SERVER_STORE_SIZE_PER_IDENTITY")]
+    pub store_size_per_identity: Option<u32>,
     /// Append where the time goes to FILE: one line of JSON for each finished step of a session.
     ///
     /// A step is set-up, one offline batch, or one inference. Its line has the seconds by operation and layer, the
@@ -186,6 +209,7 @@ impl Settings {
     #[must_use]
     pub fn defaults() -> Self {
         let of = ServeOptions::default();
+        let store = StoreOptions::default();
         Self {
             listen: Some(of.listen),
             max_batch: Some(of.max_batch),
@@ -199,6 +223,9 @@ impl Settings {
             prepared_memory: Some((of.limits.prepared_bytes >> 20) as u32),
             silent_ot: Some(of.limits.silent_ot),
             drain_timeout: Some(Span(of.drain_timeout)),
+            store_time: Some(Span(store.keep_for)),
+            store_size: Some((store.bounds.total_bytes >> 20) as u32),
+            store_size_per_identity: Some((store.bounds.owner_bytes >> 20) as u32),
             ..Self::default()
         }
     }
@@ -229,7 +256,8 @@ impl Settings {
             model, repository, repository_mode, repository_poll, load_model, listen, admin_listen, max_batch,
             packing_bandwidth, max_sessions, idle_timeout, phase_timeout, prepared_memory, silent_ot, drain_timeout, tls_cert,
             tls_key, tls_client_ca, token_file, reload_interval, sessions_per_identity, calls_per_minute,
-            inferences_per_day, bytes_per_day, ledger,
+            inferences_per_day, bytes_per_day, store, store_key_file, store_ca, store_time, store_size,
+            store_size_per_identity, ledger,
         )
     }
 
@@ -241,6 +269,17 @@ impl Settings {
         let all = self.over(Self::defaults());
         let or = ServeOptions::default();
         let span = |s: Option<Span>, or| s.map_or(or, |s| s.0);
+        let mib = |n: Option<u32>, or| n.map_or(or, |mib| u64::from(mib) << 20);
+        let kept = StoreOptions::default();
+        for (key, set) in [
+            ("store-key-file", all.store_key_file.is_some()),
+            ("store-ca", all.store_ca.is_some()),
+        ] {
+            if set && all.store.is_none() {
+                let reason = "store must be given with it".into();
+                return Err(ConfigError::Value { key, reason });
+            }
+        }
         let both = both(("tls-cert", all.tls_cert), ("tls-key", all.tls_key))?;
         if both.is_none() && all.tls_client_ca.is_some() {
             let (key, reason) = ("tls-client-ca", "tls-cert must be given with it".into());
@@ -284,6 +323,16 @@ impl Settings {
             },
             tls,
             drain_timeout: span(all.drain_timeout, or.drain_timeout),
+            store: all.store.map(|at| StoreOptions {
+                at,
+                key_file: all.store_key_file.clone(),
+                ca: all.store_ca.clone(),
+                keep_for: span(all.store_time, kept.keep_for),
+                bounds: Bounds {
+                    total_bytes: mib(all.store_size, kept.bounds.total_bytes),
+                    owner_bytes: mib(all.store_size_per_identity, kept.bounds.owner_bytes),
+                },
+            }),
             ledger: all.ledger,
         };
         within("max-batch", options.max_batch, 1..=64)?;
@@ -301,6 +350,10 @@ impl Settings {
             ),
             ("idle-timeout", options.limits.idle_timeout),
             ("phase-timeout", options.limits.phase_timeout),
+            (
+                "store-time",
+                options.store.as_ref().map_or(kept.keep_for, |s| s.keep_for),
+            ),
         ] {
             if time.is_zero() || time > LONGEST {
                 let reason = "it must be longer than zero and at most 365 days".into();

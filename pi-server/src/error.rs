@@ -97,6 +97,9 @@ pub enum ServeError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// Prepared inferences cannot be kept.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
     /// The descriptions of our services cannot be served.
     #[error("the description of the services is broken, which is a bug: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),

@@ -61,7 +61,8 @@ impl Gate {
         self.lock().clone()
     }
 
-    fn close(&self, why: Status) {
+    /// Ends the session at the driver's next turn, and says why.
+    pub(crate) fn close(&self, why: Status) {
         self.lock().get_or_insert(why);
     }
 

@@ -19,6 +19,7 @@ pub mod repository;
 pub mod serve;
 pub mod service;
 mod session;
+pub mod store;
 pub mod tls;
 pub mod units;
 pub mod watch;

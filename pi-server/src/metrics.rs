@@ -14,6 +14,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 use tonic::Code;
 
+use crate::store::Held;
+
 /// What [`Metrics::text`] is, in a header `content-type`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -42,6 +44,9 @@ pub struct Metrics {
     phases: Family<Labels<2>, Histogram, Seconds>,
     bytes: Counters<1>,
     relus: Counter,
+    kept: Counters<1>,
+    kept_items: Gauge,
+    kept_bytes: Gauge,
     load_failures: Counters<1>,
     models: Family<Labels<1>, Gauge>,
     draining: Gauge,
@@ -72,6 +77,12 @@ impl Default for Metrics {
             ),
             bytes: all.add("bytes", "Bytes of sessions with gRPC framing, by direction"),
             relus: all.add("relus_evaluated", "ReLUs evaluated under garbling"),
+            kept: all.add(
+                "kept",
+                "Prepared inferences put into the store (put), given out (take), asked for in vain (miss)",
+            ),
+            kept_items: all.add("kept_items", "Prepared inferences in the store"),
+            kept_bytes: all.add("kept_bytes", "Their bytes"),
             load_failures: all.add(
                 "model_load_failures",
                 "Models that could not be loaded, by model",
@@ -142,6 +153,27 @@ impl Metrics {
         }
     }
 
+    /// Items were put into the store.
+    pub fn kept_put(&self, n: u64) {
+        self.kept_event("put").inc_by(n);
+    }
+
+    /// A kept inference was asked for.
+    pub fn kept_take(&self, found: bool) {
+        self.kept_event(if found { "take" } else { "miss" }).inc();
+    }
+
+    /// The store holds this.
+    pub fn kept(&self, held: &Held) {
+        self.kept_items.set(held.n_items as i64);
+        self.kept_bytes.set(held.n_bytes as i64);
+    }
+
+    fn kept_event(&self, event: &str) -> Counter {
+        let labels = [("event", event.to_owned())];
+        self.kept.get_or_create(&labels).clone()
+    }
+
     /// A model could not be loaded.
     pub fn load_failed(&self, model: &str) {
         self.load_failures
@@ -180,6 +212,13 @@ mod tests {
         metrics.step("small", Phase::Online, 0.01, 150);
         metrics.bytes(7, 9);
         metrics.load_failed("large");
+        metrics.kept_put(4);
+        metrics.kept_take(false);
+        metrics.kept(&Held {
+            n_items: 4,
+            n_bytes: 99,
+            next_expiry_s: 0,
+        });
         let text = metrics.text(3, 1, 2, true);
         for line in [
             "pi_requests_total{method=\"Describe\",code=\"NotFound\"} 1",
@@ -194,6 +233,10 @@ mod tests {
             "pi_model_load_failures_total{model=\"large\"} 1",
             "pi_models{state=\"broken\"} 2",
             "pi_draining 1",
+            "pi_kept_total{event=\"put\"} 4",
+            "pi_kept_total{event=\"miss\"} 1",
+            "pi_kept_items 4",
+            "pi_kept_bytes 99",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -32,6 +32,7 @@ use crate::limits::Quota;
 use crate::repository::root::{Mode, Root, RootOptions};
 use crate::repository::{ModelStatus, Repository, Terms};
 use crate::service::{Service, Shared};
+use crate::store::{StoreError, StoreOptions, Vault};
 use crate::tls::{Incoming, Tls};
 
 /// What one server grants to its clients.
@@ -112,6 +113,8 @@ pub struct ServeOptions {
     pub reload_interval: Duration,
     /// How long running sessions may go on after a stop.
     pub drain_timeout: Duration,
+    /// Where prepared inferences outlive their session; without it they do not.
+    pub store: Option<StoreOptions>,
     /// Where to append a line for each finished step of a session.
     pub ledger: Option<PathBuf>,
 }
@@ -132,6 +135,7 @@ impl Default for ServeOptions {
             tls: None,
             reload_interval: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(25),
+            store: None,
             ledger: None,
         }
     }
@@ -177,6 +181,7 @@ impl Server {
             .map(Arc::new);
         let tokens = options.tokens.as_deref().map(Tokens::load).transpose()?;
         let ledger = options.ledger.as_deref().map(LedgerFile::open);
+        let vault = options.store.as_ref().map(open_store).transpose()?;
         let terms = Terms {
             max_batch: options.max_batch,
             packing_bandwidth: options.packing_bandwidth,
@@ -187,6 +192,7 @@ impl Server {
             identities: Identities::new(tokens.map(Arc::new), options.quota),
             drain: Arc::default(),
             metrics: Arc::default(),
+            vault: vault.map(Arc::new),
             ledger: ledger.transpose()?.map(Arc::new),
         });
         let root = options.repository.clone().map(|options| {
@@ -277,6 +283,9 @@ impl Server {
         ));
         if let Some(root) = self.root.clone().filter(|r| r.options().mode == Mode::Poll) {
             beside.spawn(poll(root));
+        }
+        if let Some(vault) = shared.vault.clone() {
+            beside.spawn(tidy(vault, Arc::clone(&shared)));
         }
         if let Some(listener) = self.admin {
             let admin = Admin {
@@ -396,4 +405,78 @@ async fn poll(root: Arc<Root>) {
             error!(%error, "reading the repository failed");
         }
     }
+}
+
+/// How often the store is tidied up.
+const TIDY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Opens the store on a thread of its own: a client of a database blocks, which threads of the runtime must not.
+fn open_store(options: &StoreOptions) -> Result<Vault, StoreError> {
+    let opened = std::thread::scope(|scope| scope.spawn(|| options.open()).join());
+    opened.unwrap_or_else(|_| {
+        Err(StoreError::Settings(
+            "opening the store failed, which is a bug; see above".into(),
+        ))
+    })
+}
+
+/// Removes what has expired, and what was made for weights that were replaced; shows what is held.
+async fn tidy(vault: Arc<Vault>, shared: Arc<Shared>) {
+    let mut changes = shared.repository.changes();
+    let mut weights: HashMap<String, [u8; 32]> = HashMap::new();
+    // What went wrong is tried again each time, and told once.
+    let mut told = String::new();
+    loop {
+        let (vault, tidied) = (Arc::clone(&vault), Arc::clone(&shared));
+        let before = std::mem::take(&mut weights);
+        let done = tokio::task::spawn_blocking(move || tidy_once(&vault, &tidied, before));
+        match done.await {
+            Ok((now, outcome)) => {
+                weights = now;
+                let text = outcome.err().map_or(String::new(), |e| e.to_string());
+                if !text.is_empty() && text != told {
+                    error!(error = text, "kept inferences");
+                }
+                told = text;
+            }
+            Err(error) => error!(%error, "tidying up the store failed"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TIDY_INTERVAL) => {}
+            _ = changes.changed() => {}
+        }
+    }
+}
+
+/// The weights that serve now, by model.
+type Weights = HashMap<String, [u8; 32]>;
+
+fn tidy_once(vault: &Vault, shared: &Shared, before: Weights) -> (Weights, Result<(), StoreError>) {
+    let mut now = before.clone();
+    for name in shared.repository.names() {
+        if let Some(served) = shared.repository.find(&name) {
+            now.insert(name, served.model().weights_digest());
+        }
+    }
+    let tidy = || {
+        let n = vault.expire()?;
+        if n > 0 {
+            info!(n, "kept inferences have expired");
+        }
+        // Other replicas may still serve the old weights: there, what is of no use expires.
+        let replaced = before
+            .iter()
+            .filter(|(name, old)| now.get(*name) != Some(old));
+        for (name, old) in replaced.filter(|_| !vault.store().is_shared()) {
+            let n = vault.purge(old)?;
+            info!(
+                model = name,
+                n, "kept inferences for replaced weights are gone"
+            );
+        }
+        shared.metrics.kept(&vault.held(None)?);
+        Ok(())
+    };
+    let outcome = tidy();
+    (now, outcome)
 }

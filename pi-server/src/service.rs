@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::repository::{Repository, Served};
 use crate::serve::Limits;
 use crate::session::Session;
+use crate::store::Vault;
 
 /// How long a stream may take to carry Open; it occupies a session from its start.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +45,8 @@ pub struct Shared {
     pub drain: Arc<Drain>,
     /// The counters.
     pub metrics: Arc<Metrics>,
+    /// Where prepared inferences outlive their session.
+    pub vault: Option<Arc<Vault>>,
     /// Where finished steps are written down.
     pub ledger: Option<Arc<LedgerFile>>,
 }
@@ -141,6 +144,7 @@ impl Service {
         let model = found.ok_or_else(|| self.shared.unknown_model(name))?;
         let terms = self.shared.repository.terms();
         let max_prepared = terms.limits.max_prepared(model.prepared_bytes());
+        let vault = self.shared.vault.as_ref();
         Ok(DescribeResponse {
             model: model.name().to_owned(),
             public_model: model.description(),
@@ -150,7 +154,7 @@ impl Service {
             max_batch: terms.max_batch.min(max_prepared) as u32,
             idle_timeout_seconds: terms.limits.idle_timeout.as_secs().max(1) as u32,
             packing_bandwidth: terms.packing_bandwidth,
-            kept_seconds: 0,
+            kept_seconds: vault.map_or(0, |vault| vault.keep_for().as_secs()),
         })
     }
 
@@ -198,6 +202,7 @@ impl Service {
             plan,
             to_client,
             ledger: self.shared.ledger.clone(),
+            vault: self.shared.vault.clone(),
             gate,
             metrics: Arc::clone(&self.shared.metrics),
             account,

@@ -22,6 +22,7 @@ use crate::gate::Gate;
 use crate::ledger_file::LedgerFile;
 use crate::limits::{Account, Slot, refused_by};
 use crate::metrics::Metrics;
+use crate::store::vault::{Deposit, Teller, Vault};
 
 /// What one session's thread needs.
 pub(crate) struct Session {
@@ -32,6 +33,7 @@ pub(crate) struct Session {
     pub(crate) silent_ot: bool,
     pub(crate) to_client: Sender<Item>,
     pub(crate) ledger: Option<Arc<LedgerFile>>,
+    pub(crate) vault: Option<Arc<Vault>>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) account: Arc<Account>,
@@ -91,6 +93,9 @@ impl Session {
                 ));
             }
             session.max_prepared = self.max_prepared;
+            if let Some(vault) = &self.vault {
+                session.keep_with(Box::new(self.teller(vault)));
+            }
             session.observe(self.observer(Arc::clone(&traffic)));
             session.serve()
         }));
@@ -141,6 +146,20 @@ impl Session {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+
+    fn teller(&self, vault: &Arc<Vault>) -> Teller {
+        Teller {
+            vault: Arc::clone(vault),
+            deposit: Deposit {
+                owner: self.account.name().to_owned(),
+                model: self.model.clone(),
+                weights: self.plan.model().weights_digest(),
+            },
+            gate: Arc::clone(&self.gate),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+
     /// What is told of every finished step.
     fn observer(&self, traffic: Arc<Traffic>) -> Observer {
         let (id, model) = (self.id, self.model.clone());
