@@ -63,6 +63,23 @@ pub(crate) struct SessionArgs {
     garbling: GarblingMode,
 }
 
+/// Where prepared inferences lie.
+#[derive(Args)]
+pub(crate) struct StoreArgs {
+    /// Folder of kept inferences and their key; pi-client in the user's folder for data if not given.
+    #[arg(long, value_name = "DIR", env = "PI_STORE")]
+    store: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    pub(crate) fn dir(&self) -> Result<PathBuf, ClientError> {
+        let dir = self.store.clone().or_else(pi_client::store::default_dir);
+        dir.ok_or_else(|| {
+            ClientError::Usage("no folder to keep inferences in; name one with --store DIR".into())
+        })
+    }
+}
+
 impl SessionArgs {
     pub(crate) const fn options(&self) -> SessionOptions {
         SessionOptions {

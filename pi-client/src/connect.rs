@@ -158,6 +158,8 @@ pub struct Description {
     pub max_batch: usize,
     /// How long the server lets a session be silent.
     pub idle_timeout: Duration,
+    /// How long the server keeps prepared inferences beyond their session; zero if it does not.
+    pub kept_for: Duration,
     /// The network for which the server packs ciphertexts.
     pub packing: PackingGoal,
 }
@@ -268,6 +270,12 @@ impl Client {
         })
     }
 
+    /// The server's address.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.options.url
+    }
+
     pub(crate) fn stub(&self, max_message_bytes: usize) -> Stub {
         let bearer = Bearer(self.options.token.clone());
         PrivateInferenceClient::with_interceptor(self.channel.clone(), bearer)
@@ -342,6 +350,7 @@ impl Client {
             server_version: answer.server_version,
             max_batch: (answer.max_batch as usize).max(1),
             idle_timeout: Duration::from_secs(answer.idle_timeout_seconds.into()),
+            kept_for: Duration::from_secs(answer.kept_seconds),
             packing: PackingGoal::for_bandwidth(answer.packing_bandwidth),
         })
     }

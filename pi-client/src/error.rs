@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pi_model::ModelError;
+use pi_protocol::kept::KeepError;
 use tonic::{Code, Status};
 
 /// Why a query failed.
@@ -81,6 +82,14 @@ pub enum ClientError {
         /// What is wrong with it and what to do.
         reason: String,
     },
+    /// Prepared inferences on this machine's disk cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Store {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
     /// This client was closed, or its thread is gone.
     #[error("this client is closed; connect again")]
     Closed,
@@ -90,6 +99,8 @@ pub enum ClientError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
+    /// Something on this machine: a disk, a pipe.
+    Local,
     /// Flags, files or addresses that make no sense.
     Usage,
     /// No connection to the server, or it broke.
@@ -110,7 +121,8 @@ pub enum ErrorClass {
 
 impl ErrorClass {
     /// All classes, in the order of their exit codes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
+        Self::Local,
         Self::Usage,
         Self::Unreachable,
         Self::Tls,
@@ -121,10 +133,11 @@ impl ErrorClass {
         Self::Protocol,
     ];
 
-    /// The exit code of the program. 0 is success, 1 an error of this machine, 130 an interruption.
+    /// The exit code of the program. 0 is success, 130 an interruption.
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
+            Self::Local => 1,
             Self::Usage => 2,
             Self::Unreachable => 3,
             Self::Tls => 4,
@@ -140,6 +153,7 @@ impl ErrorClass {
     #[must_use]
     pub const fn meaning(self) -> &'static str {
         match self {
+            Self::Local => "an error of this machine: its disk, its memory, its output",
             Self::Usage => "wrong flags, address, token or certificate file",
             Self::Unreachable => "server not reached, or the connection broke",
             Self::Tls => "TLS failed: certificate, host name, or one side without TLS",
@@ -200,6 +214,7 @@ impl ClientError {
             Self::Address { .. } | Self::Usage(_) | Self::File { .. } | Self::Closed => {
                 ErrorClass::Usage
             }
+            Self::Store { .. } => ErrorClass::Local,
             Self::Unreachable { tls: true, .. } => ErrorClass::Tls,
             Self::Unreachable { .. } | Self::Lost { .. } => ErrorClass::Unreachable,
             Self::Refused { code, .. } => match code {
@@ -207,6 +222,10 @@ impl ClientError {
                 Code::Unavailable | Code::DeadlineExceeded => ErrorClass::Unreachable,
                 Code::FailedPrecondition | Code::Unimplemented => ErrorClass::Version,
                 Code::Internal | Code::Aborted | Code::InvalidArgument => ErrorClass::Protocol,
+                _ => ErrorClass::Refused,
+            },
+            Self::Protocol(pi_protocol::Error::Kept(why)) => match why {
+                KeepError::Full | KeepError::Unavailable => ErrorClass::Quota,
                 _ => ErrorClass::Refused,
             },
             Self::Version(_) => ErrorClass::Version,

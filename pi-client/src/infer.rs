@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use pi_client::blocking::{Answer, Session};
+use pi_client::blocking::{Answer, Client, Session};
 use pi_client::image::{Image, Sizing};
 use pi_client::input::{self, Input};
 use pi_client::session::DEFAULT_BATCH;
-use pi_client::{ClientError, Description, Report};
+use pi_client::{ClientError, Description, Report, Store};
 use pi_model::{Model, executor};
 use pi_protocol::client::Output;
 use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase};
 use serde::Serialize;
 
-use crate::args::{ServerArgs, SessionArgs};
+use crate::args::{ServerArgs, SessionArgs, StoreArgs};
 use crate::interrupt::{self, Doing};
 use crate::print;
 
@@ -34,6 +34,11 @@ pub(crate) struct InferArgs {
     /// Print this many labels for each image, with their logits.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     top: Option<u16>,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Leave what `pi-client prepare` has kept where it is, and prepare anew.
+    #[arg(long)]
+    fresh: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -129,20 +134,53 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
         (Some(file), Some(range)) => input::cifar10(file, range.clone(), &description.model)?,
         _ => fit(&images, args.exact_size, &description)?,
     };
-    let batch = batch(args.session.batch, inputs.len(), &description);
-    let options = args.session.options();
+    let mut kept = match args.fresh {
+        true => None,
+        false => Kept::find(args, &client, &description)?,
+    };
     let mut session = {
         let _phase = interrupt::during(Doing::SettingUp);
-        args.server
-            .again(|| client.session_with(&description, batch, options))?
+        args.server.again(|| match &kept {
+            // Enough for all images: a session without keys and base OTs.
+            Some(kept) if kept.n >= inputs.len() => {
+                client.session_for_kept(&description, kept.batch)
+            }
+            _ => {
+                let n = inputs.len();
+                let batch = kept
+                    .as_ref()
+                    .map_or_else(|| batch(args.session.batch, n, &description), |k| k.batch);
+                client.session_with(&description, batch, args.session.options())
+            }
+        })?
     };
+    let is_kept_only = kept.as_ref().is_some_and(|k| k.n >= inputs.len());
     let mut results = Vec::with_capacity(inputs.len());
     for (i, input) in inputs.iter().enumerate() {
-        if session.n_prepared() == 0 {
-            prepare(&mut session, inputs.len() - i)?;
-        }
-        let _phase = interrupt::during(Doing::Inferring);
-        let answer = session.infer(&input.values)?;
+        let taken = match &mut kept {
+            Some(kept) => kept.store.take(session.plan())?,
+            None => None,
+        };
+        let answer = match taken {
+            Some(prepared) => {
+                let _phase = interrupt::during(Doing::Inferring);
+                session.infer_with(prepared, &input.values)?
+            }
+            None => {
+                if is_kept_only && kept.take().is_some() {
+                    // Another process was faster, or the files are damaged: this session cannot prepare.
+                    session.close()?;
+                    let batch = batch(args.session.batch, inputs.len() - i, &description);
+                    let _phase = interrupt::during(Doing::SettingUp);
+                    session = client.session_with(&description, batch, args.session.options())?;
+                }
+                if session.n_prepared() == 0 {
+                    prepare(&mut session, inputs.len() - i)?;
+                }
+                let _phase = interrupt::during(Doing::Inferring);
+                session.infer(&input.values)?
+            }
+        };
         let mut result = outcome(&session, input, &answer, check.as_ref())?;
         if let Some(n) = args.top {
             result.top.truncate(n.into());
@@ -163,6 +201,35 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
         print::out(&format!("\n{}", print::layers(&run.report)))?;
     }
     Ok(())
+}
+
+/// What `pi-client prepare` has left for this server and model.
+struct Kept {
+    store: Store,
+    n: usize,
+    batch: usize,
+}
+
+impl Kept {
+    fn find(
+        args: &InferArgs,
+        client: &Client,
+        description: &Description,
+    ) -> Result<Option<Self>, ClientError> {
+        // Without a folder for data there is nothing.
+        let Ok(dir) = args.store.dir() else {
+            return Ok(None);
+        };
+        let model = &description.model.spec().name;
+        let Some(store) = Store::open_if_there(&dir, client.url(), model)? else {
+            return Ok(None);
+        };
+        let (n, batch) = store.waiting()?;
+        let batch = batch.filter(|b| {
+            *b <= description.max_batch && args.session.batch.is_none_or(|asked| asked == *b)
+        });
+        Ok(batch.map(|batch| Self { store, n, batch }))
+    }
 }
 
 /// How many are prepared together: what the user says, or batches of equal size, so that nothing is prepared in vain.
@@ -205,10 +272,20 @@ pub(crate) fn fit(
 /// Prepares a batch under a bar that follows the bytes on the wire.
 pub(crate) fn prepare(session: &mut Session, n_left: usize) -> anyhow::Result<()> {
     let _phase = interrupt::during(Doing::Preparing);
-    let batch = session.plan().batch();
     let cost = Cost::with_options(session.plan(), session.options())?;
     let n_bytes =
         cost.bytes(Phase::Offline, Direction::Up) + cost.bytes(Phase::Offline, Direction::Down);
+    with_bar(session, n_bytes, n_left, Session::prepare)
+}
+
+/// Does `what` under a bar of so many bytes.
+pub(crate) fn with_bar<T>(
+    session: &mut Session,
+    n_bytes: u64,
+    n_left: usize,
+    what: impl FnOnce(&mut Session) -> Result<T, ClientError>,
+) -> anyhow::Result<T> {
+    let batch = session.plan().batch();
     let bar = ProgressBar::new(n_bytes).with_style(
         ProgressStyle::with_template(
             "{msg} {bar:30} {decimal_bytes} of {decimal_total_bytes}  {elapsed}",
@@ -229,12 +306,12 @@ pub(crate) fn prepare(session: &mut Session, n_left: usize) -> anyhow::Result<()
             }
         }
     });
-    let prepared = session.prepare();
+    let done = what(session);
     drop(stop);
     // The ticker cannot fail in a way that matters to the result.
     let _ = ticker.join();
     bar.finish_and_clear();
-    Ok(prepared?)
+    Ok(done?)
 }
 
 fn outcome(

@@ -18,6 +18,7 @@ pub(crate) enum Doing {
     SettingUp,
     Preparing,
     Inferring,
+    Keeping,
 }
 
 static PHASE: AtomicU8 = AtomicU8::new(Doing::Idle as u8);
@@ -47,6 +48,7 @@ const fn consequence(phase: u8) -> &'static str {
         4 => {
             "interrupted while inferring: this inference is used up; of the image the server has seen masked values alone"
         }
+        5 => "interrupted while preparing: finished batches are kept, this one is gone",
         _ => "interrupted",
     }
 }

@@ -29,6 +29,7 @@ pub mod report;
 pub mod retry;
 pub mod session;
 mod stats;
+pub mod store;
 
 pub use client::{Client, Config};
 pub use connect::{ConnectOptions, Description, Token};
@@ -36,6 +37,7 @@ pub use error::{ClientError, ErrorClass};
 pub use image::{Image, Sizing};
 pub use report::Report;
 pub use stats::{Prediction, Scored, Stats};
+pub use store::Store;
 
 /// The same with calls that block. Do not use it on a thread of an asynchronous runtime.
 pub mod blocking {

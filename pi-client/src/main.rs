@@ -6,6 +6,7 @@ mod describe;
 mod doctor;
 mod infer;
 mod interrupt;
+mod prepare;
 mod print;
 mod proxy;
 
@@ -29,6 +30,8 @@ struct Cli {
 enum Command {
     /// Classify images privately.
     Infer(Box<infer::InferArgs>),
+    /// Prepare inferences ahead, and keep them on this machine, encrypted, for later calls of infer.
+    Prepare(prepare::PrepareArgs),
     /// List the models of a server.
     Models(describe::ModelsArgs),
     /// Show a model: what it is, who learns what, what a query costs.
@@ -48,7 +51,7 @@ enum Command {
 
 /// The table of exit codes, for `--help`.
 fn exit_codes() -> String {
-    let mut text = "Exit codes:\n  0    success\n  1    an error of this machine\n".to_owned();
+    let mut text = "Exit codes:\n  0    success\n".to_owned();
     for class in ErrorClass::ALL {
         text += &format!("  {}    {}\n", class.exit_code(), class.meaning());
     }
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
     }
     let outcome = match command {
         Command::Infer(args) => infer::run(&args),
+        Command::Prepare(args) => prepare::run(&args),
         Command::Models(args) => describe::models(&args),
         Command::Describe(args) => describe::run(&args),
         Command::Bench(args) => bench::run(&args),
@@ -97,7 +101,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
     match error.downcast_ref::<ModelError>() {
         Some(_) => ErrorClass::Usage.exit_code(),
-        None => 1,
+        None => ErrorClass::Local.exit_code(),
     }
 }
 

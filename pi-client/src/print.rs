@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::time::Duration;
 
 use pi_client::report::PhaseReport;
 use pi_client::{Description, Report};
@@ -261,6 +262,15 @@ pub(crate) fn description(description: &Description, costs: &[Cost; 2], tls: boo
             description.idle_timeout.as_secs()
         ),
     );
+    if !description.kept_for.is_zero() {
+        row(
+            "keeps",
+            format!(
+                "prepared inferences for {}; see `pi-client prepare`",
+                span(description.kept_for)
+            ),
+        );
+    }
     row("server", format!("version {}", description.server_version));
     text
 }
@@ -309,6 +319,16 @@ pub(crate) fn bytes(n: u64) -> String {
         x if x < 1e6 => format!("{:.1} kB", x / 1e3),
         x if x < 1e9 => format!("{:.2} MB", x / 1e6),
         x => format!("{:.2} GB", x / 1e9),
+    }
+}
+
+/// Whole minutes, hours or days.
+pub(crate) fn span(time: Duration) -> String {
+    match time.as_secs() {
+        s if s < 120 => format!("{s} s"),
+        s if s < 2 * 3600 => format!("{} minutes", s / 60),
+        s if s < 48 * 3600 => format!("{} hours", s / 3600),
+        s => format!("{} days", s / 86400),
     }
 }
 

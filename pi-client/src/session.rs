@@ -71,6 +71,27 @@ impl Client {
         batch: usize,
         options: SessionOptions,
     ) -> Result<Session, ClientError> {
+        self.open(description, batch, Some(options))
+    }
+
+    /// Opens a session that only runs kept inferences, which were prepared in batches of `batch`: one round trip, no keys.
+    ///
+    /// # Errors
+    /// As [`Self::session_with`].
+    pub fn session_for_kept(
+        &self,
+        description: &Description,
+        batch: usize,
+    ) -> Result<Session, ClientError> {
+        self.open(description, batch, None)
+    }
+
+    fn open(
+        &self,
+        description: &Description,
+        batch: usize,
+        options: Option<SessionOptions>,
+    ) -> Result<Session, ClientError> {
         if !(1..=description.max_batch).contains(&batch) {
             return Err(ClientError::Usage(format!(
                 "a batch of {batch}: this server prepares 1 to {} inferences at once",
@@ -112,8 +133,12 @@ impl Client {
         );
         let (meter, pump) = (channel.meter(), channel.take_pump());
         let (url, farewell) = (self.options.url.clone(), channel.farewell_status());
-        let driver = ClientSession::connect_with(channel, Arc::clone(&plan), options)
-            .map_err(|e| ClientError::in_session(&url, "setting up", e, farewell.get()))?;
+        let driver = match options {
+            Some(options) => ClientSession::connect_with(channel, Arc::clone(&plan), options),
+            None => ClientSession::connect_online(channel, Arc::clone(&plan)),
+        };
+        let driver =
+            driver.map_err(|e| ClientError::in_session(&url, "setting up", e, farewell.get()))?;
         Ok(Session {
             driver,
             prepared: VecDeque::new(),
@@ -170,6 +195,20 @@ impl Session {
         Ok(())
     }
 
+    /// Prepares one batch that the server keeps beyond this session, for [`Self::infer_with`] in any later one or for a
+    /// [`crate::Store`].
+    ///
+    /// # Errors
+    /// As [`Self::prepare`]; a server that keeps nothing, or no more, says so.
+    pub fn prepare_kept(&mut self) -> Result<Vec<Prepared>, ClientError> {
+        let started = Instant::now();
+        let batch = self.driver.prepare_kept();
+        let batch = batch.map_err(|e| self.explain("preparing", e))?;
+        self.clocks.offline += started.elapsed();
+        self.clocks.n_prepared += batch.len();
+        Ok(batch)
+    }
+
     /// Runs one inference on `values`, in (C, H, W) order with the model's fraction bits; prepares a batch first when
     /// the store is empty.
     ///
@@ -182,6 +221,18 @@ impl Session {
         let Some(prepared) = self.prepared.pop_front() else {
             return Err(pi_protocol::Error::Misuse("an empty batch was prepared".into()).into());
         };
+        self.infer_with(prepared, values)
+    }
+
+    /// The same with this inference, which may have been kept from an earlier session.
+    ///
+    /// # Errors
+    /// As [`Self::infer`].
+    pub fn infer_with(
+        &mut self,
+        prepared: Prepared,
+        values: &[i64],
+    ) -> Result<Answer, ClientError> {
         let started = Instant::now();
         let output = self.driver.infer(prepared, values);
         let output = output.map_err(|e| self.explain("inferring", e))?;
