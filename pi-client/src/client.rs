@@ -2,6 +2,7 @@
 //!
 //! It needs no particular executor: its futures wait for threads of its own (see `pool`), which hold the sessions.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +17,7 @@ use crate::image::{Image, Sizing};
 use crate::pool::{Job, Pool, Terms};
 use crate::retry::Retries;
 use crate::stats::{Prediction, Stats};
+use crate::store::Store;
 
 /// Which server and model, and how to ask.
 #[derive(Clone, Debug)]
@@ -33,6 +35,9 @@ pub struct Config {
     pub session: SessionOptions,
     /// What to do with pixels of another size than the model's.
     pub sizing: Sizing,
+    /// Folder for inferences that outlive this client ([`Client::save`]), encrypted; see [`crate::store`]. What lies there is used
+    /// when nothing else is prepared.
+    pub store: Option<PathBuf>,
     /// How often to try again to connect, to describe and to open a session. Queries are never repeated.
     pub retries: Retries,
 }
@@ -54,6 +59,7 @@ impl Config {
             batch: None,
             session: SessionOptions::default(),
             sizing: Sizing::default(),
+            store: None,
             retries: Retries::default(),
         }
     }
@@ -96,7 +102,11 @@ impl Client {
                 },
                 |_, _| {},
             )?;
+            let name = &description.model.spec().name;
+            let store = config.store.as_deref();
+            let store = store.map(|dir| Store::open(dir, client.url(), name));
             let pool = Pool::start(Terms {
+                store: store.transpose()?,
                 client: Arc::new(client),
                 description,
                 options: config.session,
@@ -136,7 +146,22 @@ impl Client {
     /// then; the next call opens another.
     pub async fn prepare(&self, n: usize) -> Result<&Self, ClientError> {
         let (reply, answer) = oneshot::channel();
-        self.pool.submit(Job::Prepare { n, reply });
+        let save = false;
+        self.pool.submit(Job::Prepare { n, save, reply });
+        answer.await.map_err(|_| ClientError::Closed)??;
+        Ok(self)
+    }
+
+    /// Prepares at least `n` inferences and writes them to [`Config::store`], encrypted, for this or any later client: each is used
+    /// once. Needs a server that keeps its half, for [`Description::kept_for`].
+    ///
+    /// # Errors
+    /// [`ClientError::Usage`] without a store here or at the server, [`ClientError::Store`] for the disk, otherwise as
+    /// [`Self::prepare`].
+    pub async fn save(&self, n: usize) -> Result<&Self, ClientError> {
+        let (reply, answer) = oneshot::channel();
+        let save = true;
+        self.pool.submit(Job::Prepare { n, save, reply });
         answer.await.map_err(|_| ClientError::Closed)??;
         Ok(self)
     }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pi_model::PublicPlan;
-use pi_protocol::client::Output;
+use pi_protocol::client::{Output, Prepared};
 use pi_protocol::session::SessionOptions;
 use tokio::sync::oneshot::Sender;
 use tokio::task::AbortHandle;
@@ -26,6 +26,7 @@ use crate::error::ClientError;
 use crate::retry::Retries;
 use crate::session::{DEFAULT_BATCH, Session};
 use crate::stats::Stats;
+use crate::store::Store;
 
 /// How often an idle thread looks whether its session is still there.
 const TICK: Duration = Duration::from_secs(1);
@@ -38,6 +39,8 @@ pub(crate) type Answered = Result<(Arc<PublicPlan>, Output, Stats), ClientError>
 pub(crate) enum Job {
     Prepare {
         n: usize,
+        /// Write them down for a later start instead of using them in this one.
+        save: bool,
         reply: Sender<Result<(), ClientError>>,
     },
     Infer {
@@ -64,6 +67,7 @@ pub(crate) struct Terms {
     pub(crate) batch: Option<usize>,
     pub(crate) keep_prepared: usize,
     pub(crate) retries: Retries,
+    pub(crate) store: Option<Store>,
 }
 
 #[derive(Default)]
@@ -251,6 +255,8 @@ struct Worker {
     shared: Arc<Shared>,
     me: usize,
     session: Option<Session>,
+    /// The session was opened for inferences from the disk, and cannot prepare.
+    is_for_kept: bool,
     /// Seconds and bytes of preparing each inference in store, in the order of their use.
     paid: VecDeque<(f64, u64)>,
 }
@@ -261,6 +267,7 @@ impl Worker {
             shared,
             me,
             session: None,
+            is_for_kept: false,
             paid: VecDeque::new(),
         }
     }
@@ -271,8 +278,11 @@ impl Worker {
                 Task::Stop => break,
                 Task::Look => self.forget_if_dead(),
                 Task::Refill => self.refill(),
-                Task::Do(Job::Prepare { n, reply }) => {
-                    let outcome = self.prepare(n, || reply.is_closed());
+                Task::Do(Job::Prepare { n, save, reply }) => {
+                    let outcome = match save {
+                        true => self.save(n, || reply.is_closed()),
+                        false => self.prepare(n, || reply.is_closed()),
+                    };
                     // The caller may be gone; what was prepared stays.
                     let _ = reply.send(outcome);
                 }
@@ -304,12 +314,19 @@ impl Worker {
         }
     }
 
-    /// The session, opened if there is none. `n` is how many inferences are wanted.
+    /// The session, opened if there is none that can prepare. `n` is how many inferences are wanted.
     fn open(&mut self, n: usize) -> Result<&mut Session, ClientError> {
         self.forget_if_dead();
+        if self.is_for_kept
+            && let Some(session) = self.session.take()
+        {
+            // It has answered all that it was opened for.
+            let _ = session.close();
+        }
         let session = match self.session.take() {
             Some(session) => session,
             None => {
+                self.is_for_kept = false;
                 let terms = &self.shared.terms;
                 let most = terms.description.max_batch.min(DEFAULT_BATCH);
                 let n = n.max(1);
@@ -324,16 +341,70 @@ impl Worker {
                     },
                     |_, _| {},
                 )?;
-                let abort = session.abort_handle();
-                let mut state = self.shared.lock();
-                if state.is_closing && state.on_close.is_empty() {
-                    return Err(ClientError::Closed);
-                }
-                state.desks[self.me].abort = abort;
+                self.admit(&session)?;
                 session
             }
         };
         Ok(self.session.insert(session))
+    }
+
+    /// Makes a new session one that the client's end breaks off.
+    fn admit(&self, session: &Session) -> Result<(), ClientError> {
+        let abort = session.abort_handle();
+        let mut state = self.shared.lock();
+        if state.is_closing && state.on_close.is_empty() {
+            return Err(ClientError::Closed);
+        }
+        state.desks[self.me].abort = abort;
+        Ok(())
+    }
+
+    /// Prepares `n` more and writes them down, in whole batches, until `is_cancelled`.
+    fn save(&mut self, n: usize, is_cancelled: impl Fn() -> bool) -> Result<(), ClientError> {
+        let shared = Arc::clone(&self.shared);
+        let kept_for = shared.terms.description.kept_for;
+        let store = shared.terms.store.as_ref().filter(|_| !kept_for.is_zero());
+        let store = store.ok_or_else(|| {
+            ClientError::Usage("saving needs a store in the client's configuration, and a server that keeps its half (`pi-server serve --store`)".into())
+        })?;
+        let mut n_done = 0;
+        while n_done < n && !is_cancelled() {
+            let session = self.open(n)?;
+            let prepared = session.prepare_kept();
+            let plan = Arc::clone(session.plan());
+            let prepared = prepared.inspect_err(|_| self.forget())?;
+            n_done += prepared.len().max(1);
+            for prepared in prepared {
+                store.put(prepared, &plan, kept_for)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An inference from the disk, and the session to run it in, if there is one that fits.
+    fn restore(&mut self) -> Result<Option<Prepared>, ClientError> {
+        let shared = Arc::clone(&self.shared);
+        let terms = &shared.terms;
+        let Some(store) = &terms.store else {
+            return Ok(None);
+        };
+        let (_, Some(batch)) = store.waiting()? else {
+            return Ok(None);
+        };
+        self.forget_if_dead();
+        if self.session.is_none() && batch <= terms.description.max_batch {
+            let session = terms.retries.run(
+                || terms.client.session_for_kept(&terms.description, batch),
+                |_, _| {},
+            )?;
+            self.admit(&session)?;
+            self.is_for_kept = true;
+            self.session = Some(session);
+        }
+        match &self.session {
+            Some(session) => store.take(session.plan()),
+            None => Ok(None),
+        }
     }
 
     fn forget_if_dead(&mut self) {
@@ -386,17 +457,33 @@ impl Worker {
         called: Instant,
         is_cancelled: impl Fn() -> bool,
     ) -> Answered {
-        let prepared_ahead = self.open(1)?.n_prepared() > 0;
+        self.forget_if_dead();
+        let has_stock = self.session.as_ref().is_some_and(|s| s.n_prepared() > 0);
+        let restored = match has_stock {
+            true => None,
+            false => self.restore()?,
+        };
+        let prepared_ahead = has_stock || restored.is_some();
         if !prepared_ahead {
             self.prepare_batch(1)?;
         }
         if is_cancelled() {
+            // What was restored is off the disk and stays unused.
             return Err(ClientError::Closed);
         }
-        let (offline_seconds, offline_bytes) = self.paid.pop_front().unwrap_or_default();
-        let session = self.open(1)?;
+        let (offline_seconds, offline_bytes) = match &restored {
+            Some(_) => (0.0, 0),
+            None => self.paid.pop_front().unwrap_or_default(),
+        };
+        let Some(session) = &mut self.session else {
+            return Err(ClientError::Closed);
+        };
         let (waited, before) = (called.elapsed(), wire_bytes(session));
-        match session.infer(values) {
+        let answer = match restored {
+            Some(prepared) => session.infer_with(prepared, values),
+            None => session.infer(values),
+        };
+        match answer {
             Ok(answer) => {
                 let stats = Stats {
                     online_seconds: answer.time.as_secs_f64(),

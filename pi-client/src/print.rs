@@ -109,15 +109,23 @@ pub(crate) fn cost(report: &Report) -> String {
     row("online", &report.online, report.n_inferences, "inferences");
     let _ = write!(
         text,
-        "\n{}: {} of {} ReLUs kept, {} AND gates an inference, {}, {} OT, {} on the wire in all",
+        "\n{}: {} of {} ReLUs kept, ",
         report.model,
         thousands(report.relus_kept as u64),
         thousands(report.relus_total as u64),
-        thousands(report.and_gates),
-        report.garbling,
-        report.ot,
-        bytes(report.wire_bytes)
     );
+    if report.n_prepared > 0 {
+        let _ = write!(
+            text,
+            "{} AND gates an inference, {}, {} OT, ",
+            thousands(report.and_gates),
+            report.garbling,
+            report.ot,
+        );
+    } else {
+        text.push_str("all prepared before this run, ");
+    }
+    let _ = write!(text, "{} on the wire in all", bytes(report.wire_bytes));
     text
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::{png, serve_with};
+use pi_client::{Client, Config, Image};
 use pi_server::store::StoreOptions;
 use serde_json::Value;
 
@@ -28,7 +29,7 @@ fn keeping_server(dir: &Path) -> String {
     })
 }
 
-fn client(args: &[&str], store: &Path) -> Output {
+fn call(args: &[&str], store: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_pi-client"))
         .args(args)
         .arg("--store")
@@ -56,10 +57,7 @@ fn what_is_prepared_serves_later_runs_once() {
     let dir = tempfile::tempdir().unwrap();
     let url = keeping_server(dir.path());
     let store = dir.path().join("client");
-    let text = said(&client(
-        &["prepare", &url, "-n", "3", "--batch", "2"],
-        &store,
-    ));
+    let text = said(&call(&["prepare", &url, "-n", "3", "--batch", "2"], &store));
     assert!(
         text.contains("prepared 4") && text.contains("4 inferences"),
         "{text}"
@@ -87,7 +85,7 @@ fn what_is_prepared_serves_later_runs_once() {
             .chain(more.iter().copied())
             .chain(images)
             .collect();
-        serde_json::from_str(&said(&client(&args, &store))).unwrap()
+        serde_json::from_str(&said(&call(&args, &store))).unwrap()
     };
     // Two from the store alone: no keys, no base OTs, nothing offline.
     let run = infer(2, &[]);
@@ -104,7 +102,7 @@ fn what_is_prepared_serves_later_runs_once() {
     assert_eq!(run["report"]["n_prepared"], 2);
     assert!(kept(&store).is_empty());
     assert_eq!(infer(1, &[])["report"]["n_prepared"], 1);
-    assert!(said(&client(&["prepare", &url, "-n", "0"], &store)).starts_with("0 inferences"));
+    assert!(said(&call(&["prepare", &url, "-n", "0"], &store)).starts_with("0 inferences"));
 }
 
 #[test]
@@ -112,10 +110,7 @@ fn damaged_files_and_another_key_are_passed_over_and_no_plaintext_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let url = keeping_server(dir.path());
     let store = dir.path().join("client");
-    said(&client(
-        &["prepare", &url, "-n", "2", "--batch", "2"],
-        &store,
-    ));
+    said(&call(&["prepare", &url, "-n", "2", "--batch", "2"], &store));
     let files = kept(&store);
     // What is encrypted does not compress: nearly all byte values occur about equally often.
     let bytes = std::fs::read(&files[0]).unwrap();
@@ -129,7 +124,7 @@ fn damaged_files_and_another_key_are_passed_over_and_no_plaintext_is_written() {
     }
     let image = png(dir.path(), "a.png", 8).display().to_string();
     let args = ["infer", "--server", &url, "--json", &image];
-    let run: Value = serde_json::from_str(&said(&client(&args, &store))).unwrap();
+    let run: Value = serde_json::from_str(&said(&call(&args, &store))).unwrap();
     assert_eq!(run["report"]["n_prepared"], 1);
     assert!(kept(&store).is_empty());
 }
@@ -138,9 +133,39 @@ fn damaged_files_and_another_key_are_passed_over_and_no_plaintext_is_written() {
 fn a_server_that_keeps_nothing_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let url = common::server(dir.path(), 2);
-    let output = client(&["prepare", &url], &dir.path().join("client"));
+    let output = call(&["prepare", &url], &dir.path().join("client"));
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(5), "{text}");
     assert!(text.contains("serve --store"), "{text}");
     assert!(!dir.path().join("client").exists());
+}
+
+#[tokio::test]
+async fn the_library_saves_inferences_for_a_later_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = keeping_server(dir.path());
+    let config = Config {
+        store: Some(dir.path().join("client")),
+        batch: Some(2),
+        ..Config::new(&url)
+    };
+    let image = Image::from_pixels(8, 8, 3, vec![70; 192]).unwrap();
+    let first = Client::connect(config.clone()).await.unwrap();
+    first.save(2).await.unwrap();
+    first.close().await;
+    assert_eq!(kept(&dir.path().join("client")).len(), 2);
+    let second = Client::connect(config.clone()).await.unwrap();
+    let mut classes = Vec::new();
+    for n_left in [1, 0, 0] {
+        let answer = second.infer(&image).await.unwrap();
+        classes.push(answer.class);
+        // The first two cost no preparation, the third finds nothing.
+        assert_eq!(answer.stats.offline_bytes == 0, classes.len() < 3);
+        assert_eq!(answer.stats.prepared_ahead, classes.len() < 3);
+        assert_eq!(kept(&dir.path().join("client")).len(), n_left);
+    }
+    assert_eq!(classes[0], classes[2]);
+    let without = Client::connect(Config::new(&url)).await.unwrap();
+    let error = without.save(1).await.unwrap_err();
+    assert!(error.to_string().contains("store"), "{error}");
 }
