@@ -257,6 +257,8 @@ struct Worker {
     session: Option<Session>,
     /// The session was opened for inferences from the disk, and cannot prepare.
     is_for_kept: bool,
+    /// Nobody waits for what is being done: it is not tried again at once, so that the other thread may.
+    in_background: bool,
     /// Seconds and bytes of preparing each inference in store, in the order of their use.
     paid: VecDeque<(f64, u64)>,
 }
@@ -268,6 +270,7 @@ impl Worker {
             me,
             session: None,
             is_for_kept: false,
+            in_background: false,
             paid: VecDeque::new(),
         }
     }
@@ -333,7 +336,11 @@ impl Worker {
                 // Batches of equal size, so that little is prepared in vain.
                 let batch = terms.batch.unwrap_or_else(|| n.div_ceil(n.div_ceil(most)));
                 // Opening spends nothing that can be used once.
-                let session = terms.retries.run(
+                let retries = match self.in_background {
+                    true => Retries::NONE,
+                    false => terms.retries,
+                };
+                let session = retries.run(
                     || {
                         terms
                             .client
@@ -506,7 +513,9 @@ impl Worker {
     fn refill(&mut self) {
         let keep = self.shared.terms.keep_prepared;
         // Two threads share the store, so that one can answer while the other prepares.
+        self.in_background = true;
         let outcome = self.prepare_batch(keep.div_ceil(2));
+        self.in_background = false;
         let mut state = self.shared.lock();
         match outcome {
             Ok(_) => {
