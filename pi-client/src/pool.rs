@@ -286,6 +286,7 @@ impl Worker {
                         true => self.save(n, || reply.is_closed()),
                         false => self.prepare(n, || reply.is_closed()),
                     };
+                    self.publish();
                     // The caller may be gone; what was prepared stays.
                     let _ = reply.send(outcome);
                 }
@@ -298,14 +299,12 @@ impl Worker {
                     if let Ok((_, _, stats)) = &answer {
                         self.shared.lock().last_stats = Some(*stats);
                     }
+                    // Before the answer: who has it may ask how many are left.
+                    self.publish();
                     let _ = reply.send(answer);
                 }
             }
-            let n = self.session.as_ref().map_or(0, Session::n_prepared);
-            self.shared.update(self.me, |desk| {
-                desk.n_prepared = n;
-                desk.is_preparing = false;
-            });
+            self.publish();
         }
         if let Some(session) = self.session.take() {
             // The server may be gone; all results are out already.
@@ -315,6 +314,15 @@ impl Worker {
         if let Some(done) = done {
             let _ = done.send(());
         }
+    }
+
+    /// Tells the others what this thread has in store, and that it is free.
+    fn publish(&self) {
+        let n = self.session.as_ref().map_or(0, Session::n_prepared);
+        self.shared.update(self.me, |desk| {
+            desk.n_prepared = n;
+            desk.is_preparing = false;
+        });
     }
 
     /// The session, opened if there is none that can prepare. `n` is how many inferences are wanted.
