@@ -267,11 +267,15 @@ pub fn certificate(bytes: &[u8]) {
     });
 }
 
-/// Images at the client: PNG, and records of CIFAR-10.
+/// Images at the client: PNG, JPEG, .npy, and records of CIFAR-10.
 pub fn image(bytes: &[u8]) {
     let model = model();
+    if let Ok(image) = pi_client::Image::decode("fuzz", bytes) {
+        for sizing in [pi_client::Sizing::Exact, pi_client::Sizing::Resize] {
+            let _ = image.fit(model.public(), sizing);
+        }
+    }
     as_file(bytes, |path| {
-        let _ = pi_client::input::png(path, model.public());
         let _ = pi_client::input::cifar10(path, 0..1, model.public());
     });
 }

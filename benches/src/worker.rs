@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use pi_client::{Client, ConnectOptions, Description, Session};
+use pi_client::blocking::{Client, Session};
+use pi_client::{ConnectOptions, Description};
 use pi_model::{Model, executor};
 use pi_protocol::client::Output;
 use pi_protocol::gc::GarblingMode;

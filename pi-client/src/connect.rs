@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pi_model::PublicModel;
 use pi_model::packing::PackingGoal;
@@ -16,7 +16,7 @@ use pi_proto::limits::{
 use pi_proto::v1::private_inference_client::PrivateInferenceClient;
 use pi_proto::v1::{DescribeRequest, ListModelsRequest};
 use pi_protocol::wire::PROTOCOL_VERSION;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -72,7 +72,7 @@ impl Token {
     /// The token in `text`, spaces around it aside.
     ///
     /// # Errors
-    /// [`ClientError::Mismatch`] for what cannot be a token.
+    /// [`ClientError::Usage`] for what cannot be a token.
     pub fn new(text: &str) -> Result<Self, ClientError> {
         let text = text.trim();
         let value = (!text.is_empty() && !text.contains(char::is_whitespace)).then(|| {
@@ -81,7 +81,7 @@ impl Token {
                 .ok()
         });
         let mut value = value.flatten().ok_or_else(|| {
-            ClientError::Mismatch("a token is one word, as the server's operator gave it".into())
+            ClientError::Usage("a token is one word, as the server's operator gave it".into())
         })?;
         value.set_sensitive(true);
         Ok(Self(value))
@@ -161,14 +161,30 @@ pub struct Description {
     pub max_batch: usize,
     /// How long the server lets a session be silent.
     pub idle_timeout: Duration,
+    /// How long the server keeps prepared inferences beyond their session; zero if it does not.
+    pub kept_for: Duration,
     /// The network for which the server packs ciphertexts.
     pub packing: PackingGoal,
 }
 
-/// A connection to one server.
+/// The threads that move bytes. They end in the background, so that a client may be dropped anywhere.
+pub(crate) struct Network {
+    pub(crate) handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A connection to one server, whose calls block. Not to be used on a thread of an asynchronous runtime.
 pub struct Client {
     pub(crate) channel: Channel,
-    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) network: Arc<Network>,
     pub(crate) options: ConnectOptions,
 }
 
@@ -186,7 +202,7 @@ impl Client {
             return Err(address());
         }
         if options.token.is_some() && leaves_this_machine_unprotected(&options.url) {
-            return Err(ClientError::Mismatch(format!(
+            return Err(ClientError::Usage(format!(
                 "the token would travel to {} in the clear; use https://",
                 options.url
             )));
@@ -231,25 +247,36 @@ impl Client {
                 .tls_config(config)
                 .map_err(|e| ClientError::unreachable(&options.url, &e))?;
         } else if options.ca.is_some() || options.identity.is_some() {
-            return Err(ClientError::Mismatch(format!(
+            return Err(ClientError::Usage(format!(
                 "a certificate was given, but {} does not use TLS; write https://",
                 options.url
             )));
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
+        let network = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("network")
             .enable_all()
             .build()
             .map_err(|e| ClientError::unreachable(&options.url, &e))?;
-        let channel = runtime
+        let network = Network {
+            handle: network.handle().clone(),
+            runtime: Some(network),
+        };
+        let channel = network
+            .handle
             .block_on(endpoint.connect())
             .map_err(|e| ClientError::unreachable(&options.url, &e))?;
         Ok(Self {
             channel,
-            runtime: Arc::new(runtime),
+            network: Arc::new(network),
             options,
         })
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.options.url
     }
 
     pub(crate) fn stub(&self, max_message_bytes: usize) -> Stub {
@@ -269,16 +296,33 @@ impl Client {
     pub fn models(&self) -> Result<Vec<String>, ClientError> {
         let mut stub = self.stub(MAX_MESSAGE_BYTES);
         let answer = self
-            .runtime
+            .network
+            .handle
             .block_on(stub.list_models(ListModelsRequest {}))
             .map_err(|s| self.refused(&s))?;
         Ok(answer.into_inner().models)
     }
 
+    /// What time it is at the server, to the second, if it tells.
+    ///
+    /// # Errors
+    /// As [`Self::models`].
+    pub fn server_time(&self) -> Result<Option<SystemTime>, ClientError> {
+        let mut stub = self.stub(MAX_MESSAGE_BYTES);
+        let answer = self
+            .network
+            .handle
+            .block_on(stub.list_models(ListModelsRequest {}))
+            .map_err(|s| self.refused(&s))?;
+        let date = answer.metadata().get("date");
+        let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        Ok(date)
+    }
+
     /// Everything public about model `name`, or about the server's first model.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] for an unknown name, [`ClientError::Mismatch`] for a server of another release,
+    /// [`ClientError::Refused`] for an unknown name, [`ClientError::Version`] for a server of another release,
     /// [`ClientError::Model`] for a description that is not a valid model.
     pub fn describe(&self, name: Option<&str>) -> Result<Description, ClientError> {
         let mut stub = self.stub(MAX_DESCRIPTION_BYTES);
@@ -286,12 +330,13 @@ impl Client {
             model: name.unwrap_or_default().to_owned(),
         };
         let answer = self
-            .runtime
+            .network
+            .handle
             .block_on(stub.describe(request))
             .map_err(|s| self.refused(&s))?
             .into_inner();
         if answer.protocol_version != PROTOCOL_VERSION {
-            return Err(ClientError::Mismatch(format!(
+            return Err(ClientError::Version(format!(
                 "the server ({}) speaks version {} of the protocol, this client version {PROTOCOL_VERSION}: install the same release on both sides",
                 answer.server_version, answer.protocol_version
             )));
@@ -308,6 +353,7 @@ impl Client {
             server_version: answer.server_version,
             max_batch: (answer.max_batch as usize).max(1),
             idle_timeout: Duration::from_secs(answer.idle_timeout_seconds.into()),
+            kept_for: Duration::from_secs(answer.kept_seconds),
             packing: PackingGoal::for_bandwidth(answer.packing_bandwidth),
         })
     }

@@ -1,8 +1,10 @@
-//! Why a query failed, said so that its user can act.
+//! Why a query failed, said so that its user can act; and the class of each error, which is the program's exit code.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pi_model::ModelError;
+use pi_protocol::kept::KeepError;
 use tonic::{Code, Status};
 
 /// Why a query failed.
@@ -24,6 +26,20 @@ pub enum ClientError {
         url: String,
         /// What went wrong and what to do.
         reason: String,
+        /// Whether TLS is what failed: a certificate, a name, or one side without TLS.
+        tls: bool,
+    },
+    /// The connection broke within a session.
+    #[error(
+        "the connection to {url} broke while {during}: {reason}. What was prepared in it is gone and nothing of it is used again; if this happens each time, something in between cuts long streams: see `pi-client doctor`"
+    )]
+    Lost {
+        /// The server's address.
+        url: String,
+        /// What was being done.
+        during: &'static str,
+        /// What the transport says.
+        reason: String,
     },
     /// The server refused the call.
     #[error("the server refused ({code:?}): {message}")]
@@ -32,8 +48,16 @@ pub enum ClientError {
         code: Code,
         /// The server's words.
         message: String,
+        /// When the server says that it is worth trying again.
+        retry_after: Option<Duration>,
     },
-    /// The server describes something that this release cannot work with.
+    /// Something was asked for that cannot be done.
+    #[error("{0}")]
+    Usage(String),
+    /// The two programs are of different releases.
+    #[error("{0}")]
+    Version(String),
+    /// The server contradicts itself.
     #[error("{0}")]
     Mismatch(String),
     /// The two-party protocol failed.
@@ -42,7 +66,7 @@ pub enum ClientError {
     /// The model or an input is at fault.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A file with inputs or certificates cannot be used.
+    /// A file with a certificate, a key or a token cannot be used.
     #[error("{}: {reason}", path.display())]
     File {
         /// The file.
@@ -50,6 +74,96 @@ pub enum ClientError {
         /// What is wrong with it and what to do.
         reason: String,
     },
+    /// An image or a tensor cannot be used.
+    #[error("{name}: {reason}")]
+    Input {
+        /// Where it comes from.
+        name: String,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+    /// Prepared inferences on this machine's disk cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Store {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+    /// This client was closed, or its thread is gone.
+    #[error("this client is closed; connect again")]
+    Closed,
+}
+
+/// Whose fault an error is, roughly; what a script decides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorClass {
+    /// Something on this machine: a disk, a pipe.
+    Local,
+    /// Flags, files or addresses that make no sense.
+    Usage,
+    /// No connection to the server, or it broke.
+    Unreachable,
+    /// The connection is not secure as asked.
+    Tls,
+    /// The server knows this client or its wish and says no.
+    Refused,
+    /// A quota or a limit is used up; it comes back.
+    Quota,
+    /// The two programs are of different releases.
+    Version,
+    /// An image or a tensor that cannot be used.
+    Input,
+    /// The two parties' protocol failed.
+    Protocol,
+}
+
+impl ErrorClass {
+    /// All classes, in the order of their exit codes.
+    pub const ALL: [Self; 9] = [
+        Self::Local,
+        Self::Usage,
+        Self::Unreachable,
+        Self::Tls,
+        Self::Refused,
+        Self::Quota,
+        Self::Version,
+        Self::Input,
+        Self::Protocol,
+    ];
+
+    /// The exit code of the program. 0 is success, 130 an interruption.
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Local => 1,
+            Self::Usage => 2,
+            Self::Unreachable => 3,
+            Self::Tls => 4,
+            Self::Refused => 5,
+            Self::Quota => 6,
+            Self::Version => 7,
+            Self::Input => 8,
+            Self::Protocol => 9,
+        }
+    }
+
+    /// What it stands for, in a few words.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Local => "an error of this machine: its disk, its memory, its output",
+            Self::Usage => "wrong flags, address, token or certificate file",
+            Self::Unreachable => "server not reached, or the connection broke",
+            Self::Tls => "TLS failed: certificate, host name, or one side without TLS",
+            Self::Refused => "refused: token missing, unknown or taken back, no such model",
+            Self::Quota => "a quota or limit is used up; the message says for how long",
+            Self::Version => "client and server are of different releases",
+            Self::Input => "an image or tensor that cannot be used",
+            Self::Protocol => "the protocol failed; the server or the network misbehaves",
+        }
+    }
 }
 
 impl ClientError {
@@ -59,6 +173,8 @@ impl ClientError {
         let causes = causes(error);
         let lower = causes.to_lowercase();
         let has = |text: &str| lower.contains(text);
+        let tls = ["certificate", "tls", "contenttype", "corrupt message"];
+        let tls = tls.iter().any(|word| has(word));
         let advice = if has("expired") {
             "its certificate has expired: the server's operator must renew it, or this machine's clock is wrong"
         } else if has("notvalidyet") || has("not valid yet") {
@@ -87,6 +203,47 @@ impl ClientError {
         Self::Unreachable {
             url: url.to_owned(),
             reason: format!("{advice} ({causes})"),
+            tls,
+        }
+    }
+
+    /// What kind of error it is.
+    #[must_use]
+    pub const fn class(&self) -> ErrorClass {
+        match self {
+            Self::Address { .. } | Self::Usage(_) | Self::File { .. } | Self::Closed => {
+                ErrorClass::Usage
+            }
+            Self::Store { .. } => ErrorClass::Local,
+            Self::Unreachable { tls: true, .. } => ErrorClass::Tls,
+            Self::Unreachable { .. } | Self::Lost { .. } => ErrorClass::Unreachable,
+            Self::Refused { code, .. } => match code {
+                Code::ResourceExhausted => ErrorClass::Quota,
+                Code::Unavailable | Code::DeadlineExceeded => ErrorClass::Unreachable,
+                Code::FailedPrecondition | Code::Unimplemented => ErrorClass::Version,
+                Code::Internal | Code::Aborted | Code::InvalidArgument => ErrorClass::Protocol,
+                _ => ErrorClass::Refused,
+            },
+            Self::Protocol(pi_protocol::Error::Kept(why)) => match why {
+                KeepError::Full | KeepError::Unavailable => ErrorClass::Quota,
+                _ => ErrorClass::Refused,
+            },
+            Self::Version(_) => ErrorClass::Version,
+            Self::Input { .. } | Self::Model(ModelError::Input(_)) => ErrorClass::Input,
+            Self::Mismatch(_) | Self::Model(_) | Self::Protocol(_) => ErrorClass::Protocol,
+        }
+    }
+
+    /// How long to wait before the same may work, where that makes sense: `None` if trying again changes nothing.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unreachable { tls: false, .. } => Some(Duration::from_millis(500)),
+            Self::Refused { retry_after, .. } if retry_after.is_some() => *retry_after,
+            Self::Refused { code, .. } if *code == Code::Unavailable => {
+                Some(Duration::from_millis(500))
+            }
+            _ => None,
         }
     }
 
@@ -96,9 +253,48 @@ impl ClientError {
         if let Some(source) = std::error::Error::source(status) {
             return Self::unreachable(url, source);
         }
+        Self::refused(status)
+    }
+
+    fn refused(status: &Status) -> Self {
+        let after = status.metadata().get("retry-after");
+        let seconds = after.and_then(|v| v.to_str().ok()?.parse().ok());
         Self::Refused {
             code: status.code(),
-            message: status.message().to_owned(),
+            message: match status.message() {
+                "" => "it gives no reason; is there a pi-server at this address?".to_owned(),
+                message => message.to_owned(),
+            },
+            retry_after: seconds.map(Duration::from_secs),
+        }
+    }
+
+    /// An error of the protocol in a session with `url`, which the server may have explained in its `farewell`.
+    pub(crate) fn in_session(
+        url: &str,
+        during: &'static str,
+        error: pi_protocol::Error,
+        farewell: Option<&Status>,
+    ) -> Self {
+        let refusal = farewell.filter(|status| {
+            matches!(
+                status.code(),
+                Code::ResourceExhausted
+                    | Code::Unauthenticated
+                    | Code::PermissionDenied
+                    | Code::FailedPrecondition
+            ) || status.code() == Code::Unavailable && !status.message().is_empty()
+        });
+        match (refusal, error) {
+            (Some(status), _) if std::error::Error::source(status).is_none() => {
+                Self::refused(status)
+            }
+            (_, pi_protocol::Error::Channel(reason)) => Self::Lost {
+                url: url.to_owned(),
+                during,
+                reason,
+            },
+            (_, error) => Self::Protocol(error),
         }
     }
 }

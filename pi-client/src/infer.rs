@@ -1,27 +1,25 @@
 //! The command `infer`: from image files to one answer each, and what it cost.
 
-use std::io::Write as _;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use pi_client::blocking::{Answer, Client, Session};
+use pi_client::image::{Image, Sizing};
 use pi_client::input::{self, Input};
-use pi_client::session::{Answer, DEFAULT_BATCH};
-use pi_client::{Description, Report, Session};
+use pi_client::session::DEFAULT_BATCH;
+use pi_client::{ClientError, Description, Report, Store};
 use pi_model::{Model, executor};
 use pi_protocol::client::Output;
 use pi_protocol::cost::Cost;
-use pi_protocol::gc::GarblingMode;
 use pi_protocol::ledger::{Direction, Phase};
-use pi_protocol::ot::mode::OtMode;
-use pi_protocol::session::SessionOptions;
 use serde::Serialize;
 
-use crate::ServerArgs;
+use crate::args::{ServerArgs, SessionArgs, StoreArgs};
+use crate::interrupt::{self, Doing};
 use crate::print;
 
 #[derive(Args)]
@@ -31,24 +29,16 @@ pub(crate) struct InferArgs {
     /// Name of the model; the server's first one if not given.
     #[arg(long)]
     model: Option<String>,
-    /// Inferences prepared together. More use less traffic for each, and more memory.
+    #[command(flatten)]
+    session: SessionArgs,
+    /// Print this many labels for each image, with their logits.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    top: Option<u16>,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Leave what `pi-client prepare` has kept where it is, and prepare anew.
     #[arg(long)]
-    batch: Option<usize>,
-    /// How oblivious transfers are made: softspoken or silent.
-    ///
-    /// With softspoken each costs 31 bits offline: at 14-bit sign tests 58 bytes for each surviving ReLU. With silent it is
-    /// 2 bits at 350,000 of them and under 1 from two million on, so of those 58 bytes hardly any stay. In exchange, preparing
-    /// computes more on both sides, and security rests on one more assumption, the hardness of LPN. Batches too small
-    /// to gain are made as with softspoken. Take silent where the network is slow.
-    #[arg(long, value_name = "MODE", default_value_t)]
-    ot: OtMode,
-    /// How circuits are garbled: half-gates or three-halves.
-    ///
-    /// With half-gates an AND gate costs 32 bytes offline, with three-halves 24 and 5 bits: at 14-bit sign tests 416 or 321 bytes
-    /// for each surviving ReLU. In exchange, both sides hash half as much again, in preparation and online. Take three-halves
-    /// where the network is slow.
-    #[arg(long, value_name = "MODE", default_value_t)]
-    garbling: GarblingMode,
+    fresh: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -69,8 +59,11 @@ pub(crate) struct InferArgs {
     /// Which records of it, for example 0..10.
     #[arg(long, value_parser = input::parse_range, requires = "cifar")]
     range: Option<Range<usize>>,
-    /// PNG images of exactly the model's size.
-    #[arg(required_unless_present = "cifar", value_name = "IMAGE.png")]
+    /// Refuse images of another size than the model's instead of resizing them.
+    #[arg(long)]
+    exact_size: bool,
+    /// PNG, JPEG or .npy files (uint8 pixels (H, W, C), or float32 (C, H, W) normalised already); - reads one from standard input.
+    #[arg(required_unless_present = "cifar", value_name = "IMAGE")]
     images: Vec<PathBuf>,
 }
 
@@ -125,63 +118,174 @@ pub(crate) struct Run {
 /// Runs the command.
 pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
     let check = args.check.as_deref().map(Model::load).transpose()?;
-    let client = args.server.connect()?;
-    let description = client.describe(args.model.as_deref())?;
+    // What is no image is said before anything is asked of the server.
+    let images = open(&args.images)?;
+    let (client, description) = args.server.describe(None, args.model.as_deref())?;
     if let Some(model) = &check
         && model.public().to_json() != description.model.to_json()
     {
-        bail!(
+        return Err(ClientError::Usage(format!(
             "the model given with --check is not the one that the server serves as '{}'",
             description.model.spec().name
-        );
+        ))
+        .into());
     }
-    let inputs = read(args, &description)?;
-    let batch = args.batch.unwrap_or_else(|| {
-        // Batches of equal size, so that nothing is prepared in vain.
-        let most = description.max_batch.min(DEFAULT_BATCH);
-        inputs.len().div_ceil(inputs.len().div_ceil(most)).max(1)
-    });
-    let (ot, garbling) = (args.ot, args.garbling);
-    let mut session = client.session_with(&description, batch, SessionOptions { ot, garbling })?;
+    let inputs = match (&args.cifar, &args.range) {
+        (Some(file), Some(range)) => input::cifar10(file, range.clone(), &description.model)?,
+        _ => fit(&images, args.exact_size, &description)?,
+    };
+    let mut kept = match args.fresh {
+        true => None,
+        false => Kept::find(args, &client, &description)?,
+    };
+    let mut session = {
+        let _phase = interrupt::during(Doing::SettingUp);
+        args.server.again(|| match &kept {
+            // Enough for all images: a session without keys and base OTs.
+            Some(kept) if kept.n >= inputs.len() => {
+                client.session_for_kept(&description, kept.batch)
+            }
+            _ => {
+                let n = inputs.len();
+                let batch = kept
+                    .as_ref()
+                    .map_or_else(|| batch(args.session.batch, n, &description), |k| k.batch);
+                client.session_with(&description, batch, args.session.options())
+            }
+        })?
+    };
+    let is_kept_only = kept.as_ref().is_some_and(|k| k.n >= inputs.len());
     let mut results = Vec::with_capacity(inputs.len());
     for (i, input) in inputs.iter().enumerate() {
-        if session.n_prepared() == 0 {
-            prepare(&mut session, inputs.len() - i)?;
+        let taken = match &mut kept {
+            Some(kept) => kept.store.take(session.plan())?,
+            None => None,
+        };
+        let answer = match taken {
+            Some(prepared) => {
+                let _phase = interrupt::during(Doing::Inferring);
+                session.infer_with(prepared, &input.values)?
+            }
+            None => {
+                if is_kept_only && kept.take().is_some() {
+                    // Another process was faster, or the files are damaged: this session cannot prepare.
+                    session.close()?;
+                    let batch = batch(args.session.batch, inputs.len() - i, &description);
+                    let _phase = interrupt::during(Doing::SettingUp);
+                    session = client.session_with(&description, batch, args.session.options())?;
+                }
+                if session.n_prepared() == 0 {
+                    prepare(&mut session, inputs.len() - i)?;
+                }
+                let _phase = interrupt::during(Doing::Inferring);
+                session.infer(&input.values)?
+            }
+        };
+        let mut result = outcome(&session, input, &answer, check.as_ref())?;
+        if let Some(n) = args.top {
+            result.top.truncate(n.into());
         }
-        let answer = session.infer(&input.values)?;
-        results.push(outcome(&session, input, &answer, check.as_ref())?);
+        results.push(result);
     }
     let report = session.close()?;
     let run = Run::new(results, report);
-    let mut out = std::io::stdout();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&run)?)?;
-    } else {
-        writeln!(out, "{}", print::answers(&run))?;
-        writeln!(out, "{}", print::cost(&run.report))?;
-        if args.by_layer {
-            writeln!(out, "\n{}", print::layers(&run.report))?;
-        }
+        return print::out(&serde_json::to_string_pretty(&run)?);
+    }
+    print::out(&format!(
+        "{}\n{}",
+        print::answers(&run, args.top),
+        print::cost(&run.report)
+    ))?;
+    if args.by_layer {
+        print::out(&format!("\n{}", print::layers(&run.report)))?;
     }
     Ok(())
 }
 
-fn read(args: &InferArgs, description: &Description) -> anyhow::Result<Vec<Input>> {
-    if let (Some(file), Some(range)) = (&args.cifar, &args.range) {
-        return Ok(input::cifar10(file, range.clone(), &description.model)?);
+/// What `pi-client prepare` has left for this server and model.
+struct Kept {
+    store: Store,
+    n: usize,
+    batch: usize,
+}
+
+impl Kept {
+    fn find(
+        args: &InferArgs,
+        client: &Client,
+        description: &Description,
+    ) -> Result<Option<Self>, ClientError> {
+        // Without a folder for data there is nothing.
+        let Ok(dir) = args.store.dir() else {
+            return Ok(None);
+        };
+        let model = &description.model.spec().name;
+        let Some(store) = Store::open_if_there(&dir, client.url(), model)? else {
+            return Ok(None);
+        };
+        let (n, batch) = store.waiting()?;
+        let batch = batch.filter(|b| {
+            *b <= description.max_batch && args.session.batch.is_none_or(|asked| asked == *b)
+        });
+        Ok(batch.map(|batch| Self { store, n, batch }))
     }
-    let images = args.images.iter();
-    Ok(images
-        .map(|path| input::png(path, &description.model))
-        .collect::<Result<_, _>>()?)
+}
+
+/// How many are prepared together: what the user says, or batches of equal size, so that nothing is prepared in vain.
+pub(crate) fn batch(asked: Option<usize>, n: usize, description: &Description) -> usize {
+    let most = description.max_batch.min(DEFAULT_BATCH);
+    asked.unwrap_or_else(|| n.div_ceil(n.div_ceil(most).max(1)).max(1))
+}
+
+/// Reads the files, and standard input for `-`.
+pub(crate) fn open(paths: &[PathBuf]) -> Result<Vec<Image>, ClientError> {
+    let images = paths.iter().map(|path| match path.to_str() {
+        Some("-") => Image::read("stdin", std::io::stdin().lock()),
+        _ => Image::open(path),
+    });
+    images.collect()
+}
+
+/// Makes images fit the model, and tells what had to be guessed.
+pub(crate) fn fit(
+    images: &[Image],
+    exact_size: bool,
+    description: &Description,
+) -> Result<Vec<Input>, ClientError> {
+    let sizing = if exact_size {
+        Sizing::Exact
+    } else {
+        Sizing::Resize
+    };
+    let mut inputs = Vec::with_capacity(images.len());
+    for image in images {
+        let fitted = image.fit(&description.model, sizing)?;
+        for note in &fitted.notes {
+            eprintln!("note: {}: {note}", image.name());
+        }
+        inputs.push(fitted.input);
+    }
+    Ok(inputs)
 }
 
 /// Prepares a batch under a bar that follows the bytes on the wire.
-fn prepare(session: &mut Session, n_left: usize) -> anyhow::Result<()> {
-    let batch = session.plan().batch();
+pub(crate) fn prepare(session: &mut Session, n_left: usize) -> anyhow::Result<()> {
+    let _phase = interrupt::during(Doing::Preparing);
     let cost = Cost::with_options(session.plan(), session.options())?;
     let n_bytes =
         cost.bytes(Phase::Offline, Direction::Up) + cost.bytes(Phase::Offline, Direction::Down);
+    with_bar(session, n_bytes, n_left, Session::prepare)
+}
+
+/// Does `what` under a bar of so many bytes.
+pub(crate) fn with_bar<T>(
+    session: &mut Session,
+    n_bytes: u64,
+    n_left: usize,
+    what: impl FnOnce(&mut Session) -> Result<T, ClientError>,
+) -> anyhow::Result<T> {
+    let batch = session.plan().batch();
     let bar = ProgressBar::new(n_bytes).with_style(
         ProgressStyle::with_template(
             "{msg} {bar:30} {decimal_bytes} of {decimal_total_bytes}  {elapsed}",
@@ -202,12 +306,12 @@ fn prepare(session: &mut Session, n_left: usize) -> anyhow::Result<()> {
             }
         }
     });
-    let prepared = session.prepare();
+    let done = what(session);
     drop(stop);
     // The ticker cannot fail in a way that matters to the result.
     let _ = ticker.join();
     bar.finish_and_clear();
-    Ok(prepared?)
+    Ok(done?)
 }
 
 fn outcome(

@@ -1,9 +1,7 @@
-//! Inputs from files: PNG images, and records of the official CIFAR-10 binary files.
-//!
-//! Nothing is resized: the model sees the pixels of the file or the file is refused.
+//! Inputs as the protocol takes them, and records of the official CIFAR-10 binary files. Images of one's own: see `image`.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pi_model::PublicModel;
 
@@ -31,40 +29,10 @@ impl std::fmt::Debug for Input {
     }
 }
 
-/// Reads a PNG image of exactly the size of the model's input.
-///
-/// # Errors
-/// [`ClientError::File`] saying the size that is needed.
-pub fn png(path: &Path, model: &PublicModel) -> Result<Input, ClientError> {
-    let fail = |reason| refused(path, reason);
-    let bytes = std::fs::read(path).map_err(|e| fail(format!("cannot read: {e}")))?;
-    let image = image::load_from_memory_with_format(&bytes, image::ImageFormat::Png)
-        .map_err(|e| fail(format!("it is not a PNG image: {e}")))?;
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let pixels = match model.spec().input.channels {
-        1 => image.to_luma8().into_raw(),
-        3 => image.to_rgb8().into_raw(),
-        n => {
-            return Err(fail(format!(
-                "the model takes {n} channels; a PNG image has 1 or 3"
-            )));
-        }
-    };
-    let values = model
-        .quantise(&pixels, width, height)
-        .map_err(|e| fail(e.to_string()))?;
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    Ok(Input {
-        name: name.to_string_lossy().into_owned(),
-        values,
-        label: None,
-    })
-}
-
 /// Reads `records` of a file of CIFAR-10's binary version.
 ///
 /// # Errors
-/// [`ClientError::File`] when the file is something else or has fewer records.
+/// [`ClientError::Input`] when the file is something else or has fewer records.
 pub fn cifar10(
     path: &Path,
     records: Range<usize>,
@@ -133,8 +101,8 @@ pub fn parse_range(text: &str) -> Result<Range<usize>, String> {
 }
 
 fn refused(path: &Path, reason: String) -> ClientError {
-    ClientError::File {
-        path: PathBuf::from(path),
+    ClientError::Input {
+        name: path.display().to_string(),
         reason,
     }
 }
@@ -142,6 +110,7 @@ fn refused(path: &Path, reason: String) -> ClientError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::{Image, Sizing};
     use pi_model::random::residual_network;
     use pi_model::spec::OutputMode;
 
@@ -170,7 +139,9 @@ mod tests {
         })
         .save(&png_path)
         .unwrap();
-        assert_eq!(png(&png_path, &model).unwrap().values, inputs[0].values);
+        let image = Image::open(&png_path).unwrap();
+        let fitted = image.fit(&model, Sizing::Exact).unwrap();
+        assert_eq!(fitted.input.values, inputs[0].values);
         assert!(cifar10(&bin, 1..3, &model).is_err());
     }
 
@@ -180,14 +151,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("small.png");
         image::RgbImage::new(8, 9).save(&path).unwrap();
-        let said = png(&path, &model).unwrap_err().to_string();
+        let image = Image::open(&path).unwrap();
+        let said = image.fit(&model, Sizing::Exact).unwrap_err().to_string();
         assert!(said.contains("32 x 32") && said.contains("8 x 9"), "{said}");
         std::fs::write(&path, "no image").unwrap();
         assert!(
-            png(&path, &model)
+            Image::open(&path)
                 .unwrap_err()
                 .to_string()
-                .contains("not a PNG")
+                .contains("neither PNG")
         );
         assert!(
             cifar10(&path, 0..1, &model)

@@ -1,19 +1,26 @@
 //! `pi-client`: asks a server for the classes of images that the server never sees.
 
+mod args;
+mod bench;
+mod describe;
+mod doctor;
 mod infer;
+mod interrupt;
+mod prepare;
 mod print;
+mod proxy;
 
-use std::io::Write as _;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
-use pi_client::connect::leaves_this_machine_unprotected;
-use pi_client::{Client, ClientError, ConnectOptions, Token};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use pi_client::{ClientError, ErrorClass};
+use pi_model::ModelError;
 
 /// Private neural-network inference: the client, which holds the images and never sees the weights.
+///
+/// A server is named by --server URL, by URL itself where a command takes one, or by the variable PI_SERVER.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = exit_codes())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -22,80 +29,79 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Classify images privately.
-    Infer(infer::InferArgs),
-    /// Show the models of a server.
-    Describe {
-        #[command(flatten)]
-        server: ServerArgs,
-        /// Only this model.
-        #[arg(long)]
-        model: Option<String>,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
+    Infer(Box<infer::InferArgs>),
+    /// Prepare inferences ahead, and keep them on this machine, encrypted, for later calls of infer.
+    Prepare(prepare::PrepareArgs),
+    /// List the models of a server.
+    Models(describe::ModelsArgs),
+    /// Show a model: what it is, who learns what, what a query costs.
+    Describe(describe::DescribeArgs),
+    /// Measure: prepare and run some inferences, and print medians.
+    Bench(bench::BenchArgs),
+    /// Find out why a server cannot be reached or is slow.
+    Doctor(doctor::DoctorArgs),
+    /// Serve KServe and Triton clients on this machine: the Open Inference Protocol by REST and gRPC, answered privately.
+    Proxy(Box<proxy::ProxyArgs>),
+    /// Print a script of completions for a shell: pi-client completions bash > /etc/bash_completion.d/pi-client
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
     },
 }
 
-#[derive(Args)]
-pub(crate) struct ServerArgs {
-    /// http://HOST:PORT, or https://HOST:PORT for TLS.
-    #[arg(long, value_name = "URL", env = "PI_SERVER")]
-    server: String,
-    /// Certificate to trust, in PEM; without it the system's authorities are trusted.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// File with the token that the server's operator gave; without it the variable PI_TOKEN is taken.
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// This client's certificate in PEM, where the server asks for one.
-    #[arg(long, value_name = "FILE", requires = "client_key")]
-    client_cert: Option<PathBuf>,
-    /// Its private key in PEM.
-    #[arg(long, value_name = "FILE", requires = "client_cert")]
-    client_key: Option<PathBuf>,
-    /// Give up when the server is silent for so many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    timeout: u64,
+/// The table of exit codes, for `--help`.
+fn exit_codes() -> String {
+    let mut text = "Exit codes:\n  0    success\n".to_owned();
+    for class in ErrorClass::ALL {
+        text += &format!("  {}    {}\n", class.exit_code(), class.meaning());
+    }
+    text + "  130  interrupted (Ctrl-C)"
 }
 
-impl ServerArgs {
-    pub(crate) fn connect(&self) -> Result<Client, ClientError> {
-        if leaves_this_machine_unprotected(&self.server) {
-            eprintln!(
-                "warning: {} is not protected by TLS: whoever is on the path can pose as the server. Use https:// across machines",
-                self.server
-            );
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    // A proxy is stopped by Ctrl-C in good order.
+    if !matches!(command, Command::Proxy(_)) {
+        interrupt::watch();
+    }
+    let outcome = match command {
+        Command::Infer(args) => infer::run(&args),
+        Command::Prepare(args) => prepare::run(&args),
+        Command::Models(args) => describe::models(&args),
+        Command::Describe(args) => describe::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Proxy(args) => proxy::run(&args),
+        Command::Completions { shell } => {
+            let mut out = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "pi-client", &mut out);
+            print::out(String::from_utf8_lossy(&out).trim_end())
         }
-        let token = match (&self.token_file, std::env::var("PI_TOKEN")) {
-            (Some(path), _) => Some(Token::read(path)?),
-            (None, Ok(text)) => Some(Token::new(&text)?),
-            (None, Err(_)) => None,
-        };
-        Client::connect(ConnectOptions {
-            ca: self.ca.clone(),
-            token,
-            identity: self.client_cert.clone().zip(self.client_key.clone()),
-            idle_timeout: Duration::from_secs(self.timeout.max(1)),
-            ..ConnectOptions::new(&self.server)
-        })
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", explain(&error));
+            ExitCode::from(exit_code(&error))
+        }
     }
 }
 
-fn main() -> std::process::ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Infer(args) => infer::run(&args),
-        Command::Describe {
-            server,
-            model,
-            json,
-        } => describe(&server, model.as_deref(), json),
-    };
-    match outcome {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", explain(&error));
-            std::process::ExitCode::FAILURE
-        }
+/// Whoever reads our output has enough, as `head` has.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(error) = error.downcast_ref::<ClientError>() {
+        return error.class().exit_code();
+    }
+    match error.downcast_ref::<ModelError>() {
+        Some(_) => ErrorClass::Usage.exit_code(),
+        None => ErrorClass::Local.exit_code(),
     }
 }
 
@@ -112,26 +118,4 @@ fn explain(error: &anyhow::Error) -> String {
                 format!("{text}: {cause}")
             }
         })
-}
-
-fn describe(server: &ServerArgs, model: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let client = server.connect()?;
-    let names = match model {
-        Some(name) => vec![name.to_owned()],
-        None => client.models()?,
-    };
-    let descriptions = names
-        .iter()
-        .map(|name| client.describe(Some(name)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut out = std::io::stdout();
-    if json {
-        let specs: Vec<_> = descriptions.iter().map(|d| d.model.spec()).collect();
-        writeln!(out, "{}", serde_json::to_string_pretty(&specs)?)?;
-    } else {
-        for description in &descriptions {
-            writeln!(out, "{}", print::description(description))?;
-        }
-    }
-    Ok(())
 }

@@ -1,15 +1,22 @@
 //! Tables for the terminal.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
 
 use pi_client::report::PhaseReport;
 use pi_client::{Description, Report};
 use pi_model::spec::OutputMode;
 
+use pi_client::session::DEFAULT_BATCH;
+use pi_protocol::cost::Cost;
+use pi_protocol::ledger::{Direction, Phase};
+
+use crate::bench::Bench;
 use crate::infer::Run;
 
 /// One line for each image, and the counts.
-pub(crate) fn answers(run: &Run) -> String {
+pub(crate) fn answers(run: &Run, top: Option<u16>) -> String {
     let width = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0);
     let image = width(&mut run.results.iter().map(|r| r.image.chars().count()));
     let label = width(&mut run.results.iter().map(|r| r.prediction.chars().count()));
@@ -17,8 +24,12 @@ pub(crate) fn answers(run: &Run) -> String {
     for r in &run.results {
         let _ = write!(text, "{:image$}  {:label$}", r.image, r.prediction);
         if let Some((_, logit)) = r.top.first() {
-            let others: Vec<String> = r.top.iter().skip(1).take(2).map(scored).collect();
-            let _ = write!(text, "  {logit:6.2}   then {}", others.join(", "));
+            let n_others = top.map_or(2, |n| usize::from(n) - 1);
+            let others: Vec<String> = r.top.iter().skip(1).take(n_others).map(scored).collect();
+            let _ = write!(text, "  {logit:6.2}");
+            if !others.is_empty() {
+                let _ = write!(text, "   then {}", others.join(", "));
+            }
         }
         if let Some(truth) = &r.label {
             let mark = if *truth == r.prediction {
@@ -98,15 +109,23 @@ pub(crate) fn cost(report: &Report) -> String {
     row("online", &report.online, report.n_inferences, "inferences");
     let _ = write!(
         text,
-        "\n{}: {} of {} ReLUs kept, {} AND gates an inference, {}, {} OT, {} on the wire in all",
+        "\n{}: {} of {} ReLUs kept, ",
         report.model,
         thousands(report.relus_kept as u64),
         thousands(report.relus_total as u64),
-        thousands(report.and_gates),
-        report.garbling,
-        report.ot,
-        bytes(report.wire_bytes)
     );
+    if report.n_prepared > 0 {
+        let _ = write!(
+            text,
+            "{} AND gates an inference, {}, {} OT, ",
+            thousands(report.and_gates),
+            report.garbling,
+            report.ot,
+        );
+    } else {
+        text.push_str("all prepared before this run, ");
+    }
+    let _ = write!(text, "{} on the wire in all", bytes(report.wire_bytes));
     text
 }
 
@@ -145,15 +164,19 @@ pub(crate) fn layers(report: &Report) -> String {
     text
 }
 
-/// What a server says about a model.
-pub(crate) fn description(description: &Description) -> String {
+/// How many are prepared together when many are asked for.
+pub(crate) fn usual_batch(description: &Description) -> usize {
+    description.max_batch.min(DEFAULT_BATCH)
+}
+
+/// What a server says about a model, who learns what, and what a query costs alone and in the usual batch.
+pub(crate) fn description(description: &Description, costs: &[Cost; 2], tls: bool) -> String {
     let spec = description.model.spec();
-    let card = &spec.card;
-    let input = &spec.input;
+    let (card, input) = (&spec.card, &spec.input);
     let mut text = format!("{}\n", spec.name);
     let mut row = |key: &str, value: String| {
         if !value.is_empty() {
-            let _ = writeln!(text, "  {key:12}{value}");
+            let _ = writeln!(text, "  {key:14}{value}");
         }
     };
     row("network", card.architecture.clone());
@@ -161,22 +184,15 @@ pub(crate) fn description(description: &Description) -> String {
     row(
         "input",
         format!(
-            "{} x {} pixels, {} channels",
+            "{} x {} pixels, {} channels; other sizes are resized",
             input.width, input.height, input.channels
         ),
     );
     row("labels", spec.labels.join(", "));
     row(
-        "you learn",
-        match spec.output.mode {
-            OutputMode::Logits => "the logits of all labels".into(),
-            OutputMode::Argmax => "the label and nothing else".into(),
-        },
-    );
-    row(
         "ReLUs",
         format!(
-            "{} of {} kept; which ones is public",
+            "{} of {} kept",
             thousands(card.relus_kept as u64),
             thousands(card.relus_total as u64)
         ),
@@ -186,9 +202,122 @@ pub(crate) fn description(description: &Description) -> String {
         "accuracy",
         percent(card.fixed_accuracy.or(card.float_accuracy)),
     );
-    row("batch", format!("up to {}", description.max_batch));
+    row(
+        "you learn",
+        match spec.output.mode {
+            OutputMode::Logits => {
+                "the logits of all labels, the network's operations and which ReLUs it keeps; no weight"
+            }
+            OutputMode::Argmax => {
+                "the label and nothing else of the result, the network's operations and which ReLUs it keeps; no weight"
+            }
+        }
+        .into(),
+    );
+    row(
+        "it learns",
+        "who asks, when and how often; neither the image nor the answer".into(),
+    );
+    row(
+        "others learn",
+        if tls {
+            "times and sizes of messages, which are the same for every image"
+        } else {
+            "all messages: there is no TLS here. The image stays masked, but they could pose as the server"
+        }
+        .into(),
+    );
+    let offline = |cost: &Cost| {
+        let n: u64 = [Direction::Up, Direction::Down]
+            .map(|d| cost.bytes(Phase::Offline, d))
+            .iter()
+            .sum();
+        n / cost.batch() as u64
+    };
+    let both =
+        |phase| costs[0].bytes(phase, Direction::Up) + costs[0].bytes(phase, Direction::Down);
+    let mut ahead = format!(
+        "{} in {} round trips before the image is known",
+        bytes(offline(&costs[0])),
+        costs[0].round_trips(Phase::Offline)
+    );
+    if costs[1].batch() > 1 {
+        let _ = write!(
+            ahead,
+            "; {} each in a batch of {}",
+            bytes(offline(&costs[1])),
+            costs[1].batch()
+        );
+    }
+    row(
+        "a session",
+        format!("{} of set-up, once", bytes(both(Phase::Setup))),
+    );
+    row("a query", ahead);
+    row(
+        "",
+        format!(
+            "then {} in {} round trips",
+            bytes(both(Phase::Online)),
+            costs[0].round_trips(Phase::Online)
+        ),
+    );
+    row(
+        "limits",
+        format!(
+            "batches of up to {}, sessions silent for up to {} s",
+            description.max_batch,
+            description.idle_timeout.as_secs()
+        ),
+    );
+    if !description.kept_for.is_zero() {
+        row(
+            "keeps",
+            format!(
+                "prepared inferences for {}; see `pi-client prepare`",
+                span(description.kept_for)
+            ),
+        );
+    }
     row("server", format!("version {}", description.server_version));
     text
+}
+
+/// Medians of `bench`.
+pub(crate) fn bench(bench: &Bench) -> String {
+    let mut text = format!(
+        "{:8}{:>5}{:>11}{:>11}{:>11}{:>13}{:>13}{:>13}   {}, batches of {}\n",
+        "phase",
+        "n",
+        "median s",
+        "least",
+        "most",
+        "up",
+        "down",
+        "round trips",
+        bench.model,
+        bench.batch
+    );
+    for line in &bench.phases {
+        let _ = writeln!(
+            text,
+            "{:8}{:>5}{:>11.3}{:>11.3}{:>11.3}{:>13}{:>13}{:>13}",
+            line.phase,
+            line.n,
+            line.median_seconds,
+            line.min_seconds,
+            line.max_seconds,
+            bytes(line.bytes_up),
+            bytes(line.bytes_down),
+            line.round_trips
+        );
+    }
+    text + "seconds and bytes are those of one inference; round trips of offline are those of a batch"
+}
+
+/// Prints text and a line break to standard output.
+pub(crate) fn out(text: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout(), "{text}")?)
 }
 
 /// Decimal units, three digits.
@@ -198,6 +327,16 @@ pub(crate) fn bytes(n: u64) -> String {
         x if x < 1e6 => format!("{:.1} kB", x / 1e3),
         x if x < 1e9 => format!("{:.2} MB", x / 1e6),
         x => format!("{:.2} GB", x / 1e9),
+    }
+}
+
+/// Whole minutes, hours or days.
+pub(crate) fn span(time: Duration) -> String {
+    match time.as_secs() {
+        s if s < 120 => format!("{s} s"),
+        s if s < 2 * 3600 => format!("{} minutes", s / 60),
+        s if s < 48 * 3600 => format!("{} hours", s / 3600),
+        s => format!("{} days", s / 86400),
     }
 }
 

@@ -4,7 +4,7 @@
 //! back, whatever happens next.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use pi_model::PublicPlan;
@@ -16,11 +16,11 @@ use pi_protocol::client::{ClientSession, Output, Prepared};
 use pi_protocol::ledger::Ledger;
 use pi_protocol::session::SessionOptions;
 use pi_protocol::wire::PROTOCOL_VERSION;
-use tokio::runtime::Runtime;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_stream::StreamExt as _;
+use tonic::Status;
 
-use crate::connect::{Client, Description};
+use crate::connect::{Client, Description, Network};
 use crate::error::ClientError;
 use crate::report::{Clocks, Report};
 
@@ -29,14 +29,16 @@ pub const DEFAULT_BATCH: usize = 16;
 
 /// A session with prepared inferences in store.
 pub struct Session {
-    // Declared first: the driver must be gone before the runtime.
+    // Declared first: the driver must be gone before the network.
     driver: ClientSession<GrpcChannel>,
     prepared: VecDeque<Prepared>,
     plan: Arc<PublicPlan>,
     clocks: Clocks,
     meter: Arc<WireMeter>,
     pump: Option<JoinHandle<()>>,
-    runtime: Arc<Runtime>,
+    url: String,
+    farewell: Arc<OnceLock<Status>>,
+    network: Arc<Network>,
 }
 
 /// The result of one inference.
@@ -61,7 +63,7 @@ impl Client {
     /// circuits garbled.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with the server's reason, [`ClientError::Mismatch`] for a batch that the server does not
+    /// [`ClientError::Refused`] with the server's reason, [`ClientError::Usage`] for a batch that the server does not
     /// grant, [`ClientError::Protocol`] when the setup fails.
     pub fn session_with(
         &self,
@@ -69,8 +71,29 @@ impl Client {
         batch: usize,
         options: SessionOptions,
     ) -> Result<Session, ClientError> {
+        self.open(description, batch, Some(options))
+    }
+
+    /// Opens a session that only runs kept inferences, which were prepared in batches of `batch`: one round trip, no keys.
+    ///
+    /// # Errors
+    /// As [`Self::session_with`].
+    pub fn session_for_kept(
+        &self,
+        description: &Description,
+        batch: usize,
+    ) -> Result<Session, ClientError> {
+        self.open(description, batch, None)
+    }
+
+    fn open(
+        &self,
+        description: &Description,
+        batch: usize,
+        options: Option<SessionOptions>,
+    ) -> Result<Session, ClientError> {
         if !(1..=description.max_batch).contains(&batch) {
-            return Err(ClientError::Mismatch(format!(
+            return Err(ClientError::Usage(format!(
                 "a batch of {batch}: this server prepares 1 to {} inferences at once",
                 description.max_batch
             )));
@@ -93,7 +116,8 @@ impl Client {
         let (to_server, stream) = outbound();
         let mut stub = self.stub(MAX_MESSAGE_BYTES);
         let inbound = self
-            .runtime
+            .network
+            .handle
             .block_on(async {
                 // The queue is empty and its other end is in this function: this cannot fail.
                 let _ = to_server.send(Ok(open)).await;
@@ -102,13 +126,19 @@ impl Client {
             .map_err(|s| self.refused(&s))?
             .into_inner();
         let mut channel = GrpcChannel::new(
-            self.runtime.handle().clone(),
+            self.network.handle.clone(),
             to_server,
             inbound,
             self.options.idle_timeout,
         );
         let (meter, pump) = (channel.meter(), channel.take_pump());
-        let driver = ClientSession::connect_with(channel, Arc::clone(&plan), options)?;
+        let (url, farewell) = (self.options.url.clone(), channel.farewell_status());
+        let driver = match options {
+            Some(options) => ClientSession::connect_with(channel, Arc::clone(&plan), options),
+            None => ClientSession::connect_online(channel, Arc::clone(&plan)),
+        };
+        let driver =
+            driver.map_err(|e| ClientError::in_session(&url, "setting up", e, farewell.get()))?;
         Ok(Session {
             driver,
             prepared: VecDeque::new(),
@@ -119,7 +149,9 @@ impl Client {
             },
             meter,
             pump,
-            runtime: Arc::clone(&self.runtime),
+            url,
+            farewell,
+            network: Arc::clone(&self.network),
         })
     }
 }
@@ -152,21 +184,36 @@ impl Session {
     /// Prepares one more batch. Needs no input.
     ///
     /// # Errors
-    /// [`ClientError::Protocol`]; the session is over then.
+    /// [`ClientError::Refused`], [`ClientError::Lost`] or [`ClientError::Protocol`]; the session is over then.
     pub fn prepare(&mut self) -> Result<(), ClientError> {
         let started = Instant::now();
-        let batch = self.driver.prepare()?;
+        let batch = self.driver.prepare();
+        let batch = batch.map_err(|e| self.explain("preparing", e))?;
         self.clocks.offline += started.elapsed();
         self.clocks.n_prepared += batch.len();
         self.prepared.extend(batch);
         Ok(())
     }
 
+    /// Prepares one batch that the server keeps beyond this session, for [`Self::infer_with`] in any later one or for a
+    /// [`crate::Store`].
+    ///
+    /// # Errors
+    /// As [`Self::prepare`]; a server that keeps nothing, or no more, says so.
+    pub fn prepare_kept(&mut self) -> Result<Vec<Prepared>, ClientError> {
+        let started = Instant::now();
+        let batch = self.driver.prepare_kept();
+        let batch = batch.map_err(|e| self.explain("preparing", e))?;
+        self.clocks.offline += started.elapsed();
+        self.clocks.n_prepared += batch.len();
+        Ok(batch)
+    }
+
     /// Runs one inference on `values`, in (C, H, W) order with the model's fraction bits; prepares a batch first when
     /// the store is empty.
     ///
     /// # Errors
-    /// [`ClientError::Protocol`]; the inference is used up, and the session is over unless the input was at fault.
+    /// [`ClientError::Refused`], [`ClientError::Lost`] or [`ClientError::Protocol`]; the inference is used up, and the session is over unless the input was at fault.
     pub fn infer(&mut self, values: &[i64]) -> Result<Answer, ClientError> {
         if self.prepared.is_empty() {
             self.prepare()?;
@@ -174,12 +221,40 @@ impl Session {
         let Some(prepared) = self.prepared.pop_front() else {
             return Err(pi_protocol::Error::Misuse("an empty batch was prepared".into()).into());
         };
+        self.infer_with(prepared, values)
+    }
+
+    /// The same with this inference, which may have been kept from an earlier session.
+    ///
+    /// # Errors
+    /// As [`Self::infer`].
+    pub fn infer_with(
+        &mut self,
+        prepared: Prepared,
+        values: &[i64],
+    ) -> Result<Answer, ClientError> {
         let started = Instant::now();
-        let output = self.driver.infer(prepared, values)?;
+        let output = self.driver.infer(prepared, values);
+        let output = output.map_err(|e| self.explain("inferring", e))?;
         let time = started.elapsed();
         self.clocks.online += time;
         self.clocks.n_inferences += 1;
         Ok(Answer { output, time })
+    }
+
+    fn explain(&self, during: &'static str, error: pi_protocol::Error) -> ClientError {
+        ClientError::in_session(&self.url, during, error, self.farewell.get())
+    }
+
+    /// Whether the server still holds its end, as far as is known here. Costs nothing and sends nothing.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.pump.as_ref().is_some_and(|pump| !pump.is_finished())
+    }
+
+    /// Breaks the session off from another thread: what waits for the server in it fails at once.
+    pub(crate) fn abort_handle(&self) -> Option<AbortHandle> {
+        self.pump.as_ref().map(JoinHandle::abort_handle)
     }
 
     /// What this session has cost so far.
@@ -210,7 +285,8 @@ impl Session {
         if let Some(pump) = self.pump {
             // When the server has ended the stream it has read our last frame.
             let _ = self
-                .runtime
+                .network
+                .handle
                 .block_on(async { tokio::time::timeout(LINGER, pump).await });
         }
         Ok(Report::new(

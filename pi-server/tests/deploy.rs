@@ -12,7 +12,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{TestServer, http, image};
-use pi_client::{Client, ConnectOptions, Token};
+use pi_client::blocking::Client;
+use pi_client::{ConnectOptions, Token};
 use pi_model::spec::OutputMode;
 use pi_server::{AdminListen, Mode, RootOptions, Settings};
 use serde_json::Value;

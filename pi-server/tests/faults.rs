@@ -11,7 +11,8 @@ use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{TestServer, http, image};
-use pi_client::{Client, ClientError, ConnectOptions};
+use pi_client::blocking::Client;
+use pi_client::{ClientError, ConnectOptions};
 use pi_model::spec::OutputMode;
 use pi_server::{AdminListen, Mode, RootOptions};
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{TestServer, image};
-use pi_client::{Client, ClientError, ConnectOptions, Token};
+use pi_client::blocking::Client;
+use pi_client::{ClientError, ConnectOptions, Token};
 use pi_model::spec::OutputMode;
 use pi_server::{Quota, ServeOptions, identity};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -39,7 +40,7 @@ fn connect(server: &TestServer, token: Option<&str>) -> Client {
 
 fn refused<T>(outcome: Result<T, ClientError>) -> (Code, String) {
     match outcome.err().unwrap() {
-        ClientError::Refused { code, message } => (code, message),
+        ClientError::Refused { code, message, .. } => (code, message),
         other => panic!("{other}"),
     }
 }

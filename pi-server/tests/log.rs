@@ -8,7 +8,8 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use pi_client::{Client, ConnectOptions, Token};
+use pi_client::blocking::Client;
+use pi_client::{ConnectOptions, Token};
 use pi_model::spec::OutputMode;
 
 /// Digits of the longest run of hexadecimal digits, and numbers of the longest list, in `line`.

@@ -7,7 +7,8 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use common::image;
-use pi_client::{Client, ConnectOptions};
+use pi_client::ConnectOptions;
+use pi_client::blocking::Client;
 use pi_model::random::residual_network;
 use pi_model::spec::OutputMode;
 

@@ -4,7 +4,8 @@
 mod common;
 
 use common::TestServer;
-use pi_client::{Client, ClientError, ConnectOptions};
+use pi_client::blocking::Client;
+use pi_client::{ClientError, ConnectOptions};
 use pi_model::spec::OutputMode;
 
 fn said(options: ConnectOptions) -> String {

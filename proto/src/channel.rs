@@ -8,8 +8,8 @@
 //! says how many bytes may come meanwhile ([`Channel::expect`]); while it waits to send, up to so many are taken in.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use pi_protocol::channel::Channel;
@@ -72,6 +72,7 @@ pub struct GrpcChannel {
     room: usize,
     idle_timeout: Duration,
     meter: Arc<WireMeter>,
+    farewell: Arc<OnceLock<Status>>,
     pump: Option<JoinHandle<()>>,
 }
 
@@ -100,6 +101,7 @@ impl GrpcChannel {
             room: 0,
             idle_timeout,
             meter: Arc::default(),
+            farewell: Arc::default(),
             pump,
         }
     }
@@ -116,10 +118,22 @@ impl GrpcChannel {
         Arc::clone(&self.meter)
     }
 
+    /// The status with which the peer ended the session, once the driver has met it: what its error tells in words.
+    #[must_use]
+    pub fn farewell_status(&self) -> Arc<OnceLock<Status>> {
+        Arc::clone(&self.farewell)
+    }
+
+    fn ended(&self, status: &Status) -> Error {
+        // Only the first one counts.
+        let _ = self.farewell.set(status.clone());
+        ended(status)
+    }
+
     /// Why the peer ended the session, once sending has failed: its status is the last entry of the queue.
     fn farewell(&mut self) -> Error {
         if let Some(Err(status)) = self.backlog.iter().find(|item| item.is_err()) {
-            return ended(status);
+            return self.ended(status);
         }
         let wait = Duration::from_secs(2).min(self.idle_timeout);
         let queue = &mut self.from_peer;
@@ -135,7 +149,7 @@ impl GrpcChannel {
             timeout(wait, status).await
         });
         match last {
-            Ok(Some(status)) => ended(&status),
+            Ok(Some(status)) => self.ended(&status),
             _ => Error::Channel("the peer closed the connection".into()),
         }
     }
@@ -196,7 +210,7 @@ impl Channel for GrpcChannel {
         };
         let frame = match received {
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(status))) => return Err(ended(&status)),
+            Ok(Some(Err(status))) => return Err(self.ended(&status)),
             Ok(None) => return Err(Error::Channel("the peer closed the connection".into())),
             Err(_) => {
                 return Err(Error::Channel(format!(
@@ -403,6 +417,8 @@ mod tests {
         };
         let error = channel.send(frame).unwrap_err().to_string();
         assert!(error.contains("stopping"), "{error}");
+        let farewell = channel.farewell_status();
+        assert_eq!(farewell.get().unwrap().code(), Code::Unavailable);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pi_client::{Client, ConnectOptions};
+use pi_client::ConnectOptions;
+use pi_client::blocking::Client;
 use pi_model::random::residual_network;
 use pi_model::spec::OutputMode;
 use pi_model::{Model, executor};

@@ -1,0 +1,161 @@
+//! The flags that say how to reach a server, shared by all commands.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use pi_client::blocking::Client;
+use pi_client::connect::leaves_this_machine_unprotected;
+use pi_client::retry::Retries;
+use pi_client::{ClientError, ConnectOptions, Description, Token};
+use pi_protocol::gc::GarblingMode;
+use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::SessionOptions;
+
+use crate::interrupt::{self, Doing};
+
+#[derive(Args)]
+pub(crate) struct ServerArgs {
+    /// http://HOST:PORT, or https://HOST:PORT for TLS.
+    #[arg(long, value_name = "URL", env = "PI_SERVER")]
+    server: Option<String>,
+    /// Certificate to trust, in PEM; without it the system's authorities are trusted.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// File with the token that the server's operator gave; without it the variable PI_TOKEN is taken.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// This client's certificate in PEM, where the server asks for one.
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Its private key in PEM.
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
+    /// Give up when the server is silent for so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    timeout: u64,
+    /// Try so often again to connect, to describe and to open a session; a query is never sent twice.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    retries: u32,
+}
+
+/// How a session is run.
+#[derive(Args)]
+pub(crate) struct SessionArgs {
+    /// Inferences prepared together. More use less traffic for each, and more memory.
+    #[arg(long)]
+    pub(crate) batch: Option<usize>,
+    /// How oblivious transfers are made: softspoken or silent.
+    ///
+    /// With softspoken each costs 31 bits offline: at 14-bit sign tests 58 bytes for each surviving ReLU. With silent it is
+    /// 2 bits at 350,000 of them and under 1 from two million on, so of those 58 bytes hardly any stay. In exchange, preparing
+    /// computes more on both sides, and security rests on one more assumption, the hardness of LPN. Batches too small
+    /// to gain are made as with softspoken. Take silent where the network is slow.
+    #[arg(long, value_name = "MODE", default_value_t)]
+    ot: OtMode,
+    /// How circuits are garbled: half-gates or three-halves.
+    ///
+    /// With half-gates an AND gate costs 32 bytes offline, with three-halves 24 and 5 bits: at 14-bit sign tests 416 or 321 bytes
+    /// for each surviving ReLU. In exchange, both sides hash half as much again, in preparation and online. Take three-halves
+    /// where the network is slow.
+    #[arg(long, value_name = "MODE", default_value_t)]
+    garbling: GarblingMode,
+}
+
+/// Where prepared inferences lie.
+#[derive(Args)]
+pub(crate) struct StoreArgs {
+    /// Folder of kept inferences and their key; pi-client in the user's folder for data if not given.
+    #[arg(long, value_name = "DIR", env = "PI_STORE")]
+    store: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    pub(crate) fn dir(&self) -> Result<PathBuf, ClientError> {
+        let dir = self.store.clone().or_else(pi_client::store::default_dir);
+        dir.ok_or_else(|| {
+            ClientError::Usage("no folder to keep inferences in; name one with --store DIR".into())
+        })
+    }
+}
+
+impl SessionArgs {
+    pub(crate) const fn options(&self) -> SessionOptions {
+        SessionOptions {
+            ot: self.ot,
+            garbling: self.garbling,
+        }
+    }
+}
+
+impl ServerArgs {
+    /// The server's address; `url` is what a command was given besides --server.
+    pub(crate) fn url(&self, url: Option<&str>) -> Result<String, ClientError> {
+        url.or(self.server.as_deref())
+            .map(str::to_owned)
+            .ok_or_else(|| {
+                ClientError::Usage("which server? Give --server URL, or set PI_SERVER".into())
+            })
+    }
+
+    pub(crate) const fn retries(&self) -> Retries {
+        Retries {
+            n: self.retries,
+            longest: Duration::from_secs(10),
+        }
+    }
+
+    /// How to reach the server; warns where that is not protected.
+    pub(crate) fn options(&self, url: Option<&str>) -> Result<ConnectOptions, ClientError> {
+        let url = self.url(url)?;
+        if leaves_this_machine_unprotected(&url) {
+            eprintln!(
+                "warning: {url} is not protected by TLS: whoever is on the path can pose as the server. Use https:// across machines"
+            );
+        }
+        let token = match (&self.token_file, std::env::var("PI_TOKEN")) {
+            (Some(path), _) => Some(Token::read(path)?),
+            (None, Ok(text)) => Some(Token::new(&text)?),
+            (None, Err(_)) => None,
+        };
+        Ok(ConnectOptions {
+            ca: self.ca.clone(),
+            token,
+            identity: self.client_cert.clone().zip(self.client_key.clone()),
+            idle_timeout: Duration::from_secs(self.timeout.max(1)),
+            ..ConnectOptions::new(url)
+        })
+    }
+
+    pub(crate) fn connect(&self, url: Option<&str>) -> Result<Client, ClientError> {
+        let options = self.options(url)?;
+        let _phase = interrupt::during(Doing::Connecting);
+        self.again(|| Client::connect(options.clone()))
+    }
+
+    /// Connects, and asks for the description of `model`.
+    pub(crate) fn describe(
+        &self,
+        url: Option<&str>,
+        model: Option<&str>,
+    ) -> Result<(Client, Description), ClientError> {
+        let client = self.connect(url)?;
+        let _phase = interrupt::during(Doing::Connecting);
+        let description = self.again(|| client.describe(model))?;
+        Ok((client, description))
+    }
+
+    /// Does what spends nothing, some times over, and tells a terminal that it waits.
+    pub(crate) fn again<T>(
+        &self,
+        what: impl FnMut() -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
+        let is_terminal = std::io::stderr().is_terminal();
+        self.retries().run(what, |error, wait| {
+            if is_terminal {
+                eprintln!("{error}; trying again in {:.1} s", wait.as_secs_f64());
+            }
+        })
+    }
+}

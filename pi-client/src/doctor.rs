@@ -1,0 +1,275 @@
+//! The command `doctor`: from the name of the server to a session, step by step, and what a query will take.
+//!
+//! It spends nothing that can be used once, and counts as some calls and one session of the client's quota.
+
+use std::io::Write as _;
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::Args;
+use pi_client::blocking::Client;
+use pi_client::{ClientError, Description};
+use pi_model::PublicPlan;
+use pi_protocol::cost::Cost;
+use pi_protocol::ledger::{Direction, Phase as Part};
+use pi_protocol::session::SessionOptions;
+
+use crate::args::ServerArgs;
+use crate::interrupt::{self, Doing};
+use crate::print;
+
+/// More than this between the clocks makes certificates and tokens fail.
+const MAX_SKEW_S: i64 = 60;
+
+#[derive(Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// The server, if --server is not given.
+    #[arg(value_name = "URL", conflicts_with = "server")]
+    url: Option<String>,
+    /// Name of the model whose latency is predicted; the server's first one if not given.
+    #[arg(long)]
+    model: Option<String>,
+    /// Hold the session open for so many seconds, to see whether something in between cuts long streams.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    hold: u64,
+}
+
+fn line(mark: &str, what: &str, text: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout(), "{mark:5}{what:12}{text}")?)
+}
+
+fn good(what: &str, text: &str) -> anyhow::Result<()> {
+    line("ok", what, text)
+}
+
+fn bad(what: &str, text: &str) -> anyhow::Result<()> {
+    line("!!", what, text)
+}
+
+/// Passes a result on, and prints its error beside the step that it belongs to.
+fn step<T>(what: &str, outcome: Result<T, ClientError>) -> anyhow::Result<T> {
+    if outcome.is_err() {
+        bad(what, "failed, see below")?;
+    }
+    Ok(outcome?)
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
+    let _phase = interrupt::during(Doing::Connecting);
+    let options = args.server.options(args.url.as_deref())?;
+    let url = options.url.clone();
+    let rtt = step("TCP", reach(&url))?;
+    let tls = url.starts_with("https://");
+    let started = Instant::now();
+    let what = if tls { "TLS" } else { "HTTP/2" };
+    let client = step(what, Client::connect(options))?;
+    let seconds = started.elapsed().as_secs_f64();
+    match tls {
+        true => good(
+            "TLS",
+            &format!("certificate and name are good; connected in {seconds:.3} s"),
+        )?,
+        false => bad(
+            "TLS",
+            "none: fine on one machine and in a test, not across a network",
+        )?,
+    }
+    let started = Instant::now();
+    let description = step("version", client.describe(args.model.as_deref()))?;
+    let described = started.elapsed();
+    good(
+        "version",
+        &format!(
+            "server {}, client {}, the same protocol",
+            description.server_version,
+            env!("CARGO_PKG_VERSION")
+        ),
+    )?;
+    clock(&client)?;
+    let rtt = step("round trip", round_trip(&client, rtt))?;
+    good("round trip", &format!("{:.1} ms", rtt.as_secs_f64() * 1e3))?;
+    let n_bytes = description.model.to_json().len();
+    let down = rate(n_bytes, described, rtt);
+    let (batch, options) = (1, SessionOptions::default());
+    let plan = PublicPlan::with_goal(&description.model, batch, description.packing)?;
+    let cost = Cost::with_options(&plan, options)?;
+    let started = Instant::now();
+    let session = step("session", client.session_with(&description, batch, options))?;
+    let setup = started.elapsed();
+    let up = rate(
+        cost.bytes(Part::Setup, Direction::Up) as usize,
+        setup,
+        rtt * 2,
+    );
+    good(
+        "session",
+        &format!("set up in {:.3} s", setup.as_secs_f64()),
+    )?;
+    if args.hold > 0 {
+        std::thread::sleep(Duration::from_secs(args.hold));
+        match session.is_alive() {
+            true => good("stream", &format!("still open after {} s", args.hold))?,
+            false if args.hold >= description.idle_timeout.as_secs() => bad(
+                "stream",
+                &format!(
+                    "closed within {} s, and the server allows {} s of silence",
+                    args.hold,
+                    description.idle_timeout.as_secs()
+                ),
+            )?,
+            false => {
+                bad("stream", &format!("cut within {} s", args.hold))?;
+                return Err(ClientError::Lost {
+                    url,
+                    during: "holding a silent stream",
+                    reason: format!(
+                        "something in between closed it, the server allows {} s of silence",
+                        description.idle_timeout.as_secs()
+                    ),
+                }
+                .into());
+            }
+        }
+    }
+    // The checks are done; a server that is gone now changes nothing of them.
+    let _ = session.close();
+    good(
+        "bandwidth",
+        &format!(
+            "at least {} down, {} up (from {} and {} bytes; computing included)",
+            mbit(down),
+            mbit(up),
+            n_bytes,
+            cost.bytes(Part::Setup, Direction::Up)
+        ),
+    )?;
+    prediction(&description, &cost, rtt, [up, down])
+}
+
+/// Resolves the name and connects, and measures how long that takes.
+fn reach(url: &str) -> Result<Duration, ClientError> {
+    let address = || ClientError::Address {
+        url: url.to_owned(),
+    };
+    let (scheme, rest) = url.split_once("://").ok_or_else(address)?;
+    let authority = rest.split('/').next().unwrap_or_default();
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    let has_port = authority
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let target = match (has_port, scheme) {
+        (true, _) => authority.to_owned(),
+        (false, "https") => format!("{authority}:443"),
+        (false, "http") => format!("{authority}:80"),
+        _ => return Err(address()),
+    };
+    let failed = |e: std::io::Error| ClientError::unreachable(url, &e);
+    let started = Instant::now();
+    let found: Vec<_> = match target.to_socket_addrs() {
+        Ok(found) => found.collect(),
+        Err(e) => {
+            return Err(ClientError::Unreachable {
+                url: url.to_owned(),
+                reason: format!("this host name is not known ({e})"),
+                tls: false,
+            });
+        }
+    };
+    let addresses: Vec<String> = found.iter().map(|a| a.ip().to_string()).collect();
+    let ms = started.elapsed().as_secs_f64() * 1e3;
+    let _ = good("DNS", &format!("{} in {ms:.1} ms", addresses.join(", ")));
+    let mut last = None;
+    for address in &found {
+        let started = Instant::now();
+        match TcpStream::connect_timeout(address, Duration::from_secs(5)) {
+            Ok(_) => {
+                let rtt = started.elapsed();
+                let ms = rtt.as_secs_f64() * 1e3;
+                let _ = good("TCP", &format!("{address} in {ms:.1} ms"));
+                return Ok(rtt);
+            }
+            Err(e) => last = Some(e),
+        }
+    }
+    Err(last.map_or_else(address, failed))
+}
+
+/// The least of some calls, and of the connection before.
+fn round_trip(client: &Client, tcp: Duration) -> Result<Duration, ClientError> {
+    let mut least = tcp;
+    for _ in 0..3 {
+        let started = Instant::now();
+        client.models()?;
+        least = least.min(started.elapsed());
+    }
+    Ok(least)
+}
+
+fn clock(client: &Client) -> anyhow::Result<()> {
+    let Some(theirs) = client.server_time()? else {
+        return line("--", "clock", "the server does not tell its time");
+    };
+    let seconds = |t: SystemTime| {
+        let since = t.duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |d| d.as_secs() as i64)
+    };
+    let skew = seconds(SystemTime::now()) - seconds(theirs);
+    match skew.abs() <= MAX_SKEW_S {
+        true => good(
+            "clock",
+            &format!("within {} s of the server's", skew.abs().max(1)),
+        ),
+        false => bad(
+            "clock",
+            &format!(
+                "{} s {} the server's: one of them is wrong, and certificates will seem expired or too new",
+                skew.abs(),
+                if skew > 0 { "ahead of" } else { "behind" }
+            ),
+        ),
+    }
+}
+
+/// Bytes a second, delay aside.
+fn rate(n_bytes: usize, time: Duration, delay: Duration) -> f64 {
+    n_bytes as f64 / time.saturating_sub(delay).as_secs_f64().max(1e-6)
+}
+
+fn mbit(bytes_per_second: f64) -> String {
+    format!("{:.0} Mbit/s", (bytes_per_second * 8e-6).max(1.0))
+}
+
+/// Delay and bytes of the plan; computing comes on top and is not known before it is tried.
+fn prediction(
+    description: &Description,
+    cost: &Cost,
+    rtt: Duration,
+    [up, down]: [f64; 2],
+) -> anyhow::Result<()> {
+    let seconds = |phase| {
+        rtt.as_secs_f64() * cost.round_trips(phase) as f64
+            + cost.bytes(phase, Direction::Up) as f64 / up
+            + cost.bytes(phase, Direction::Down) as f64 / down
+    };
+    let n_bytes = |phase| cost.bytes(phase, Direction::Up) + cost.bytes(phase, Direction::Down);
+    let part = |phase| {
+        format!(
+            "{:.2} s ({} round trips, {})",
+            seconds(phase),
+            cost.round_trips(phase),
+            print::bytes(n_bytes(phase))
+        )
+    };
+    good(
+        "a query",
+        &format!(
+            "of {} spends at most about {} of network online, and {} before; computing comes on top: `pi-client bench` measures it",
+            description.model.spec().name,
+            part(Part::Online),
+            part(Part::Offline)
+        ),
+    )
+}

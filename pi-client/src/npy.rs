@@ -1,0 +1,150 @@
+//! One array of a NumPy file (format versions 1 to 3): bytes as (H, W, C) or (H, W), floats of 32 bits as (C, H, W). A leading
+//! dimension of one is dropped.
+
+/// How such a file begins.
+pub(crate) const MAGIC: &[u8] = b"\x93NUMPY";
+
+/// What a file may hold.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Array {
+    /// Pixels.
+    Bytes {
+        height: usize,
+        width: usize,
+        channels: usize,
+        values: Vec<u8>,
+    },
+    /// A normalised tensor.
+    Floats {
+        /// (C, H, W).
+        shape: [usize; 3],
+        values: Vec<f32>,
+    },
+}
+
+/// Reads a whole file. The error is a reason without the file's name.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Array, String> {
+    let broken = || "it is a broken .npy file; save it again with numpy.save".to_owned();
+    let rest = bytes.strip_prefix(MAGIC).ok_or_else(broken)?;
+    let (version, rest) = rest.split_first_chunk::<2>().ok_or_else(broken)?;
+    let (n_header, rest) = if version[0] == 1 {
+        let (n, rest) = rest.split_first_chunk::<2>().ok_or_else(broken)?;
+        (usize::from(u16::from_le_bytes(*n)), rest)
+    } else {
+        let (n, rest) = rest.split_first_chunk::<4>().ok_or_else(broken)?;
+        (u32::from_le_bytes(*n) as usize, rest)
+    };
+    let (header, data) = rest.split_at_checked(n_header).ok_or_else(broken)?;
+    let header = std::str::from_utf8(header).map_err(|_| broken())?;
+    let dtype = value(header, "descr").ok_or_else(broken)?;
+    let dtype = dtype
+        .split(['\'', '"'])
+        .nth(1)
+        .ok_or("an array of records is no image; save uint8 or float32")?;
+    if value(header, "fortran_order").is_none_or(|order| order.starts_with("True")) {
+        return Err("its axes are in Fortran order; save numpy.ascontiguousarray(array)".into());
+    }
+    let shape = value(header, "shape").and_then(|v| v.strip_prefix('('));
+    let shape = shape.and_then(|v| v.split_once(')')).ok_or_else(broken)?.0;
+    let mut shape = shape
+        .split(',')
+        .map(str::trim)
+        .filter(|d| !d.is_empty())
+        .map(|d| d.parse::<usize>().map_err(|_| broken()))
+        .collect::<Result<Vec<_>, _>>()?;
+    if shape.len() == 4 && shape.first() == Some(&1) {
+        shape.remove(0);
+    }
+    let n_values = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let n_values = n_values.ok_or_else(broken)?;
+    let wrong_shape = |wanted| {
+        Err(format!(
+            "its shape is {shape:?}; an array of {dtype} is taken as {wanted}"
+        ))
+    };
+    match dtype.trim_start_matches(['|', '<', '=']) {
+        "u1" => {
+            let (height, width, channels) = match shape[..] {
+                [height, width, channels] => (height, width, channels),
+                [height, width] => (height, width, 1),
+                _ => return wrong_shape("(H, W, C) or (H, W)"),
+            };
+            if data.len() != n_values {
+                return Err(broken());
+            }
+            Ok(Array::Bytes {
+                height,
+                width,
+                channels,
+                values: data.to_vec(),
+            })
+        }
+        "f4" => {
+            let [c, h, w] = shape[..] else {
+                return wrong_shape("(C, H, W)");
+            };
+            if n_values.checked_mul(4) != Some(data.len()) {
+                return Err(broken());
+            }
+            let (values, _) = data.as_chunks::<4>();
+            Ok(Array::Floats {
+                shape: [c, h, w],
+                values: values.iter().map(|v| f32::from_le_bytes(*v)).collect(),
+            })
+        }
+        _ => Err(format!(
+            "its type is {dtype}; uint8 pixels (H, W, C) and normalised float32 tensors (C, H, W) are read: array.astype(numpy.float32)"
+        )),
+    }
+}
+
+/// What stands behind `'key':` in the header, a Python dictionary.
+fn value<'a>(header: &'a str, key: &str) -> Option<&'a str> {
+    let (_, rest) = header.split_once(&format!("'{key}'"))?;
+    Some(rest.trim_start().strip_prefix(':')?.trim_start())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(dtype: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+        let header =
+            format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let n = (header.len() as u16).to_le_bytes();
+        [MAGIC, &[1, 0], &n, header.as_bytes(), data].concat()
+    }
+
+    #[test]
+    fn bytes_and_floats_are_read_and_the_rest_is_refused() {
+        let pixels = parse(&file("|u1", "(1, 2, 1, 3)", &[1, 2, 3, 4, 5, 6]));
+        let expected = Array::Bytes {
+            height: 2,
+            width: 1,
+            channels: 3,
+            values: vec![1, 2, 3, 4, 5, 6],
+        };
+        assert_eq!(pixels, Ok(expected));
+        assert!(parse(&file("|u1", "(2, 2)", &[0; 4])).is_ok());
+        let tensor = parse(&file("<f4", "(1, 1, 2)", &[0, 0, 128, 63, 0, 0, 0, 64]));
+        let expected = Array::Floats {
+            shape: [1, 1, 2],
+            values: vec![1.0, 2.0],
+        };
+        assert_eq!(tensor, Ok(expected));
+        for (file, what) in [
+            (file("<f8", "(1, 1, 1)", &[0; 8]), "float32"),
+            (file(">f4", "(1, 1, 1)", &[0; 4]), "float32"),
+            (file("<f4", "(4,)", &[0; 16]), "(C, H, W)"),
+            (file("|u1", "(2, 2)", &[0; 3]), "broken"),
+            (file("|u1", "(99999999999, 99999999999)", &[]), "broken"),
+        ] {
+            let said = parse(&file).unwrap_err();
+            assert!(said.contains(what), "{said}");
+        }
+        let whole = file("|u1", "(2, 2)", &[0; 4]);
+        for n in 0..whole.len() {
+            assert!(parse(&whole[..n]).is_err(), "{n}");
+        }
+    }
+}

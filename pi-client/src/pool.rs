@@ -1,0 +1,254 @@
+//! The threads behind the asynchronous client: each holds a session with a store of prepared inferences, and takes jobs.
+//!
+//! Without preparation in the background there is one thread. With it there are two, each with a session of its own, so that one
+//! answers from its store while the other prepares: a session does one thing at a time. The second takes no job that it
+//! has nothing prepared for, and never prepares unless the first has something in store or the store is to be filled.
+//!
+//! Cancelling: a job whose caller is gone is dropped when it would begin. One that has begun is finished, because a session
+//! cannot be left in the middle of a step; its answer is thrown away, and what it used is used.
+//!
+//! Failing: a session that ends takes its store with it; the next job opens another.
+
+mod worker;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use pi_model::PublicPlan;
+use pi_protocol::client::Output;
+use pi_protocol::session::SessionOptions;
+use tokio::sync::oneshot::Sender;
+use tokio::task::AbortHandle;
+use zeroize::Zeroizing;
+
+use crate::blocking;
+use crate::connect::Description;
+use crate::error::ClientError;
+use crate::retry::Retries;
+use crate::stats::Stats;
+use crate::store::Store;
+use worker::Worker;
+
+/// How often an idle thread looks whether its session is still there.
+const TICK: Duration = Duration::from_secs(1);
+/// Longest wait between tries to prepare in the background.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What the caller gets: the plan to read the output by, the output, the cost.
+pub(crate) type Answered = Result<(Arc<PublicPlan>, Output, Stats), ClientError>;
+
+pub(crate) enum Job {
+    Prepare {
+        n: usize,
+        /// Write them down for a later start instead of using them in this one.
+        save: bool,
+        reply: Sender<Result<(), ClientError>>,
+    },
+    Infer {
+        values: Zeroizing<Vec<i64>>,
+        called: Instant,
+        reply: Sender<Answered>,
+    },
+}
+
+impl Job {
+    fn is_cancelled(&self) -> bool {
+        match self {
+            Self::Prepare { reply, .. } => reply.is_closed(),
+            Self::Infer { reply, .. } => reply.is_closed(),
+        }
+    }
+}
+
+/// What the threads need to know.
+pub(crate) struct Terms {
+    pub(crate) client: Arc<blocking::Client>,
+    pub(crate) description: Description,
+    pub(crate) options: SessionOptions,
+    pub(crate) batch: Option<usize>,
+    pub(crate) keep_prepared: usize,
+    pub(crate) retries: Retries,
+    pub(crate) store: Option<Store>,
+}
+
+#[derive(Default)]
+struct Desk {
+    n_prepared: usize,
+    is_preparing: bool,
+    abort: Option<AbortHandle>,
+    /// When it may prepare in the background again, after a failure.
+    not_before: Option<Instant>,
+    n_failures: u32,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    desks: Vec<Desk>,
+    is_closing: bool,
+    /// Why preparing in the background fails at present.
+    trouble: Option<String>,
+    last_stats: Option<Stats>,
+    on_close: Vec<Sender<()>>,
+}
+
+struct Shared {
+    terms: Terms,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+pub(crate) struct Pool(Arc<Shared>);
+
+enum Task {
+    Do(Job),
+    Refill,
+    Look,
+    Stop,
+}
+
+impl Pool {
+    pub(crate) fn start(terms: Terms) -> std::io::Result<Self> {
+        let n_threads = if terms.keep_prepared > 0 { 2 } else { 1 };
+        let mut state = State::default();
+        state.desks.resize_with(n_threads, Desk::default);
+        let shared = Arc::new(Shared {
+            terms,
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+        });
+        for me in 0..n_threads {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name(format!("inference {me}"))
+                .spawn(move || Worker::new(shared, me).run())?;
+        }
+        Ok(Self(shared))
+    }
+
+    pub(crate) fn terms(&self) -> &Terms {
+        &self.0.terms
+    }
+
+    pub(crate) fn submit(&self, job: Job) {
+        self.0.lock().jobs.push_back(job);
+        self.0.wake.notify_all();
+    }
+
+    pub(crate) fn n_prepared(&self) -> usize {
+        self.0.lock().n_prepared()
+    }
+
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.0.lock().trouble.clone()
+    }
+
+    pub(crate) fn last_stats(&self) -> Option<Stats> {
+        self.0.lock().last_stats
+    }
+
+    /// Ends all sessions once their jobs are done; `done` hears of it, one word from each thread.
+    pub(crate) fn close(&self, mut done: impl FnMut() -> Sender<()>) {
+        let mut state = self.0.lock();
+        state.is_closing = true;
+        for _ in 0..state.desks.len() {
+            state.on_close.push(done());
+        }
+        drop(state);
+        self.0.wake.notify_all();
+    }
+
+    pub(crate) fn n_threads(&self) -> usize {
+        self.0.lock().desks.len()
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        let was_closing = std::mem::replace(&mut state.is_closing, true);
+        state.jobs.clear();
+        if !was_closing {
+            // Nobody waits for what the threads are doing.
+            for desk in &state.desks {
+                if let Some(abort) = &desk.abort {
+                    abort.abort();
+                }
+            }
+        }
+        drop(state);
+        self.0.wake.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for something that thread `me` should do.
+    fn next(&self, me: usize) -> Task {
+        let mut state = self.lock();
+        loop {
+            state.jobs.retain(|job| !job.is_cancelled());
+            if let Some(job) = state.take_job(me) {
+                if matches!(job, Job::Prepare { .. }) {
+                    state.desks[me].is_preparing = true;
+                }
+                return Task::Do(job);
+            }
+            if state.is_closing && (me > 0 || state.jobs.is_empty()) {
+                return Task::Stop;
+            }
+            if state.should_refill(me, self.terms.keep_prepared) {
+                state.desks[me].is_preparing = true;
+                return Task::Refill;
+            }
+            let (back, timeout) = self
+                .wake
+                .wait_timeout(state, TICK)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = back;
+            if timeout.timed_out() && state.desks[me].n_prepared > 0 {
+                return Task::Look;
+            }
+        }
+    }
+
+    /// Changes thread `me`'s desk and tells the others.
+    fn update(&self, me: usize, change: impl FnOnce(&mut Desk)) {
+        change(&mut self.lock().desks[me]);
+        self.wake.notify_all();
+    }
+}
+
+impl State {
+    fn n_prepared(&self) -> usize {
+        self.desks.iter().map(|desk| desk.n_prepared).sum()
+    }
+
+    fn take_job(&mut self, me: usize) -> Option<Job> {
+        let others = || self.desks.iter().enumerate().filter(|(i, _)| *i != me);
+        let has_stock = self.desks[me].n_prepared > 0;
+        // Without anything prepared, only the first thread answers, and only if nobody else soon can.
+        let answers =
+            has_stock || me == 0 && others().all(|(_, d)| d.n_prepared == 0 && !d.is_preparing);
+        let position = self.jobs.iter().position(|job| match job {
+            Job::Infer { .. } => answers,
+            Job::Prepare { .. } => me == 0,
+        })?;
+        self.jobs.remove(position)
+    }
+
+    fn should_refill(&self, me: usize, keep_prepared: usize) -> bool {
+        let desk = &self.desks[me];
+        let may = desk.not_before.is_none_or(|t| t <= Instant::now());
+        let mut others = self.desks.iter().enumerate().filter(|(i, _)| *i != me);
+        let (nobody, mine) = (self.desks.iter().all(|d| !d.is_preparing), desk.n_prepared);
+        // Whoever has less fills up, the first thread first; unless the other one cannot.
+        let turn = others
+            .all(|(i, other)| other.not_before.is_some() || (mine, me) < (other.n_prepared, i));
+        may && nobody && turn && !self.is_closing && self.n_prepared() < keep_prepared
+    }
+}

@@ -1,0 +1,179 @@
+//! The command `proxy`: the Open Inference Protocol, version 2 (KServe, Triton), on loopback, answered by private inference. An
+//! ordinary client of that protocol needs no change; its images stay on this machine.
+//!
+//! REST and gRPC share one port. Inferences are kept prepared, so that a query pays the online phase only; the cost of each
+//! stands in the parameters of its answer.
+//!
+//! Security: images arrive here in the clear, so the proxy listens on loopback unless told otherwise. A web page in a browser on this
+//! machine must not use it: requests with an Origin, or for a host name that is not loopback, are refused.
+
+mod grpc;
+mod rest;
+mod tensor;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use pi_client::{Client, ClientError, Config, Sizing};
+use pi_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::args::{ServerArgs, SessionArgs};
+use crate::print;
+
+/// Largest request. 64 images of 224 x 224 as floats are 39 MB.
+const MAX_REQUEST_BYTES: usize = 64 << 20;
+/// Most images in one request.
+const MAX_IMAGES: usize = 64;
+
+#[derive(Args)]
+pub(crate) struct ProxyArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// The server, if --server is not given.
+    #[arg(value_name = "URL", conflicts_with = "server")]
+    url: Option<String>,
+    /// Name of the model; the server's first one if not given.
+    #[arg(long)]
+    model: Option<String>,
+    /// Address to listen at, for REST and gRPC; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Keep so many inferences prepared.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    keep: u16,
+    #[command(flatten)]
+    session: SessionArgs,
+    /// Refuse images of another size than the model's instead of resizing them.
+    #[arg(long)]
+    exact_size: bool,
+    /// Listen at an address that other machines reach. Images travel to it in the clear.
+    #[arg(long)]
+    allow_remote: bool,
+}
+
+/// What both services need.
+pub(crate) struct Proxy {
+    client: Client,
+    /// Listening on loopback alone.
+    is_local: bool,
+}
+
+impl Proxy {
+    /// Whether this is the model that is served here.
+    fn knows(&self, model: &str, version: &str) -> bool {
+        model == self.name() && matches!(version, "" | "1")
+    }
+
+    fn name(&self) -> &str {
+        &self.client.description().model.spec().name
+    }
+
+    fn is_ready(&self) -> bool {
+        self.client.trouble().is_none()
+    }
+
+    /// Answers all images of a request, in order.
+    async fn infer(
+        &self,
+        inputs: Vec<tensor::Tensor>,
+    ) -> Result<Vec<pi_client::Prediction>, ClientError> {
+        let [input] = <[_; 1]>::try_from(inputs).map_err(|inputs| {
+            tensor::refused(format!(
+                "{} inputs; the model takes one, called '{}'",
+                inputs.len(),
+                tensor::INPUT
+            ))
+        })?;
+        let images = input.images(&self.client.description().model)?;
+        let mut answers = Vec::with_capacity(images.len());
+        for image in &images {
+            answers.push(self.client.infer(image).await?);
+        }
+        Ok(answers)
+    }
+}
+
+/// Runs the command until it is told to stop.
+pub(crate) fn run(args: &ProxyArgs) -> anyhow::Result<()> {
+    let is_local = args.listen.ip().is_loopback();
+    if !is_local && !args.allow_remote {
+        return Err(ClientError::Usage(format!(
+            "{} is not a loopback address: other machines would send images to it in the clear. Take 127.0.0.1, or add --allow-remote",
+            args.listen
+        ))
+        .into());
+    }
+    let config = Config {
+        model: args.model.clone(),
+        keep_prepared: args.keep.into(),
+        batch: args.session.batch,
+        session: args.session.options(),
+        sizing: if args.exact_size {
+            Sizing::Exact
+        } else {
+            Sizing::Resize
+        },
+        retries: args.server.retries(),
+        ..Config::for_server(args.server.options(args.url.as_deref())?)
+    };
+    tokio::runtime::Runtime::new()?.block_on(serve(args, config, is_local))
+}
+
+async fn serve(args: &ProxyArgs, config: Config, is_local: bool) -> anyhow::Result<()> {
+    let stop = stopped()?;
+    tokio::pin!(stop);
+    let client = tokio::select! {
+        client = Client::connect(config) => client?,
+        () = &mut stop => return Ok(()),
+    };
+    if let Some(most) = args.session.batch
+        && !(1..=client.description().max_batch).contains(&most)
+    {
+        return Err(ClientError::Usage(format!(
+            "a batch of {most}: this server prepares 1 to {} inferences at once",
+            client.description().max_batch
+        ))
+        .into());
+    }
+    let proxy = Arc::new(Proxy { client, is_local });
+    let incoming = TcpIncoming::bind(args.listen)
+        .map_err(|e| ClientError::Usage(format!("cannot listen at {}: {e}", args.listen)))?;
+    let incoming = incoming.with_nodelay(Some(true));
+    print::out(&format!("listening on {}", incoming.local_addr()?))?;
+    let service = GrpcInferenceServiceServer::new(grpc::Service(Arc::clone(&proxy)))
+        .max_decoding_message_size(MAX_REQUEST_BYTES);
+    let routes = Routes::from(rest::router(Arc::clone(&proxy))).add_service(service);
+    let served = Server::builder()
+        .accept_http1(true)
+        .add_routes(routes)
+        .serve_with_incoming(incoming);
+    tokio::select! {
+        outcome = served => outcome?,
+        () = stop => {}
+    }
+    if let Ok(proxy) = Arc::try_unwrap(proxy).map_err(|_| ()) {
+        // Not longer than a user waits after Ctrl-C; what the server holds for us ends with the connection anyway.
+        let _ = tokio::time::timeout(Duration::from_millis(500), proxy.client.close()).await;
+    }
+    Ok(())
+}
+
+/// Ctrl-C, or the request of a service manager to stop.
+fn stopped() -> std::io::Result<impl Future<Output = ()>> {
+    #[cfg(unix)]
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    Ok(async move {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        #[cfg(not(unix))]
+        let _ = tokio::signal::ctrl_c().await;
+    })
+}

@@ -1,0 +1,301 @@
+//! The Open Inference Protocol over REST, with the extension by which tensors follow the JSON as bytes (`binary_tensor_data`: the
+//! header Inference-Header-Content-Length says where the JSON ends).
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use pi_client::{ClientError, ErrorClass};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::tensor::{self, BINARY, Data, INPUT, PLATFORM, Tensor, refused};
+use super::{MAX_REQUEST_BYTES, Proxy};
+
+const HEADER_LENGTH: &str = "inference-header-content-length";
+
+#[derive(Deserialize)]
+struct InferRequest {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    parameters: Map<String, Value>,
+    inputs: Vec<InputTensor>,
+    #[serde(default)]
+    outputs: Vec<WantedOutput>,
+}
+
+#[derive(Deserialize)]
+struct InputTensor {
+    datatype: String,
+    shape: Vec<i64>,
+    #[serde(default)]
+    parameters: Map<String, Value>,
+    #[serde(default)]
+    data: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct WantedOutput {
+    name: String,
+    #[serde(default)]
+    parameters: Map<String, Value>,
+}
+
+/// All paths.
+pub(crate) fn router(proxy: Arc<Proxy>) -> Router {
+    let model = "/v2/models/{model}";
+    Router::new()
+        .route("/v2/health/live", get(|| async { StatusCode::OK }))
+        .route("/v2/health/ready", get(ready))
+        .route("/v2", get(about_server))
+        .route("/v2/", get(about_server))
+        .route(model, get(about_model))
+        .route(&format!("{model}/versions/{{version}}"), get(about_model))
+        .route(&format!("{model}/ready"), get(model_ready))
+        .route(
+            &format!("{model}/versions/{{version}}/ready"),
+            get(model_ready),
+        )
+        .route(&format!("{model}/infer"), post(infer))
+        .route(&format!("{model}/versions/{{version}}/infer"), post(infer))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&proxy),
+            no_browsers,
+        ))
+        .fallback(|| async { failure(StatusCode::NOT_FOUND, "no such path; see /v2") })
+        .with_state(proxy)
+}
+
+fn failure(status: StatusCode, error: &str) -> Response {
+    json_response(status, &json!({ "error": error }))
+}
+
+fn json_response(status: StatusCode, value: &Value) -> Response {
+    let kind = HeaderValue::from_static("application/json");
+    (status, [(header::CONTENT_TYPE, kind)], value.to_string()).into_response()
+}
+
+fn from_error(error: &ClientError) -> Response {
+    let status = match error.class() {
+        ErrorClass::Usage | ErrorClass::Input => StatusCode::BAD_REQUEST,
+        ErrorClass::Quota => StatusCode::TOO_MANY_REQUESTS,
+        ErrorClass::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorClass::Refused => StatusCode::FORBIDDEN,
+        _ => StatusCode::BAD_GATEWAY,
+    };
+    let mut response = failure(status, &error.to_string());
+    if let Some(wait) = error.retry_after() {
+        let seconds = HeaderValue::from(wait.as_secs().max(1));
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    response
+}
+
+/// A page in a browser on this machine can send requests to loopback, under a host name of its own even read the answers.
+async fn no_browsers(State(proxy): State<Arc<Proxy>>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
+    // HTTP/2 has the host in the address.
+    let host = host.or_else(|| request.uri().host());
+    let foreign = proxy.is_local && !host.is_none_or(is_loopback);
+    if headers.contains_key(header::ORIGIN) || foreign {
+        return failure(
+            StatusCode::FORBIDDEN,
+            "this proxy is for programs on this machine, not for web pages",
+        );
+    }
+    next.run(request).await
+}
+
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name
+            .parse()
+            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+async fn ready(State(proxy): State<Arc<Proxy>>) -> StatusCode {
+    match proxy.is_ready() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+async fn about_server() -> Response {
+    json_response(
+        StatusCode::OK,
+        &json!({
+            "name": concat!(env!("CARGO_PKG_NAME"), " proxy"),
+            "version": env!("CARGO_PKG_VERSION"),
+            "extensions": [BINARY],
+        }),
+    )
+}
+
+#[derive(Deserialize)]
+struct ModelPath {
+    model: String,
+    #[serde(default)]
+    version: String,
+}
+
+fn unknown(proxy: &Proxy, path: &ModelPath) -> Response {
+    let ModelPath { model, version } = path;
+    let text = format!(
+        "no model '{model}' {version}; this proxy serves '{}'",
+        proxy.name()
+    );
+    failure(StatusCode::NOT_FOUND, &text)
+}
+
+async fn model_ready(State(proxy): State<Arc<Proxy>>, Path(path): Path<ModelPath>) -> Response {
+    if !proxy.knows(&path.model, &path.version) {
+        return unknown(&proxy, &path);
+    }
+    ready(State(proxy)).await.into_response()
+}
+
+async fn about_model(State(proxy): State<Arc<Proxy>>, Path(path): Path<ModelPath>) -> Response {
+    if !proxy.knows(&path.model, &path.version) {
+        return unknown(&proxy, &path);
+    }
+    let model = &proxy.client.description().model;
+    let input = &model.spec().input;
+    let outputs = tensor::outputs_of(model).into_iter();
+    let outputs: Vec<Value> = outputs
+        .map(|(name, datatype, shape)| json!({"name": name, "datatype": datatype, "shape": shape}))
+        .collect();
+    json_response(
+        StatusCode::OK,
+        &json!({
+            "name": proxy.name(),
+            "versions": ["1"],
+            "platform": PLATFORM,
+            "inputs": [{
+                "name": INPUT,
+                "datatype": "UINT8",
+                "shape": [-1, input.channels, input.height, input.width],
+            }],
+            "outputs": outputs,
+        }),
+    )
+}
+
+async fn infer(
+    State(proxy): State<Arc<Proxy>>,
+    Path(path): Path<ModelPath>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if !proxy.knows(&path.model, &path.version) {
+        return unknown(&proxy, &path);
+    }
+    match answer(&proxy, &headers, &body).await {
+        Ok(response) => response,
+        Err(error) => from_error(&error),
+    }
+}
+
+async fn answer(proxy: &Proxy, headers: &HeaderMap, body: &[u8]) -> Result<Response, ClientError> {
+    let length = headers.get(HEADER_LENGTH);
+    let n_json = match length {
+        None => body.len(),
+        Some(n) => n
+            .to_str()
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .ok_or_else(|| refused(format!("{HEADER_LENGTH} is no number")))?,
+    };
+    let short = || refused("the request is shorter than it says");
+    let (head, mut binary) = body.split_at_checked(n_json).ok_or_else(short)?;
+    let request: InferRequest = serde_json::from_slice(head).map_err(|e| {
+        refused(format!(
+            "it is no request of the Open Inference Protocol: {e}"
+        ))
+    })?;
+    let mut inputs = Vec::with_capacity(request.inputs.len());
+    for input in &request.inputs {
+        let size = input.parameters.get("binary_data_size");
+        let data = match (size.and_then(Value::as_u64), &input.data) {
+            (Some(n), _) => {
+                let (bytes, rest) = binary.split_at_checked(n as usize).ok_or_else(short)?;
+                binary = rest;
+                Data::from_bytes(&input.datatype, bytes)?
+            }
+            (None, Some(data)) => Data::from_json(&input.datatype, data)?,
+            (None, None) => return Err(refused("an input without data")),
+        };
+        inputs.push(Tensor::new(&input.shape, data)?);
+    }
+    let names: Vec<&str> = request.outputs.iter().map(|o| o.name.as_str()).collect();
+    let model = &proxy.client.description().model;
+    tensor::check_names(model, &names)?;
+    let answers = proxy.infer(inputs).await?;
+    let is_true = |value: Option<&Value>| value.and_then(Value::as_bool);
+    let all_binary = is_true(request.parameters.get("binary_data_output")).unwrap_or(false);
+    let (mut outputs, mut bytes) = (Vec::new(), Vec::new());
+    for output in tensor::outputs(model, &answers, &names)? {
+        let wanted = request.outputs.iter().find(|o| o.name == output.name);
+        let as_bytes = wanted.and_then(|o| is_true(o.parameters.get("binary_data")));
+        let mut value = json!({
+            "name": output.name,
+            "datatype": output.datatype,
+            "shape": output.shape,
+        });
+        if as_bytes.unwrap_or(all_binary) {
+            let data = output.to_bytes();
+            value["parameters"] = json!({ "binary_data_size": data.len() });
+            bytes.extend(data);
+        } else {
+            value["data"] = output.to_json();
+        }
+        outputs.push(value);
+    }
+    let costs = tensor::costs(&answers).into_iter();
+    let costs: Map<String, Value> = costs.map(|(k, v)| (k.to_owned(), json!(v))).collect();
+    let mut head = json!({
+        "model_name": proxy.name(),
+        "model_version": "1",
+        "outputs": outputs,
+        "parameters": costs,
+    });
+    if !request.id.is_empty() {
+        head["id"] = json!(request.id);
+    }
+    if bytes.is_empty() {
+        return Ok(json_response(StatusCode::OK, &head));
+    }
+    let head = head.to_string().into_bytes();
+    let length = HeaderValue::from(head.len());
+    let kind = HeaderValue::from_static("application/octet-stream");
+    let body = [head, bytes].concat();
+    let mut response = (StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response();
+    response.headers_mut().insert(HEADER_LENGTH, length);
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_loopback;
+
+    #[test]
+    fn hosts_that_are_this_machine() {
+        for host in ["localhost:8080", "127.0.0.1", "[::1]:80", "LOCALHOST"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["example.com", "127.0.0.1.example.com", "10.0.0.1:80", ""] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Tensors of the Open Inference Protocol: into images, and answers into tensors.
+//!
+//! Shapes are (N, C, H, W), or (N, H, W, C) for bytes, N left out for one image. UINT8 is pixels, of any size; FP32 is normalised as
+//! the model's card says, of the model's size.
+
+use pi_client::{ClientError, Image, Prediction};
+use pi_model::PublicModel;
+use pi_model::spec::OutputMode;
+use serde_json::{Value, json};
+
+use super::MAX_IMAGES;
+
+/// Name of the only input. Others are taken, too, since there is only one.
+pub(crate) const INPUT: &str = "image";
+/// The extension of REST by which tensors follow the JSON as bytes.
+pub(crate) const BINARY: &str = "binary_tensor_data";
+/// What a metadata reader learns of how models are run.
+pub(crate) const PLATFORM: &str = "private_inference_two_party";
+
+/// What an input holds.
+pub(crate) enum Data {
+    U8(Vec<u8>),
+    F32(Vec<f32>),
+}
+
+/// An input.
+pub(crate) struct Tensor {
+    shape: Vec<usize>,
+    data: Data,
+}
+
+pub(crate) fn refused(reason: impl Into<String>) -> ClientError {
+    ClientError::Input {
+        name: "the request".into(),
+        reason: reason.into(),
+    }
+}
+
+impl Data {
+    /// The values in little-endian bytes of `datatype`.
+    pub(crate) fn from_bytes(datatype: &str, bytes: &[u8]) -> Result<Self, ClientError> {
+        match datatype {
+            "UINT8" => Ok(Self::U8(bytes.to_vec())),
+            "FP32" => {
+                let (values, []) = bytes.as_chunks::<4>() else {
+                    return Err(refused(format!(
+                        "{} bytes are no whole number of FP32 values",
+                        bytes.len()
+                    )));
+                };
+                let values = values.iter().map(|v| f32::from_le_bytes(*v));
+                Ok(Self::F32(values.collect()))
+            }
+            other => Err(unknown(other)),
+        }
+    }
+
+    /// The values in a JSON list, which may be nested.
+    pub(crate) fn from_json(datatype: &str, data: &Value) -> Result<Self, ClientError> {
+        let mut numbers = Vec::new();
+        flatten(data, &mut numbers)?;
+        match datatype {
+            "UINT8" => {
+                let bytes = numbers.iter().map(|&n| {
+                    let whole = n.fract() == 0.0 && (0.0..=255.0).contains(&n);
+                    whole.then_some(n as u8)
+                });
+                let bytes: Option<Vec<u8>> = bytes.collect();
+                let wrong = || refused("a UINT8 value is no whole number of 0 to 255");
+                Ok(Self::U8(bytes.ok_or_else(wrong)?))
+            }
+            "FP32" => Ok(Self::F32(numbers.iter().map(|&n| n as f32).collect())),
+            other => Err(unknown(other)),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::U8(values) => values.len(),
+            Self::F32(values) => values.len(),
+        }
+    }
+}
+
+fn unknown(datatype: &str) -> ClientError {
+    refused(format!(
+        "datatype {datatype}: UINT8 (pixels) and FP32 (normalised) are taken"
+    ))
+}
+
+fn flatten(value: &Value, into: &mut Vec<f64>) -> Result<(), ClientError> {
+    match value {
+        // serde_json bounds the depth.
+        Value::Array(items) => items.iter().try_for_each(|item| flatten(item, into)),
+        Value::Number(n) => {
+            into.push(n.as_f64().unwrap_or(f64::NAN));
+            Ok(())
+        }
+        _ => Err(refused("data must be a list of numbers")),
+    }
+}
+
+impl Tensor {
+    /// Checks that shape and data agree.
+    pub(crate) fn new(shape: &[i64], data: Data) -> Result<Self, ClientError> {
+        let shape = shape.iter().map(|&d| usize::try_from(d).ok());
+        let shape: Option<Vec<usize>> = shape.collect();
+        let n = shape
+            .as_ref()
+            .and_then(|s| s.iter().try_fold(1usize, |n, &d| n.checked_mul(d)));
+        match shape {
+            Some(shape) if n == Some(data.len()) && n != Some(0) => Ok(Self { shape, data }),
+            _ => Err(refused(format!(
+                "{} values do not have the shape that is stated",
+                data.len()
+            ))),
+        }
+    }
+
+    /// The images in it.
+    pub(crate) fn images(&self, model: &PublicModel) -> Result<Vec<Image>, ClientError> {
+        let input = &model.spec().input;
+        let wrong = || {
+            refused(format!(
+                "its shape is {:?}; the model takes (N, {}, {}, {}), or UINT8 as (N, H, W, {})",
+                self.shape, input.channels, input.height, input.width, input.channels
+            ))
+        };
+        let (n, [a, b, c]) = match self.shape[..] {
+            [a, b, c] => (1, [a, b, c]),
+            [n, a, b, c] => (n, [a, b, c]),
+            _ => return Err(wrong()),
+        };
+        if n > MAX_IMAGES {
+            return Err(refused(format!(
+                "{n} images in a request; at most {MAX_IMAGES} are taken"
+            )));
+        }
+        let size = a * b * c;
+        match &self.data {
+            Data::F32(values) => values
+                .chunks(size)
+                .map(|v| Image::from_tensor([a, b, c], v.to_vec()))
+                .collect(),
+            Data::U8(values) => values
+                .chunks(size)
+                .map(|v| {
+                    // Channels come first where the shape says so, and last otherwise.
+                    if a == input.channels && (c != input.channels || b == input.height) {
+                        let area = b * c;
+                        let pixels = (0..area).flat_map(|i| (0..a).map(move |ch| v[ch * area + i]));
+                        Image::from_pixels(c, b, a, pixels.collect())
+                    } else if c == input.channels {
+                        Image::from_pixels(b, a, c, v.to_vec())
+                    } else {
+                        Err(wrong())
+                    }
+                })
+                .collect(),
+        }
+    }
+}
+
+/// An output: name, datatype, shape, and its values in either form.
+pub(crate) struct Output {
+    pub(crate) name: &'static str,
+    pub(crate) datatype: &'static str,
+    pub(crate) shape: Vec<i64>,
+    pub(crate) values: Values,
+}
+
+/// Values of an output.
+pub(crate) enum Values {
+    F32(Vec<f32>),
+    I64(Vec<i64>),
+}
+
+impl Output {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        match &self.values {
+            Values::F32(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Values::I64(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        match &self.values {
+            Values::F32(values) => json!(values),
+            Values::I64(values) => json!(values),
+        }
+    }
+}
+
+/// Names, datatypes and shapes of what the model answers; -1 stands for the number of images.
+pub(crate) fn outputs_of(model: &PublicModel) -> Vec<(&'static str, &'static str, Vec<i64>)> {
+    let logits = ("logits", "FP32", vec![-1, model.spec().labels.len() as i64]);
+    let class = ("class", "INT64", vec![-1]);
+    match model.spec().output.mode {
+        OutputMode::Logits => vec![logits, class],
+        OutputMode::Argmax => vec![class],
+    }
+}
+
+/// The outputs called `names`, or all of them.
+pub(crate) fn outputs(
+    model: &PublicModel,
+    answers: &[Prediction],
+    names: &[&str],
+) -> Result<Vec<Output>, ClientError> {
+    check_names(model, names)?;
+    let n = answers.len() as i64;
+    let wanted = outputs_of(model)
+        .into_iter()
+        .filter(|(name, ..)| names.is_empty() || names.contains(name));
+    let outputs = wanted.map(|(name, datatype, mut shape)| {
+        if let Some(first) = shape.first_mut() {
+            *first = n;
+        }
+        let values = match name {
+            "logits" => {
+                let logits = answers.iter().flat_map(|a| a.logits.iter());
+                Values::F32(logits.map(|&l| l as f32).collect())
+            }
+            _ => Values::I64(answers.iter().map(|a| a.class as i64).collect()),
+        };
+        Output {
+            name,
+            datatype,
+            shape,
+            values,
+        }
+    });
+    Ok(outputs.collect())
+}
+
+/// Whether the model has all outputs called `names`. Asked before anything is spent.
+pub(crate) fn check_names(model: &PublicModel, names: &[&str]) -> Result<(), ClientError> {
+    let known = outputs_of(model);
+    match names.iter().find(|n| known.iter().all(|(k, ..)| k != *n)) {
+        None => Ok(()),
+        Some(name) => {
+            let known: Vec<&str> = known.iter().map(|(k, ..)| *k).collect();
+            let known = known.join(" and ");
+            Err(refused(format!("no output '{name}'; there is {known}")))
+        }
+    }
+}
+
+/// What the answers cost together, by name.
+pub(crate) fn costs(answers: &[Prediction]) -> Vec<(&'static str, f64)> {
+    let sum = |f: fn(&Prediction) -> f64| answers.iter().map(f).sum::<f64>();
+    vec![
+        ("online_seconds", sum(|a| a.stats.online_seconds)),
+        ("offline_seconds", sum(|a| a.stats.offline_seconds)),
+        ("waited_seconds", sum(|a| a.stats.waited_seconds)),
+        ("online_bytes", sum(|a| a.stats.online_bytes as f64)),
+        ("offline_bytes", sum(|a| a.stats.offline_bytes as f64)),
+        (
+            "prepared_ahead",
+            sum(|a| f64::from(u8::from(a.stats.prepared_ahead))),
+        ),
+    ]
+}

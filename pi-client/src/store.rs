@@ -1,0 +1,359 @@
+//! Prepared inferences on this machine's disk, for a later start of the program: encrypted, and each given out once.
+//!
+//! A folder for each server and model holds one file for each inference, sealed by XChaCha20-Poly1305 under a key that is made at
+//! first use beside them (`key`, mode 0600). The name of a file says until when the server keeps its half and how many were
+//! prepared together; both, the server and the model are bound to the contents.
+//!
+//! Security: an inference that is used twice tells the server the difference of two images. So a file is renamed, which one process
+//! alone can do, read, removed, and its removal made durable before anything of it is returned. Nothing is written in the clear.
+//! Do not copy the folder, and put no older copy back: the server gives its half out once, which is the second guard.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use pi_model::PublicPlan;
+use pi_protocol::client::Prepared;
+use rand::TryRngCore as _;
+use zeroize::Zeroizing;
+
+use crate::error::ClientError;
+
+const NONCE_BYTES: usize = 24;
+const KEY_BYTES: usize = 32;
+/// Ends the names of inferences that wait.
+const WAITING: &str = "kept";
+/// An inference is left alone so long before the server forgets it.
+const MARGIN_S: u64 = 60;
+
+/// The inferences of one server's model in a folder.
+pub struct Store {
+    folder: PathBuf,
+    cipher: XChaCha20Poly1305,
+    /// Server and model.
+    place: String,
+}
+
+/// What the name of a file says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Item {
+    /// Seconds from 1970.
+    expires_s: u64,
+    batch: usize,
+    name: String,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.folder.display())
+    }
+}
+
+/// Where inferences are kept unless the user says otherwise: `pi-client` in the user's folder for data.
+#[must_use]
+pub fn default_dir() -> Option<PathBuf> {
+    let data = std::env::var_os("XDG_DATA_HOME").filter(|dir| !dir.is_empty());
+    let home = || Some(Path::new(&std::env::var_os("HOME")?).join(".local/share"));
+    Some(data.map(PathBuf::from).or_else(home)?.join("pi-client"))
+}
+
+impl Store {
+    /// The inferences for `model` of the server at `url` under `dir`. Makes folder and key where there are none.
+    ///
+    /// # Errors
+    /// [`ClientError::Store`].
+    pub fn open(dir: &Path, url: &str, model: &str) -> Result<Self, ClientError> {
+        private_folder(dir)?;
+        let key = load_key(&dir.join("key"))?;
+        let place = format!("{}\n{model}", url.trim_end_matches('/'));
+        let name = &blake3::hash(place.as_bytes()).to_hex()[..32];
+        let folder = dir.join(name);
+        private_folder(&folder)?;
+        Ok(Self {
+            folder,
+            cipher: XChaCha20Poly1305::new((&*key).into()),
+            place,
+        })
+    }
+
+    /// The same, if anything was ever kept in `dir`; makes nothing.
+    ///
+    /// # Errors
+    /// [`ClientError::Store`].
+    pub fn open_if_there(dir: &Path, url: &str, model: &str) -> Result<Option<Self>, ClientError> {
+        match dir.join("key").exists() {
+            true => Self::open(dir, url, model).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Writes an inference down, which the server keeps for so long from now on.
+    ///
+    /// # Errors
+    /// [`ClientError::Store`]; the inference is lost then.
+    pub fn put(
+        &self,
+        prepared: Prepared,
+        plan: &PublicPlan,
+        kept_for: Duration,
+    ) -> Result<(), ClientError> {
+        let bytes = prepared.into_secret_bytes(plan)?;
+        let expires_s = now_s().saturating_add(kept_for.as_secs());
+        let label: [u8; 12] = random(&self.folder)?;
+        let label: String = label.iter().map(|b| format!("{b:02x}")).collect();
+        let name = format!("{expires_s}-{}-{label}.{WAITING}", plan.batch());
+        let nonce: [u8; NONCE_BYTES] = random(&self.folder)?;
+        let payload = Payload {
+            msg: &bytes,
+            aad: &self.associated(&name),
+        };
+        let path = self.folder.join(&name);
+        let fail = |e: std::io::Error| failed(&path, format!("cannot write it: {e}"));
+        let sealed = self
+            .cipher
+            .encrypt(XNonce::from_slice(&nonce), payload)
+            .map_err(|_| failed(&path, "it is too long to be sealed"))?;
+        let unfinished = path.with_extension("new");
+        let written = private_file(&unfinished).and_then(|mut file| {
+            file.write_all(&nonce)?;
+            file.write_all(&sealed)?;
+            file.sync_all()
+        });
+        if let Err(e) = written {
+            // It may not even be there.
+            let _ = fs::remove_file(&unfinished);
+            return Err(fail(e));
+        }
+        fs::rename(&unfinished, &path).map_err(fail)?;
+        self.sync()
+    }
+
+    /// How many inferences wait that can be used in one session, and how many were prepared together with the next of them.
+    ///
+    /// # Errors
+    /// [`ClientError::Store`].
+    pub fn waiting(&self) -> Result<(usize, Option<usize>), ClientError> {
+        let items = self.items()?;
+        let batch = items.first().map(|item| item.batch);
+        let n = items.iter().filter(|item| Some(item.batch) == batch);
+        Ok((n.count(), batch))
+    }
+
+    /// Takes out the next inference of this plan. It is gone from the disk when this returns; what is for other weights, damaged or
+    /// expired is removed on the way.
+    ///
+    /// # Errors
+    /// [`ClientError::Store`].
+    pub fn take(&self, plan: &PublicPlan) -> Result<Option<Prepared>, ClientError> {
+        for item in self.items()? {
+            if item.batch != plan.batch() {
+                continue;
+            }
+            let Some(sealed) = self.claim(&item.name)? else {
+                continue;
+            };
+            let Some((nonce, sealed)) = sealed.split_at_checked(NONCE_BYTES) else {
+                continue;
+            };
+            let payload = Payload {
+                msg: sealed,
+                aad: &self.associated(&item.name),
+            };
+            let opened = self.cipher.decrypt(XNonce::from_slice(nonce), payload);
+            let Ok(bytes) = opened.map(Zeroizing::new) else {
+                continue;
+            };
+            if let Ok(prepared) = Prepared::from_secret_bytes(&bytes, plan) {
+                return Ok(Some(prepared));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a file that no other process reads, and removes it for good. None if another one was faster.
+    fn claim(&self, name: &str) -> Result<Option<Vec<u8>>, ClientError> {
+        let path = self.folder.join(name);
+        let fail = |e: std::io::Error| failed(&path, format!("cannot take it: {e}"));
+        let taken = path.with_extension("taken");
+        match fs::rename(&path, &taken) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(fail(e)),
+        }
+        let mut sealed = Vec::new();
+        let read = File::open(&taken).and_then(|mut f| f.read_to_end(&mut sealed));
+        fs::remove_file(&taken).map_err(fail)?;
+        self.sync()?;
+        read.map_err(fail)?;
+        Ok(Some(sealed))
+    }
+
+    /// What waits, the first to expire first. Removes what has expired, and what a crash left half written or half taken.
+    fn items(&self) -> Result<Vec<Item>, ClientError> {
+        let fail = |e: std::io::Error| failed(&self.folder, format!("cannot read it: {e}"));
+        let mut items = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(fail)? {
+            let name = entry.map_err(fail)?.file_name();
+            let Some(item) = name.to_str().and_then(Item::parse) else {
+                continue;
+            };
+            if item.expires_s < now_s() + MARGIN_S {
+                // Another process may have removed it.
+                let _ = fs::remove_file(self.folder.join(&item.name));
+                continue;
+            }
+            if item.name.ends_with(WAITING) {
+                items.push(item);
+            }
+        }
+        items.sort();
+        Ok(items)
+    }
+
+    fn associated(&self, name: &str) -> Vec<u8> {
+        format!(
+            "private inference: kept by the client 1\n{}\n{name}",
+            self.place
+        )
+        .into_bytes()
+    }
+
+    /// Makes what was renamed or removed durable.
+    fn sync(&self) -> Result<(), ClientError> {
+        #[cfg(unix)]
+        File::open(&self.folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|e| failed(&self.folder, format!("cannot make a change durable: {e}")))?;
+        Ok(())
+    }
+}
+
+impl Item {
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.split('.').next()?.split('-');
+        let (expires_s, batch) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some(Self {
+            expires_s,
+            batch,
+            name: name.to_owned(),
+        })
+    }
+}
+
+fn failed(path: &Path, reason: impl Into<String>) -> ClientError {
+    ClientError::Store {
+        path: path.to_owned(),
+        reason: reason.into(),
+    }
+}
+
+fn private_folder(dir: &Path) -> Result<(), ClientError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    let made = builder.create(dir);
+    made.map_err(|e| failed(dir, format!("cannot make this folder: {e}")))
+}
+
+/// A new file that this user alone can read.
+fn private_file(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+fn random<const N: usize>(at: &Path) -> Result<[u8; N], ClientError> {
+    let mut bytes = [0; N];
+    let random = rand::rngs::OsRng.try_fill_bytes(&mut bytes);
+    random.map_err(|e| failed(at, format!("this system gives no randomness: {e}")))?;
+    Ok(bytes)
+}
+
+/// The key in this file, or a new one if there is no file.
+fn load_key(path: &Path) -> Result<Zeroizing<[u8; KEY_BYTES]>, ClientError> {
+    let fail = |e: std::io::Error| failed(path, format!("cannot use this key: {e}"));
+    if !path.exists() {
+        let key = Zeroizing::new(random::<KEY_BYTES>(path)?);
+        // Complete before it has its name: another process may be about to read it.
+        let label: [u8; 8] = random(path)?;
+        let label = u64::from_le_bytes(label);
+        let unfinished = path.with_extension(format!("{label:016x}"));
+        let mut file = private_file(&unfinished).map_err(fail)?;
+        file.write_all(&*key)
+            .and_then(|()| file.sync_all())
+            .map_err(fail)?;
+        let linked = fs::hard_link(&unfinished, path);
+        fs::remove_file(&unfinished).map_err(fail)?;
+        match linked {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(fail(e)),
+            _ => {}
+        }
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = fs::metadata(path).map_err(fail)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            let mode = mode & 0o777;
+            return Err(failed(
+                path,
+                format!(
+                    "others may read this key (mode {mode:03o}); make it private with `chmod 600`, or remove the folder"
+                ),
+            ));
+        }
+    }
+    let bytes = Zeroizing::new(fs::read(path).map_err(fail)?);
+    let key = <[u8; KEY_BYTES]>::try_from(&bytes[..]);
+    key.map(Zeroizing::new)
+        .map_err(|_| failed(path, "this is no key of 32 bytes; remove the folder"))
+}
+
+fn now_s() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_private_made_once_and_refused_when_others_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let key = load_key(&path).unwrap();
+        assert_eq!(*load_key(&path).unwrap(), *key);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+            let said = load_key(&path).unwrap_err().to_string();
+            assert!(said.contains("chmod 600"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_claimed_once_and_what_has_expired_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), "http://a", "m").unwrap();
+        let name = format!("{}-4-aa.{WAITING}", now_s() + 1000);
+        let old = format!("{}-4-bb.{WAITING}", now_s() - 1);
+        for name in [&name, &old] {
+            fs::write(store.folder.join(name), "sealed").unwrap();
+        }
+        assert_eq!(store.waiting().unwrap(), (1, Some(4)));
+        assert!(!store.folder.join(&old).exists());
+        assert_eq!(store.claim(&name).unwrap(), Some(b"sealed".to_vec()));
+        assert_eq!(store.claim(&name).unwrap(), None);
+        assert_eq!(store.waiting().unwrap(), (0, None));
+        assert!(Item::parse("key").is_none());
+    }
+}

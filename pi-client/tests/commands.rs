@@ -1,0 +1,272 @@
+//! Every command as a user types it: what it prints, and one line and one exit code for each kind of mistake.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{png, serve_with, server};
+
+fn client(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pi-client"));
+    command
+        .args(args)
+        .env_remove("PI_SERVER")
+        .env_remove("PI_TOKEN");
+    command
+}
+
+fn says(args: &[&str]) -> String {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = client(args).output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert!(status.success(), "{stderr}");
+    // Silence in a pipe.
+    assert!(stderr.is_empty(), "{stderr}");
+    String::from_utf8(stdout).unwrap()
+}
+
+/// The exit code, after checking that one line explains it.
+fn fails(args: &[&str], words: &[&str]) -> i32 {
+    failed(&client(args).output().unwrap(), words)
+}
+
+fn failed(output: &Output, words: &[&str]) -> i32 {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let errors = text.lines().filter(|l| !l.starts_with("warning:"));
+    assert_eq!(errors.count(), 1, "{text}");
+    assert!(
+        output.stdout.is_empty() && !text.contains("panicked"),
+        "{text}"
+    );
+    for word in words {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    output.status.code().unwrap()
+}
+
+#[test]
+fn commands_answer_in_words_and_in_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = server(dir.path(), 2);
+    assert_eq!(says(&["models", &url]), "small\n");
+    assert_eq!(
+        says(&["models", "--server", &url, "--json"]).trim(),
+        "[\n  \"small\"\n]"
+    );
+    let text = says(&["describe", &url]);
+    for words in [
+        "you learn",
+        "neither the image",
+        "round trips",
+        "no TLS",
+        "8 x 8",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let specs: serde_json::Value =
+        serde_json::from_str(&says(&["describe", &url, "--model", "small", "--json"])).unwrap();
+    assert_eq!(specs[0]["name"], "small");
+    let bench: serde_json::Value =
+        serde_json::from_str(&says(&["bench", &url, "-n", "3", "--json"])).unwrap();
+    assert_eq!(bench["phases"][2]["n"], 3);
+    assert!(bench["phases"][1]["bytes_down"].as_u64() > Some(0));
+    assert!(says(&["bench", &url, "-n", "1"]).contains("median"));
+    let text = says(&["doctor", &url, "--hold", "1"]);
+    for words in [
+        "DNS",
+        "TCP",
+        "TLS",
+        "version",
+        "clock",
+        "bandwidth",
+        "still open",
+        "a query",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(says(&["completions", "bash"]).contains("pi-client"));
+    assert!(says(&["--help"]).contains("130  interrupted"));
+}
+
+#[test]
+fn images_of_every_format_come_from_files_and_standard_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = server(dir.path(), 2);
+    let (small, large) = (png(dir.path(), "a.png", 8), png(dir.path(), "b.png", 20));
+    let jpeg = dir.path().join("c.jpg");
+    image::open(&large).unwrap().save(&jpeg).unwrap();
+    let npy = dir.path().join("d.npy");
+    let header = "{'descr': '|u1', 'fortran_order': False, 'shape': (8, 8, 3), }\n";
+    let mut array = b"\x93NUMPY\x01\x00".to_vec();
+    array.extend((header.len() as u16).to_le_bytes());
+    array.extend(header.bytes());
+    array.extend(image::open(&small).unwrap().to_rgb8().into_raw());
+    std::fs::write(&npy, array).unwrap();
+    let mut child = client(&["infer", "--server", &url, "--json", "--top", "2"])
+        .args([&small, &large, &jpeg, &npy])
+        .arg("-")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&std::fs::read(&small).unwrap()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{notes}");
+    assert!(
+        notes.contains("note: b.png: it was resized from 20 x 20"),
+        "{notes}"
+    );
+    assert!(!notes.contains("a.png"), "{notes}");
+    let run: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let results = run["results"].as_array().unwrap();
+    assert_eq!(results.len(), 5);
+    for same in [3, 4] {
+        assert_eq!(results[0]["class"], results[same]["class"]);
+    }
+    assert_eq!(results[4]["image"], "stdin");
+    assert_eq!(results[0]["top"].as_array().unwrap().len(), 2);
+    // Five images in two flights of three.
+    assert_eq!(run["report"]["n_prepared"], 6);
+}
+
+#[test]
+fn each_kind_of_mistake_has_one_line_and_its_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = server(dir.path(), 2);
+    let image = png(dir.path(), "a.png", 8);
+    let image = image.to_str().unwrap();
+    let text = dir.path().join("text.png");
+    std::fs::write(&text, "no picture").unwrap();
+    let text = text.to_str().unwrap();
+    let infer = |url: &str, rest: &[&str]| -> Vec<String> {
+        let start = ["infer", "--retries", "0", "--server", url].map(str::to_owned);
+        start
+            .into_iter()
+            .chain(rest.iter().map(|s| (*s).to_owned()))
+            .collect()
+    };
+    let code = |args: Vec<String>, words: &[&str]| {
+        fails(&args.iter().map(String::as_str).collect::<Vec<_>>(), words)
+    };
+    assert_eq!(fails(&["infer", image], &["which server", "PI_SERVER"]), 2);
+    assert_eq!(code(infer("ftp://x", &[image]), &["http://HOST:PORT"]), 2);
+    assert_eq!(code(infer(&url, &["--batch", "9", image]), &["1 to 4"]), 2);
+    assert_eq!(
+        code(infer("http://127.0.0.1:1", &[image]), &["start pi-server"]),
+        3
+    );
+    assert_eq!(
+        code(
+            infer("http://no-such-host.invalid", &[image]),
+            &["not known"]
+        ),
+        3
+    );
+    let tls = url.replace("http:", "https:");
+    assert_eq!(code(infer(&tls, &[image]), &["does not speak TLS"]), 4);
+    assert_eq!(code(infer(&url, &["--model", "x", image]), &["small"]), 5);
+    assert_eq!(code(infer(&url, &[text]), &["text.png", "neither PNG"]), 8);
+    assert_eq!(code(infer(&url, &["no.png"]), &["no.png"]), 8);
+    let doctor = client(&["doctor", "http://127.0.0.1:1"]).output().unwrap();
+    assert_eq!(doctor.status.code(), Some(3));
+    // Quotas and tokens.
+    let (token, line) = pi_server::identity::new_token("alice").unwrap();
+    let tokens = dir.path().join("tokens");
+    std::fs::write(&tokens, line).unwrap();
+    let url = serve_with(dir.path(), 2, 150, |o| {
+        o.tokens = Some(tokens);
+        o.quota.inferences_per_day = Some(1);
+    });
+    assert_eq!(
+        code(infer(&url, &[image]), &["Unauthenticated", "PI_TOKEN"]),
+        5
+    );
+    let mut command = client(&["infer", "--server", &url, image, image]);
+    let output = command.env("PI_TOKEN", &token).output().unwrap();
+    assert_eq!(failed(&output, &["used up", "try again in"]), 6);
+}
+
+/// Passes bytes on until the server has sent `n_down` of them, then closes both ends.
+fn cutting_proxy(url: &str, n_down: usize) -> String {
+    let target = url.strip_prefix("http://").unwrap().to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (client, _) = listener.accept().unwrap();
+        let server = TcpStream::connect(target).unwrap();
+        let (mut up, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut up, &mut to));
+        let (mut down, mut to) = ((&server).take(n_down as u64), &client);
+        let _ = std::io::copy(&mut down, &mut to);
+        let _ = client.shutdown(std::net::Shutdown::Both);
+        let _ = server.shutdown(std::net::Shutdown::Both);
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn a_stream_that_something_cuts_is_told_with_advice() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = server(dir.path(), 2);
+    let image = png(dir.path(), "a.png", 8);
+    let url = cutting_proxy(&url, 40_000);
+    let output = client(&["infer", "--server", &url])
+        .arg(&image)
+        .output()
+        .unwrap();
+    assert_eq!(failed(&output, &["broke while preparing", "doctor"]), 3);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_within_a_second_with_one_line_in_every_phase() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = server(dir.path(), 4);
+    let image = png(dir.path(), "a.png", 8);
+    // Listens and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let deaf = format!("http://{}", silent.local_addr().unwrap());
+    for (url, delay_ms) in [(&deaf, 300), (&url, 60), (&url, 150), (&url, 300)] {
+        let mut child = client(&["infer", "--server", url])
+            .args(std::iter::repeat_n(&image, 2000))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        let id = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-INT", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let sent = Instant::now();
+        let status = child.wait().unwrap();
+        assert!(sent.elapsed() < Duration::from_secs(1));
+        let mut said = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        assert_eq!(status.code(), Some(130), "{said}");
+        assert!(
+            said.starts_with("interrupted") && said.lines().count() == 1,
+            "{said}"
+        );
+    }
+}

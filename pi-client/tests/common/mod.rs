@@ -1,0 +1,70 @@
+//! A server inside the test's process, and images for it.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of several test programs"
+)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pi_model::random::residual_network;
+use pi_model::spec::OutputMode;
+use pi_server::{Limits, ServeOptions, Server};
+
+/// A server inside this process that lives as long as the test program.
+pub fn server(dir: &Path, max_sessions: usize) -> String {
+    serve(dir, max_sessions, 150)
+}
+
+/// The same with a model of at most so many ReLUs.
+pub fn serve(dir: &Path, max_sessions: usize, n_relus: usize) -> String {
+    serve_with(dir, max_sessions, n_relus, |_| {})
+}
+
+pub fn serve_with(
+    dir: &Path,
+    max_sessions: usize,
+    n_relus: usize,
+    change: impl FnOnce(&mut ServeOptions),
+) -> String {
+    let (shape, widths) = ([3, 8, 8], [4, 8]);
+    let model = residual_network("small", shape, &widths, 1, 5, n_relus, OutputMode::Logits);
+    model.unwrap().save(dir).unwrap();
+    let mut options = ServeOptions {
+        models: vec![dir.to_owned()],
+        listen: ([127, 0, 0, 1], 0).into(),
+        max_batch: 4,
+        packing_bandwidth: 100_000_000,
+        limits: Limits {
+            max_sessions,
+            idle_timeout: Duration::from_secs(20),
+            prepared_bytes: 1 << 30,
+            silent_ot: true,
+            ..Limits::default()
+        },
+        drain_timeout: Duration::ZERO,
+        ..ServeOptions::default()
+    };
+    change(&mut options);
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let server = Server::bind(options).unwrap();
+            tell.send(server.local_addr()).unwrap();
+            server.run(std::future::pending()).await.unwrap();
+        });
+    });
+    format!("http://{}", told.recv().unwrap())
+}
+
+pub fn png(dir: &Path, name: &str, side: u32) -> PathBuf {
+    let path = dir.join(name);
+    image::RgbImage::from_fn(side, side, |x, y| {
+        image::Rgb([(x * 31) as u8, (y * 31) as u8, 90])
+    })
+    .save(&path)
+    .unwrap();
+    path
+}

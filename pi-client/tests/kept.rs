@@ -1,0 +1,171 @@
+//! Inferences that `prepare` leaves on the disk: used once, by later runs, and by nobody who lacks the key.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::{png, serve_with};
+use pi_client::{Client, Config, Image};
+use pi_server::store::StoreOptions;
+use serde_json::Value;
+
+fn keeping_server(dir: &Path) -> String {
+    let key = dir.join("server.key");
+    std::fs::write(&key, "5a".repeat(32)).unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let at = dir.join("server.store").display().to_string();
+    serve_with(dir, 4, 150, |o| {
+        o.store = Some(StoreOptions {
+            at,
+            key_file: Some(key),
+            ..StoreOptions::default()
+        });
+    })
+}
+
+fn call(args: &[&str], store: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pi-client"))
+        .args(args)
+        .arg("--store")
+        .arg(store)
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn kept(store: &Path) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(store).unwrap().map(|e| e.unwrap().path());
+    let files = folders.filter(|p| p.is_dir()).flat_map(|dir| {
+        let files = std::fs::read_dir(dir).unwrap();
+        files.map(|e| e.unwrap().path()).collect::<Vec<_>>()
+    });
+    files.collect()
+}
+
+#[test]
+fn what_is_prepared_serves_later_runs_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = keeping_server(dir.path());
+    let store = dir.path().join("client");
+    let text = said(&call(&["prepare", &url, "-n", "3", "--batch", "2"], &store));
+    assert!(
+        text.contains("prepared 4") && text.contains("4 inferences"),
+        "{text}"
+    );
+    assert_eq!(kept(&store).len(), 4);
+    #[cfg(unix)]
+    for path in kept(&store).iter().chain([&store.join("key")]) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+    }
+    let images: Vec<String> = (0..3)
+        .map(|i| {
+            png(dir.path(), &format!("{i}.png"), 8)
+                .display()
+                .to_string()
+        })
+        .collect();
+    let model = dir.path().display().to_string();
+    let infer = |n: usize, more: &[&str]| -> Value {
+        let start = ["infer", "--server", &url, "--json", "--check", &model];
+        let images = images.iter().map(String::as_str).take(n);
+        let args: Vec<&str> = start
+            .into_iter()
+            .chain(more.iter().copied())
+            .chain(images)
+            .collect();
+        serde_json::from_str(&said(&call(&args, &store))).unwrap()
+    };
+    // Two from the store alone: no keys, no base OTs, nothing offline.
+    let run = infer(2, &[]);
+    assert_eq!(run["n_agree"], 2, "{run}");
+    assert_eq!(run["report"]["n_prepared"], 0);
+    assert!(run["report"]["setup"]["bytes_up"].as_u64() < Some(200));
+    assert_eq!(kept(&store).len(), 2);
+    // It leaves them alone if told to.
+    assert_eq!(infer(1, &["--fresh"])["report"]["n_prepared"], 1);
+    assert_eq!(kept(&store).len(), 2);
+    // Three, of which two are there.
+    let run = infer(3, &[]);
+    assert_eq!(run["n_agree"], 3, "{run}");
+    assert_eq!(run["report"]["n_prepared"], 2);
+    assert!(kept(&store).is_empty());
+    assert_eq!(infer(1, &[])["report"]["n_prepared"], 1);
+    assert!(said(&call(&["prepare", &url, "-n", "0"], &store)).starts_with("0 inferences"));
+}
+
+#[test]
+fn damaged_files_and_another_key_are_passed_over_and_no_plaintext_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = keeping_server(dir.path());
+    let store = dir.path().join("client");
+    said(&call(&["prepare", &url, "-n", "2", "--batch", "2"], &store));
+    let files = kept(&store);
+    // What is encrypted does not compress: nearly all byte values occur about equally often.
+    let bytes = std::fs::read(&files[0]).unwrap();
+    let zeros = bytes.iter().filter(|&&b| b == 0).count();
+    assert!(zeros < bytes.len() / 128, "{zeros} of {}", bytes.len());
+    for path in &files {
+        let mut bytes = std::fs::read(path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
+    let image = png(dir.path(), "a.png", 8).display().to_string();
+    let args = ["infer", "--server", &url, "--json", &image];
+    let run: Value = serde_json::from_str(&said(&call(&args, &store))).unwrap();
+    assert_eq!(run["report"]["n_prepared"], 1);
+    assert!(kept(&store).is_empty());
+}
+
+#[test]
+fn a_server_that_keeps_nothing_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = common::server(dir.path(), 2);
+    let output = call(&["prepare", &url], &dir.path().join("client"));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{text}");
+    assert!(text.contains("serve --store"), "{text}");
+    assert!(!dir.path().join("client").exists());
+}
+
+#[tokio::test]
+async fn the_library_saves_inferences_for_a_later_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = keeping_server(dir.path());
+    let config = Config {
+        store: Some(dir.path().join("client")),
+        batch: Some(2),
+        ..Config::new(&url)
+    };
+    let image = Image::from_pixels(8, 8, 3, vec![70; 192]).unwrap();
+    let first = Client::connect(config.clone()).await.unwrap();
+    first.save(2).await.unwrap();
+    first.close().await;
+    assert_eq!(kept(&dir.path().join("client")).len(), 2);
+    let second = Client::connect(config.clone()).await.unwrap();
+    let mut classes = Vec::new();
+    for n_left in [1, 0, 0] {
+        let answer = second.infer(&image).await.unwrap();
+        classes.push(answer.class);
+        // The first two cost no preparation, the third finds nothing.
+        assert_eq!(answer.stats.offline_bytes == 0, classes.len() < 3);
+        assert_eq!(answer.stats.prepared_ahead, classes.len() < 3);
+        assert_eq!(kept(&dir.path().join("client")).len(), n_left);
+    }
+    assert_eq!(classes[0], classes[2]);
+    let without = Client::connect(Config::new(&url)).await.unwrap();
+    let error = without.save(1).await.unwrap_err();
+    assert!(error.to_string().contains("store"), "{error}");
+}
