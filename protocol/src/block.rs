@@ -5,7 +5,7 @@
 //! (point-and-permute); `Delta` has colour one, so the two labels of a wire always differ in colour.
 //!
 //! What may travel is in the types: the garbler holds [`Delta`] and [`ZeroLabel`]s and can write neither as bytes outside
-//! this crate; only an [`ActiveLabel`], one per wire, has a byte form. Selection by secret bits is by mask, without branches.
+//! this crate; only an [`ActiveLabel`], one per wire, has a byte form (labels of digits: [`crate::gc::digits`]). Selection by secret bits is by mask, without branches.
 
 use std::fmt;
 use std::ops::{BitXor, BitXorAssign};
@@ -103,7 +103,7 @@ impl fmt::Debug for Block {
 
 /// The offset between the two labels of every wire, and of every correlated OT: the one secret of a garbler.
 /// Least significant bit 1, hence 127 secret bits. Wiped on drop; it has no copy, and a byte form only in
-/// what the server keeps for itself ([`crate::kept`]).
+/// what its holder keeps for itself ([`crate::kept`]).
 pub struct Delta(Block);
 
 impl Delta {

@@ -10,7 +10,8 @@
 //!
 //! Security: an item's bytes are all secrets of one side for one inference, its Delta or its masks, in the clear: whoever
 //! writes them down encrypts them. Used twice they give away what they should hide: to the client products of the weights, to
-//! the server the difference of two inputs. An id is a capability: who knows it can use the item up.
+//! the server the difference of two inputs, and if the client garbled them its shares at the ReLUs of the whole batch
+//! (SECURITY.md 5.1). An id is a capability: who knows it can use the item up.
 
 use pi_model::bits::{pack, packed_bytes, unpack};
 use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};

@@ -4,6 +4,7 @@
 //! Then any number of requests. *Prepare* (a batch): client noise bits, corrections and `LabelBase`; server responses,
 //! `LabelBaseReply` and `MuxExtension`; client `MuxReply` if OTs are silent, the label extension, derandomisation bits, corrections
 //! and identity shares; server hash key, `LabelReply` if OTs are silent, and tables: two round trips for any depth and any batch.
+//! Where the client garbles, base OTs are made for each batch (`DigitBase`, `DigitTrees`, `DigitPoint`) and tables go up (ARCHITECTURE.md).
 //! *Infer* (one prepared inference): the masked input up, then one round trip for each layer that keeps a ReLU.
 //! *Prepare and keep*: the same, and `Kept` at its end. *Infer kept*: the same, and `Found` before the first answer. A session
 //! for these alone consists of `Hello` and `HelloReply` before its requests.

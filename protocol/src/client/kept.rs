@@ -117,7 +117,7 @@ impl Prepared {
 
     /// The secrets of this inference in the clear, to be encrypted and written down. It is consumed, and comes back by
     /// [`Self::from_secret_bytes`]. What was written must be gone, durably, before [`ClientSession::infer`] is called: used
-    /// twice it tells the server the difference of two inputs.
+    /// twice it tells the server the difference of two inputs, and more if this client garbled it (SECURITY.md 5.1).
     ///
     /// # Errors
     /// [`Error::Misuse`] when the server does not keep its half.

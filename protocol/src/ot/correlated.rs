@@ -1,7 +1,7 @@
 //! Correlated OTs on blocks, hashed to k-bit pads: the sender gets `R_0, R_1`, the receiver `R_c` for its random bit `c`.
 //!
 //! `R_0 = H(q)`, `R_1 = H(q ^ Delta)`, `R_c = H(t)` with the TCCR hash of [`crate::hash`] in a domain of its own. Each OT has a number,
-//! unique in its session (`first` counts on through all extensions); `start` is public, fixed by both parties' nonces. Local: no bytes.
+//! unique under its `start` (`first` counts on through all extensions that share one); `start` is public, fixed by both parties' nonces. Local: no bytes.
 
 use zeroize::Zeroizing;
 

@@ -1,7 +1,7 @@
 //! The server's driver: set-up, offline batches, online inferences. The only server code that touches a channel.
 //!
-//! The server is the garbler. What it learns: nothing about the input. What it keeps for one prepared inference: s, d, the
-//! zero-labels of its inputs, Delta, m, u_s, h_0 and h_1.
+//! The server is the garbler, but for ReLUs in sessions where the client is (module `digits`). What it learns: nothing about
+//! the input. What it keeps for one prepared inference: s, d, the zero-labels of its inputs, Delta, m, u_s, h_0 and h_1.
 
 mod check;
 mod digits;

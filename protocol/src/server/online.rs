@@ -1,6 +1,6 @@
 //! The server's online phase: one round trip for each layer that keeps a ReLU.
 //!
-//! In: the client's x - r. For each layer: y_s = W (x - r) + s on the server's shares, truncated locally; for surviving
+//! Where the client garbles, see `digits`. In: the client's x - r. For each layer: y_s = W (x - r) + s on the server's shares, truncated locally; for surviving
 //! ReLUs out go 16 l bytes of labels and k bits of ciphertext each, and k bits come back; elsewhere nothing moves.
 
 use pi_model::bits::{pack, packed_bytes, unpack};
