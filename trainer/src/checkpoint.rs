@@ -7,6 +7,7 @@ use crate::error::{Error, Result, io_error};
 use crate::net::{Arch, Mask};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
@@ -188,6 +189,23 @@ pub fn load<M: DeserializeOwned>(path: &Path) -> Result<(M, State)> {
     let meta = serde_json::from_slice(&json)
         .map_err(|e| fail(format!("its record is of another version or broken ({e})")))?;
     Ok((meta, tensors))
+}
+
+/// The first 16 hex digits of SHA-256 over the tensors' names, shapes and values, in order of their names:
+/// what a run started from, for its record.
+pub fn fingerprint(state: &State) -> Result<String> {
+    let mut sorted: Vec<&(String, Tensor)> = state.iter().collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut hash = Sha256::new();
+    for (name, t) in sorted {
+        hash.update(format!("{name} {:?} {:?}\n", t.kind(), t.size()));
+        let t = t.detach().to_device(tch::Device::Cpu).contiguous();
+        let mut bytes = vec![0; t.numel() * t.kind().elt_size_in_bytes()];
+        t.f_copy_data_u8(&mut bytes, t.numel())?;
+        hash.update(&bytes);
+    }
+    let digest = hash.finalize();
+    Ok(digest.iter().take(8).map(|b| format!("{b:02x}")).collect())
 }
 
 /// Masks as tensors.

@@ -3,7 +3,7 @@
 use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand};
 use pi_trainer::data::DatasetKind;
-use pi_trainer::loss::Pram;
+use pi_trainer::loss::{PRAM_WEIGHT, Pram};
 use pi_trainer::net::Compute;
 use pi_trainer::optim::Shape;
 use pi_trainer::preset::Preset;
@@ -30,9 +30,9 @@ pub enum Command {
     /// How sensitive each layer is and how many ReLUs it keeps (stage 1): table, JSON, plot
     Sensitivity(SensitivityArgs),
     /// Find where --relus ReLUs matter most (stage 2; writes search.safetensors)
-    Search(StudentArgs),
+    Search(SearchArgs),
     /// Train on with the masks frozen (stage 3; writes student.safetensors)
-    Finetune(StudentArgs),
+    Finetune(FinetuneArgs),
     /// All stages in a row for one or several budgets, each skipped if its result is there; then export
     /// and report
     All(AllArgs),
@@ -128,8 +128,8 @@ pub struct TrainArgs {
     /// Number type of the convolutions while training
     #[arg(long, value_enum, default_value = "bf16")]
     pub compute: Compute,
-    /// Hold out this many images (such as 5000) from the end of the training set; teacher and
-    /// fine-tuning then keep the epoch that does best on them
+    /// Hold out this many images (such as 5000) from the end of the training set, from the teacher on;
+    /// teacher and fine-tuning then keep the epoch that does best on them
     #[arg(long, default_value_t = 0)]
     pub hold_out: usize,
     /// Bits of a weight in checkpoints; runs resumed from 16 bits go on from the rounded numbers
@@ -192,12 +192,9 @@ pub struct BenchArgs {
     pub seconds: f64,
 }
 
-/// Settings of the stages after the teacher.
+/// How many ReLUs a student keeps, and how it finds where.
 #[derive(Args, Clone)]
-pub struct StudentArgs {
-    /// Settings of the stage.
-    #[command(flatten)]
-    pub train: TrainArgs,
+pub struct SearchOptions {
     /// ReLUs to keep, spread over the layers by the sensitivity rule; `all` takes several budgets
     #[arg(
         long,
@@ -221,9 +218,6 @@ pub struct StudentArgs {
     /// Empty this many layers half way through the search, those whose scores are lowest
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub empty_layers: usize,
-    /// How fine-tuning compares activations
-    #[arg(long, value_enum, default_value = "collapsed")]
-    pub pram: Pram,
     /// Width factors below 1 that search and fine-tuning train along (SENet++), such as 0.5
     #[arg(long, value_delimiter = ',', value_name = "F,F,...")]
     pub widths: Vec<f64>,
@@ -236,6 +230,63 @@ pub struct StudentArgs {
     /// Start the search from fresh weights instead of the teacher's
     #[arg(long)]
     pub fresh: bool,
+}
+
+/// How fine-tuning compares activations with the teacher's.
+#[derive(Args, Clone)]
+pub struct PramOptions {
+    /// How fine-tuning compares activations: attention maps, or whole maps as the paper writes it
+    #[arg(long, value_enum, default_value = "collapsed")]
+    pub pram: Pram,
+    /// Weight of that comparison in the loss; 0 leaves it out
+    #[arg(long, value_name = "W", default_value_t = PRAM_WEIGHT)]
+    pub pram_weight: f64,
+    /// Let that weight fall linearly to 0 over the run
+    #[arg(long)]
+    pub pram_decay: bool,
+}
+
+/// What a student learns from.
+#[derive(Args, Clone)]
+pub struct TargetOptions {
+    /// Share of the cross-entropy with the labels; the rest is distillation from the teacher
+    /// [default: 0.5 search, 0.1 finetune]
+    #[arg(long, value_name = "SHARE")]
+    pub ce_share: Option<f64>,
+    /// Temperature at which the teacher's class scores are distilled
+    #[arg(long, value_name = "T", default_value_t = 4.0)]
+    pub temperature: f64,
+}
+
+/// Settings of the mask search.
+#[derive(Args, Clone)]
+pub struct SearchArgs {
+    /// Settings of the stage.
+    #[command(flatten)]
+    pub train: TrainArgs,
+    /// What it looks for.
+    #[command(flatten)]
+    pub options: SearchOptions,
+    /// What it learns from.
+    #[command(flatten)]
+    pub targets: TargetOptions,
+    /// Teacher checkpoint [default: teacher.safetensors in --out]
+    #[arg(long, value_name = "FILE")]
+    pub teacher: Option<PathBuf>,
+}
+
+/// Settings of the fine-tuning. Budget, masks and widths are those of the checkpoint it starts from.
+#[derive(Args, Clone)]
+pub struct FinetuneArgs {
+    /// Settings of the stage.
+    #[command(flatten)]
+    pub train: TrainArgs,
+    /// How activations are compared.
+    #[command(flatten)]
+    pub pram: PramOptions,
+    /// What it learns from.
+    #[command(flatten)]
+    pub targets: TargetOptions,
     /// Fine-tune from this checkpoint's weights and masks, such as an earlier student
     /// [default: search.safetensors in --out]
     #[arg(long, value_name = "FILE")]
@@ -292,12 +343,21 @@ pub struct NumberArgs {
 /// Settings of `all`.
 #[derive(Args, Clone)]
 pub struct AllArgs {
-    /// Settings of the stages.
+    /// Settings of every stage.
     #[command(flatten)]
-    pub student: StudentArgs,
+    pub train: TrainArgs,
+    /// Settings of the search.
+    #[command(flatten)]
+    pub search: SearchOptions,
+    /// Settings of the fine-tuning.
+    #[command(flatten)]
+    pub pram: PramOptions,
     /// Settings of the export.
     #[command(flatten)]
     pub numbers: NumberArgs,
+    /// Teacher checkpoint, in place of training one
+    #[arg(long, value_name = "FILE")]
+    pub teacher: Option<PathBuf>,
     /// Epochs of the mask search [default: the preset's]
     #[arg(long)]
     pub search_epochs: Option<usize>,
@@ -308,6 +368,15 @@ pub struct AllArgs {
     /// teacher's
     #[arg(long)]
     pub student_lr: Option<f64>,
+    /// Share of the cross-entropy in the mask search [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    pub search_ce_share: Option<f64>,
+    /// Share of the cross-entropy in the fine-tuning [default: 0.1]
+    #[arg(long, value_name = "SHARE")]
+    pub finetune_ce_share: Option<f64>,
+    /// Temperature at which the teacher's class scores are distilled
+    #[arg(long, value_name = "T", default_value_t = 4.0)]
+    pub temperature: f64,
 }
 
 /// What to evaluate.

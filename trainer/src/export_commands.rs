@@ -1,6 +1,9 @@
 //! The subcommands around the export: `export`, `evaluate`, and `all`, which runs every stage.
 
-use crate::cli::{AllArgs, EvaluateArgs, ExportArgs, NumberArgs, ReportArgs, SamplesArgs};
+use crate::cli::{
+    AllArgs, EvaluateArgs, ExportArgs, FinetuneArgs, NumberArgs, ReportArgs, SamplesArgs,
+    SearchArgs, TargetOptions,
+};
 use crate::commands::{self, Setting};
 use crate::report_commands;
 use anyhow::{Context, Result, bail};
@@ -112,9 +115,10 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         range_violations: Some(violations),
         notes: format!(
             "ReLUs kept by layer, stem first: {by_layer:?}. The stem's ReLUs count; the classifier has none. \
-             {}; nothing was selected on test images. Ranges calibrated on the first {} \
+             {}. {}. Ranges calibrated on the first {} \
              training images; truncations expected to wrap in one inference: at most {wraps:.1e}. Weights of {} bits. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
             progress.selection(),
+            progress.chosen_on(),
             calibration.len(),
             done.precision.weight_bits,
             done.precision.classifier_drop,
@@ -230,53 +234,69 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
 /// Teacher, then search and fine-tuning for each budget; every export, and the report. What is finished
 /// is skipped.
 pub fn all(args: &AllArgs) -> Result<()> {
-    let budgets = &args.student.relus;
+    let budgets = &args.search.relus;
     let several = budgets.len() > 1;
-    if budgets.is_empty() || (several && args.student.relu_list.is_some()) {
+    if budgets.is_empty() || (several && args.search.relu_list.is_some()) {
         bail!("--relus: one budget or several; --relu-list says one budget by itself");
     }
-    let mut student = args.student.clone();
-    student.train.resume = true;
-    let out = student.train.out.clone();
-    let teacher = match &student.teacher {
+    let mut train = args.train.clone();
+    train.resume = true;
+    let out = train.out.clone();
+    let teacher = match &args.teacher {
         Some(path) => path.clone(),
         None => {
-            commands::teacher(&student.train)?;
+            commands::teacher(&train)?;
             out.join("teacher.safetensors")
         }
     };
-    student.teacher = Some(teacher.clone());
-    student.train.lr = args.student_lr;
-    let export_one = |checkpoint: &Path, width| {
+    train.lr = args.student_lr;
+    let targets = |ce_share| TargetOptions {
+        ce_share,
+        temperature: args.temperature,
+    };
+    let mut runs = vec![out.clone()];
+    let mut results = vec![(teacher.clone(), 0)];
+    for &relus in budgets {
+        if several {
+            train.out = out.join(format!("relu{relus}"));
+            runs.push(train.out.clone());
+        }
+        let mut search = SearchArgs {
+            train: train.clone(),
+            options: args.search.clone(),
+            targets: targets(args.search_ce_share),
+            teacher: Some(teacher.clone()),
+        };
+        search.options.relus = vec![relus];
+        search.train.epochs = args.search_epochs;
+        commands::search(&search)?;
+        let mut finetune = FinetuneArgs {
+            train: train.clone(),
+            pram: args.pram.clone(),
+            targets: targets(args.finetune_ce_share),
+            from: None,
+            teacher: Some(teacher.clone()),
+        };
+        finetune.train.epochs = args.finetune_epochs;
+        commands::finetune(&finetune)?;
+        let student = train.out.join("student.safetensors");
+        let widths = 0..=args.search.widths.len();
+        results.extend(widths.map(|w| (student.clone(), w)));
+    }
+    // Last, for the plaintext executor leaves a GPU idle.
+    for (checkpoint, width) in results {
         export(&ExportArgs {
-            model: student.train.model.clone(),
-            checkpoint: checkpoint.into(),
+            model: train.model.clone(),
+            checkpoint,
             width,
             teacher: Some(teacher.clone()),
             numbers: args.numbers.clone(),
-        })
-    };
-    export_one(&teacher, 0)?;
-    let mut runs = vec![out.clone()];
-    for &relus in budgets {
-        let mut one = student.clone();
-        one.relus = vec![relus];
-        if several {
-            one.train.out = out.join(format!("relu{relus}"));
-            runs.push(one.train.out.clone());
-        }
-        one.train.epochs = args.search_epochs;
-        commands::search(&one)?;
-        one.train.epochs = args.finetune_epochs;
-        commands::finetune(&one)?;
-        for width in 0..=one.widths.len() {
-            export_one(&one.train.out.join("student.safetensors"), width)?;
-        }
+        })?;
     }
     report_commands::report(&ReportArgs {
         runs,
         to: out.join("report"),
-        model: student.train.model.clone(),
+        model: train.model.clone(),
     })
 }
 

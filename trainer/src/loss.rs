@@ -3,26 +3,73 @@
 //! Hinton, Vinyals, Dean 2015 for distillation; Zagoruyko, Komodakis, ICLR 2017 for attention maps;
 //! their sum is the fine-tuning loss of Kundu et al., ICLR 2023, section 3.
 
+use crate::error::{Error, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
 
-/// Distillation temperature.
-pub const TEMPERATURE: f64 = 4.0;
-/// Weight of the activation mismatch.
-const PRAM_WEIGHT: f64 = 1000.0;
+/// Weight of the activation mismatch, as published.
+pub const PRAM_WEIGHT: f64 = 1000.0;
 
 /// Mean cross-entropy with label smoothing; `target` holds class indices or probabilities.
 pub fn cross_entropy(logits: &Tensor, target: &Tensor, smoothing: f64) -> Tensor {
     logits.cross_entropy_loss(target, None::<&Tensor>, Reduction::Mean, -100, smoothing)
 }
 
-/// T^2 KL(teacher || student) of the softened class scores, mean over the batch.
-pub fn distillation(student: &Tensor, teacher: &Tensor) -> Tensor {
-    let student = (student / TEMPERATURE).log_softmax(1, Kind::Float);
-    let teacher = (teacher / TEMPERATURE).log_softmax(1, Kind::Float);
+/// T^2 KL(teacher || student) of the class scores softened at temperature T, mean over the batch.
+pub fn distillation(student: &Tensor, teacher: &Tensor, temperature: f64) -> Tensor {
+    let student = (student / temperature).log_softmax(1, Kind::Float);
+    let teacher = (teacher / temperature).log_softmax(1, Kind::Float);
     let sum = student.kl_div(&teacher, Reduction::Sum, true);
-    sum * (TEMPERATURE * TEMPERATURE / student.size()[0] as f64)
+    sum * (temperature * temperature / student.size()[0] as f64)
+}
+
+/// What a student learns from: labels and the teacher's class scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Targets {
+    /// Share of the cross-entropy; the rest is the distillation's.
+    pub ce_share: f64,
+    /// Temperature of the distillation.
+    pub temperature: f64,
+}
+
+impl Targets {
+    /// As published for the mask search.
+    pub const SEARCH: Targets = Targets {
+        ce_share: 0.5,
+        temperature: 4.0,
+    };
+    /// As published for fine-tuning.
+    pub const FINETUNE: Targets = Targets {
+        ce_share: 0.1,
+        temperature: 4.0,
+    };
+
+    /// share CE + (1 - share) T^2 KL.
+    pub fn loss(self, student: &Tensor, teacher: &Tensor, target: &Tensor) -> Tensor {
+        let ce = cross_entropy(student, target, 0.0) * self.ce_share;
+        ce + distillation(student, teacher, self.temperature) * (1.0 - self.ce_share)
+    }
+
+    /// Refuses numbers that make no loss.
+    pub fn check(self) -> Result<()> {
+        if !(0.0..=1.0).contains(&self.ce_share) {
+            let what = "the share of cross-entropy (--ce-share) goes from 0 to 1";
+            return Err(Error::Usage(what.into()));
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return Err(Error::Usage("--temperature: above 0, such as 4".into()));
+        }
+        Ok(())
+    }
+
+    /// For a checkpoint's record.
+    pub fn choices(self) -> [String; 2] {
+        [
+            format!("ce_share={}", self.ce_share),
+            format!("temperature={}", self.temperature),
+        ]
+    }
 }
 
 /// Channel mean of the squared map, flattened and scaled to unit length for each sample.
@@ -31,21 +78,18 @@ fn attention(map: &Tensor) -> Tensor {
     let flat = squared
         .mean_dim([1i64].as_slice(), false, Kind::Float)
         .flatten(1, -1);
-    let norm = flat
-        .square()
-        .sum_dim_intlist([1i64].as_slice(), true, Kind::Float)
-        .sqrt();
-    &flat / norm.clamp_min(1e-6)
+    let norm = length(&flat);
+    flat / norm.clamp_min(1e-6)
 }
 
 /// How the activations of two networks are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pram {
-    /// Attention maps: channels collapsed, mean squared difference, weight 1000.
+    /// Attention maps: channels collapsed, mean squared difference.
     Collapsed,
     /// Whole maps, as the paper writes it: length of the difference of the normalised maps, mean over
-    /// the images, weight 1000 / 2.
+    /// the images, half the weight.
     Full,
 }
 
@@ -64,11 +108,11 @@ fn length(rows: &Tensor) -> Tensor {
     (squares + 1e-12).sqrt()
 }
 
-/// Weighted mismatch of the maps of each stage, summed over the stages.
-pub fn pram(student: &[Tensor], teacher: &[Tensor], form: Pram) -> Tensor {
+/// Mismatch of the maps of each stage, summed over the stages and times `weight`.
+pub fn pram(student: &[Tensor], teacher: &[Tensor], form: Pram, weight: f64) -> Tensor {
     let one = |(s, t): (&Tensor, &Tensor)| match form {
-        Pram::Collapsed => (attention(s) - attention(t)).square().mean(Kind::Float) * PRAM_WEIGHT,
-        Pram::Full => length(&(unit(s) - unit(t))).mean(Kind::Float) * (PRAM_WEIGHT / 2.0),
+        Pram::Collapsed => (attention(s) - attention(t)).square().mean(Kind::Float) * weight,
+        Pram::Full => length(&(unit(s) - unit(t))).mean(Kind::Float) * (weight / 2.0),
     };
     let stages = student.iter().zip(teacher).map(one);
     let none = || Tensor::zeros([], (Kind::Float, tch::Device::Cpu));
@@ -86,11 +130,17 @@ mod tests {
             Tensor::randn([4, 10], options),
             Tensor::randn([4, 3, 5, 5], options),
         );
-        assert!(distillation(&logits, &logits).abs().double_value(&[]) < 1e-5);
+        assert!(distillation(&logits, &logits, 4.0).abs().double_value(&[]) < 1e-5);
         let other = Tensor::randn([4, 3, 5, 5], options);
         for form in [Pram::Collapsed, Pram::Full] {
             let mismatch = |a: &Tensor, b: &Tensor| {
-                pram(&[a.shallow_clone()], &[b.shallow_clone()], form).double_value(&[])
+                pram(
+                    &[a.shallow_clone()],
+                    &[b.shallow_clone()],
+                    form,
+                    PRAM_WEIGHT,
+                )
+                .double_value(&[])
             };
             assert!(mismatch(&map, &map) < 1e-2, "{form:?}");
             assert!(mismatch(&map, &other) > 1.0, "{form:?}");

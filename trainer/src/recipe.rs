@@ -88,6 +88,12 @@ impl Recipe {
         }
     }
 
+    /// Images from the start of a set of `n_all` that training saw; the held-out ones follow.
+    pub fn n_seen(&self, n_all: usize) -> usize {
+        let n = self.limit.map_or(n_all, |limit| limit.min(n_all));
+        n.saturating_sub(self.holdout)
+    }
+
     /// What differs between two recipes, as `name: value here, value there`.
     pub fn differences(&self, other: &Recipe) -> Result<Vec<String>> {
         let fields = |r: &Recipe| match serde_json::to_value(r)? {
@@ -145,7 +151,8 @@ pub struct Progress {
     pub history: Vec<Recipe>,
     /// Commands that led here, oldest first.
     pub commands: Vec<String>,
-    /// Accuracy on the held-out training images after the last epoch, if any were held out.
+    /// Accuracy on the held-out training images, if any were held out: after the last epoch, and in the
+    /// end of the weights that are the result.
     pub holdout_accuracy: Option<f64>,
     /// Sums since the epoch began: loss and correct training predictions.
     pub sums: [f64; 2],
@@ -181,6 +188,17 @@ impl Progress {
     /// True when every epoch is done.
     pub fn finished(&self) -> bool {
         self.epoch >= self.recipe.epochs
+    }
+
+    /// Which images choices between epochs, and between runs such as this one, can rest on.
+    pub fn chosen_on(&self) -> String {
+        let stages = || self.history.iter().chain([&self.recipe]);
+        match stages().map(|r| r.holdout).min() {
+            Some(n) if n > 0 => format!(
+                "{n} training images were held out in every stage to choose by; the test images were read only to report"
+            ),
+            _ => "No image was held out in every stage: no epoch was chosen by test images, but runs like this one can be compared by their test accuracy alone".into(),
+        }
     }
 
     /// Which weights are the result, for cards and reports.

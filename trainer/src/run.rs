@@ -29,6 +29,8 @@ pub trait Stage {
     }
     /// Takes the gradients by the probes.
     fn take_gradients(&mut self, _gradients: &[Tensor]) {}
+    /// Called before every step with the share of the run's steps that are done.
+    fn start_step(&mut self, _done: f64) {}
     /// Called after every update of the weights.
     fn after_step(&mut self, _net: &Net) {}
     /// Called after every epoch; returns a note for the log and whether to stop early.
@@ -178,6 +180,9 @@ impl Run<'_> {
         };
         let at = (recipe.seed, progress.epoch, progress.step);
         let (x, target) = recipe.mix.apply(x, &labels, self.train.n_classes, at);
+        let step = progress.epoch * n_batches + progress.step;
+        let n_steps = recipe.epochs * n_batches;
+        stage.start_step(step as f64 / n_steps as f64);
         let (loss, logits) = stage.loss(self.net, &x, &target, mode);
         let hits = logits.argmax(1, false).eq_tensor(&labels);
         let sums = [loss.detach().to_kind(Kind::Double), hits.sum(Kind::Double)];
@@ -188,8 +193,7 @@ impl Run<'_> {
         let recipe = &progress.recipe;
         let (by_params, by_probes) = gradients(&loss, self.net, &stage.probes())?;
         stage.take_gradients(&by_probes);
-        let step = progress.epoch * n_batches + progress.step;
-        let lr = recipe.lr.at(step, recipe.epochs * n_batches);
+        let lr = recipe.lr.at(step, n_steps);
         changing.sgd.step(self.net, &by_params, lr);
         stage.after_step(self.net);
         if let (Some(average), Some(decay)) = (&mut changing.average, recipe.ema) {
@@ -226,8 +230,7 @@ impl Run<'_> {
         n_batches: usize,
         rate: f64,
     ) -> Result<()> {
-        let (note, stop) = stage.end_epoch(self.net, &changing.sgd)?;
-        let last = stop || progress.epoch + 1 == progress.recipe.epochs;
+        // Measured before the stage changes anything, such as the masks that the weights grew under.
         if let Some(average) = &mut changing.average {
             average.swap(self.net);
         }
@@ -241,18 +244,28 @@ impl Run<'_> {
             progress.best = Some((progress.epoch + 1, accuracy));
             best.take(self.net);
         }
-        // The result stays in the network; before the end, training goes on with the weights it had.
-        match (&mut changing.best, &mut changing.average) {
-            (Some(best), _) if last => best.swap(self.net),
-            (_, Some(average)) if !last => average.swap(self.net),
-            _ => {}
+        let holdout = progress.holdout_accuracy.map(|a| 100.0 * a);
+        if let Some(average) = &mut changing.average {
+            average.swap(self.net);
+        }
+        let (note, stop) = stage.end_epoch(self.net, &changing.sgd)?;
+        // At the end the result goes into the network; before, training goes on with the weights it had.
+        if stop || progress.epoch + 1 == progress.recipe.epochs {
+            match (&mut changing.best, &mut changing.average) {
+                (Some(best), _) => {
+                    best.swap(self.net);
+                    progress.holdout_accuracy = progress.best.map(|(_, a)| a);
+                }
+                (None, Some(average)) => average.swap(self.net),
+                (None, None) => {}
+            }
         }
         let recipe = &progress.recipe;
         let epoch = Epoch {
             stage: recipe.stage.clone(),
             loss: progress.sums[0] / n_batches as f64,
             train: 100.0 * progress.sums[1] / (n_batches * recipe.batch) as f64,
-            holdout: progress.holdout_accuracy.map(|a| 100.0 * a),
+            holdout,
             rate,
             note,
         };

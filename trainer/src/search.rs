@@ -1,7 +1,8 @@
 //! Stage 2: where the ReLUs go (Kundu et al., ICLR 2023, section 3.2).
 //!
 //! The partial-ReLU network trains by distillation while a score is summed at every position; after
-//! each epoch a layer keeps exactly its r(l) highest scores. [`Selection`] says which score, and whether
+//! each epoch but the last a layer keeps exactly its r(l) highest scores; the last epoch trains under the
+//! masks that are the result, so that its accuracies are theirs. [`Selection`] says which score, and whether
 //! r(l) comes down from all positions. Options beyond the paper: budgets that follow the scores across
 //! layers, and layers emptied altogether, each of which saves the private inference a round trip.
 
@@ -9,16 +10,13 @@ use crate::checkpoint::{self, State};
 use crate::data::Batches;
 use crate::error::{Error, Result};
 use crate::evaluate;
-use crate::loss;
+use crate::loss::Targets;
 use crate::net::{Arch, Mask, MaskSet, Mode, Net, prefix_masks};
 use crate::optim::Sgd;
 use crate::run::Stage;
 use crate::selection::{self, Selection};
 use std::path::Path;
 use tch::{Kind, Tensor};
-
-/// Share of each of the two loss terms.
-const SHARE: f64 = 0.5;
 
 /// How the search goes about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +31,8 @@ pub struct Options {
     pub budgets_from_scores: bool,
     /// Empty this many layers, chosen by their scores half way through.
     pub empty_layers: usize,
+    /// What the loss is made of.
+    pub targets: Targets,
 }
 
 impl Options {
@@ -44,6 +44,7 @@ impl Options {
             stop_distance: None,
             budgets_from_scores: false,
             empty_layers: 0,
+            targets: Targets::SEARCH,
         }
     }
 }
@@ -169,10 +170,8 @@ impl Stage for Search {
                 }
             }
         });
-        let one = |logits: &Tensor| {
-            let ce = loss::cross_entropy(logits, target, 0.0);
-            (ce + loss::distillation(logits, &teacher.logits)) * SHARE
-        };
+        let targets = self.options.targets;
+        let one = |logits: &Tensor| targets.loss(logits, &teacher.logits, target);
         let mut sum = one(&student.logits);
         for i in 1..self.n_widths {
             let form = net.at_width(i);
@@ -199,6 +198,10 @@ impl Stage for Search {
 
     fn end_epoch(&mut self, _net: &Net, _sgd: &Sgd) -> Result<(String, bool)> {
         self.epoch += 1;
+        if self.epoch == self.epochs && self.epochs > 1 {
+            let n = self.masks.n_kept();
+            return Ok((format!(", {n} ReLUs kept, masks as they were"), false));
+        }
         let masks = self.select()?;
         let old = self.masks.masks();
         let moved = masks.iter().zip(old).map(|(a, b)| a.distance(b));

@@ -82,7 +82,9 @@ impl Selection {
         if !self.anneals() {
             return budget;
         }
-        let t = epoch as f64 / (ANNEALED * epochs as f64).max(1.0);
+        // The last epoch trains under the masks that are the result.
+        let arrived = (ANNEALED * epochs as f64).min(epochs as f64 - 1.0);
+        let t = epoch as f64 / arrived.max(1.0);
         let rest = (1.0 - t.min(1.0)).powi(3);
         budget + ((size - budget) as f64 * rest).round() as usize
     }

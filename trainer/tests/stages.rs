@@ -4,7 +4,7 @@
 use pi_trainer::budget;
 use pi_trainer::checkpoint::{self, Size, State};
 use pi_trainer::data::{Augment, Images, Mix, Normaliser};
-use pi_trainer::finetune::Finetune;
+use pi_trainer::finetune::{Finetune, Losses};
 use pi_trainer::net::{Arch, Compute, MaskSet, Net};
 use pi_trainer::optim::{Schedule, Shape};
 use pi_trainer::run::{Progress, Recipe, Run, Stage};
@@ -148,7 +148,7 @@ fn a_stopped_search_resumes_to_the_same_bits_and_the_stages_learn() {
         kept
     );
     let student = load(&at("whole"));
-    let mut stage = Finetune::new(load(&at("t")), masks, &student);
+    let mut stage = Finetune::new(load(&at("t")), masks, &student, Losses::PUBLISHED);
     let done = train(&mut stage, &student, &set, &at("s"), "finetune", None).unwrap();
     assert!(
         done.holdout_accuracy.unwrap() > 0.9,
@@ -260,7 +260,12 @@ fn two_and_two_epochs_are_four() {
         for &max_steps in stops {
             let masks = checkpoint::load_masks(&arch(), &tensors(&path), &path).unwrap();
             let student = net();
-            let mut finetune = Finetune::new(Net::new(&arch(), 1), MaskSet::new(masks), &student);
+            let losses = Losses {
+                pram_decay: true,
+                ..Losses::PUBLISHED
+            };
+            let (teacher, masks) = (Net::new(&arch(), 1), MaskSet::new(masks));
+            let mut finetune = Finetune::new(teacher, masks, &student, losses);
             let path = at(&format!("student-{name}"));
             let done = train_with(&mut finetune, &student, &set, &path, max_steps, &change);
             assert_eq!(done.finished(), max_steps.is_none());

@@ -4,7 +4,7 @@
 mod plain;
 
 use crate::error::Result;
-use crate::finetune::Finetune;
+use crate::finetune::{Finetune, Losses};
 use crate::net::{Arch, Compute, Mask, MaskSet, Mode, Net};
 use crate::optim::{Sgd, gradients};
 use crate::run::Stage;
@@ -62,7 +62,7 @@ pub fn measure(
         ("search, taylor", Box::new(search(Selection::Taylor))),
         (
             "finetune",
-            Box::new(Finetune::new(teacher(), masks(), &net)),
+            Box::new(Finetune::new(teacher(), masks(), &net, Losses::PUBLISHED)),
         ),
     ];
     let mut steps: Vec<(&str, Step)> = Vec::new();
