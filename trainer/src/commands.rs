@@ -383,7 +383,7 @@ pub fn search(args: &SearchArgs) -> Result<()> {
     ];
     recipe.choices.extend(targets.choices());
     let (seed, n_widths) = (args.train.seed, net.n_widths());
-    let mut stage = Search::new(teacher, &kept, seed, recipe.epochs, n_widths, options);
+    let mut stage = Search::new(teacher, &kept, seed, recipe.epochs, n_widths, options)?;
     let progress = setting.progress(recipe, Some(trained));
     let path = args.train.out.join("search.safetensors");
     let run = setting.run(&net, &args.train, path.clone());

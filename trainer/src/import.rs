@@ -50,7 +50,7 @@ pub fn load(net: &Net, tensors: &[(String, Tensor)]) -> Result<Matched> {
     } else {
         names(&net.arch)
     };
-    let mut by_name = BTreeMap::new();
+    let mut by_name = Tensors::new();
     for (name, t) in tensors {
         let bare = ["module.", "model.", "net.", "backbone."]
             .iter()
@@ -76,7 +76,15 @@ pub fn load(net: &Net, tensors: &[(String, Tensor)]) -> Result<Matched> {
                 p.tensor.size()
             )));
         }
-        tch::no_grad(|| p.tensor.shallow_clone().copy_(&t.to_kind(Kind::Float)));
+        let mut value = t.to_kind(Kind::Float);
+        if let Some((bias_name, bias)) = bias_before(&p.name, &wanted, &by_name)
+            && bias.size() == value.size()
+        {
+            // Convolutions have no bias here: BatchNorm's mean takes it up.
+            value -= bias.to_kind(Kind::Float);
+            used.insert(bias_name.clone());
+        }
+        tch::no_grad(|| p.tensor.shallow_clone().copy_(&value));
         used.insert((*name).clone());
         n_set += 1;
     }
@@ -90,6 +98,21 @@ pub fn load(net: &Net, tensors: &[(String, Tensor)]) -> Result<Matched> {
 }
 
 type Names = BTreeMap<String, Vec<String>>;
+type Tensors<'a> = BTreeMap<&'a str, (&'a String, &'a Tensor)>;
+
+/// The bias of the convolution in front of a BatchNorm whose running mean is `name`.
+fn bias_before<'a>(
+    name: &str,
+    wanted: &Names,
+    tensors: &Tensors<'a>,
+) -> Option<(&'a String, &'a Tensor)> {
+    let conv = wanted.get(&format!("{}.weight", name.strip_suffix(".bn.mean")?))?;
+    let bias = |n: &String| {
+        let home = n.strip_suffix(".weight")?;
+        tensors.contains_key(n.as_str()).then(|| format!("{home}.bias"))
+    };
+    tensors.get(conv.iter().find_map(bias)?.as_str()).copied()
+}
 
 /// Records the foreign names of a convolution (`conv`, in any of the forms) and of its BatchNorm.
 fn add(names: &mut Names, ours: &str, conv: &[String], norm: &[String]) {
@@ -251,6 +274,30 @@ mod tests {
             let masks = MaskSet::all_relu(&net.arch);
             let of = |n: &Net| n.forward(&x, &masks, Mode::EVAL).logits;
             assert_eq!(of(&net), of(&fresh), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_bias_in_front_of_a_batchnorm_is_taken_up() {
+        let net = small("vgg16");
+        let options = (Kind::Float, tch::Device::Cpu);
+        let (mut state, mut shifts) = (foreign(&net, ""), Vec::new());
+        for (i, ours) in net.arch.producers().iter().enumerate() {
+            let n = net.convs[i][0].n_out;
+            let bias = Tensor::randn([n], options);
+            state.push((format!("features.{}.bias", 3 * i), bias.shallow_clone()));
+            shifts.push((format!("{ours}.bn.mean"), bias));
+        }
+        let fresh = Net::new(&net.arch, 99);
+        let matched = load(&fresh, &state).unwrap();
+        assert!(matched.unused.is_empty(), "{matched:?}");
+        // conv + bias - mean is conv - (mean - bias).
+        for (name, bias) in shifts {
+            let mean = |n: &Net| {
+                let p = n.params.iter().find(|p| p.name == name).unwrap();
+                p.tensor.shallow_clone()
+            };
+            assert_eq!(mean(&fresh), mean(&net) - bias, "{name}");
         }
     }
 

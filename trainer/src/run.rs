@@ -1,8 +1,8 @@
 //! The loop that every training stage shares: minibatches, steps, progress, checkpoints, resume.
 //!
 //! A checkpoint is written every minute, after every epoch and on an interrupt, and holds all that the
-//! next step depends on; a resumed run repeats exactly what the stopped one would have done (on a GPU, up
-//! to the order in which its kernels add). No step waits for the device: loss and hits are summed there
+//! next step depends on; on the same processor with the same number of threads a resumed run repeats
+//! exactly what the stopped one would have done (on a GPU, up to the order in which its kernels add). No step waits for the device: loss and hits are summed there
 //! and read about once a second, where the processor itself is not the device.
 
 use crate::average::Copies;
@@ -87,6 +87,8 @@ impl Run<'_> {
     pub fn train(&self, stage: &mut dyn Stage, mut progress: Progress) -> Result<Progress> {
         let recipe = progress.recipe.clone();
         recipe.check()?;
+        let _alone = checkpoint::lock(&self.path)?;
+        let _heeded = interrupt::heed();
         let mut changing = Changing {
             sgd: Sgd::new(self.net, recipe.momentum, recipe.weight_decay),
             average: recipe.ema.map(|_| Copies::of(self.net, "average")),
@@ -212,14 +214,18 @@ impl Run<'_> {
             return Ok(());
         };
         if !loss.is_finite() {
-            return Err(Error::Diverged {
-                value: loss,
-                epoch: progress.epoch + 1,
-                path: self.path.clone(),
-            });
+            return Err(self.diverged(loss, progress));
         }
         progress.sums = [loss, hits];
         Ok(())
+    }
+
+    fn diverged(&self, value: f64, progress: &Progress) -> Error {
+        Error::Diverged {
+            value,
+            epoch: progress.epoch + 1,
+            path: self.path.clone(),
+        }
     }
 
     fn finish_epoch(
@@ -270,7 +276,7 @@ impl Run<'_> {
             note,
         };
         let held = epoch.holdout.map(|a| format!(", held-out {a:.2} %"));
-        println!(
+        eprintln!(
             "{} epoch {}/{}: loss {:.4}, train {:.2} %{}, {rate:.0} images/s{}",
             recipe.stage,
             progress.epoch + 1,
@@ -299,6 +305,12 @@ impl Run<'_> {
     ) -> Result<()> {
         self.read(changing, progress)?;
         let mut state = self.net.state();
+        // A gradient may overflow where the loss does not, and nothing may replace a good checkpoint then.
+        let sums: Vec<Tensor> = state.iter().map(|(_, t)| t.sum(Kind::Double)).collect();
+        let sum = Tensor::stack(&sums, 0).sum(Kind::Double).double_value(&[]);
+        if !sum.is_finite() {
+            return Err(self.diverged(sum, progress));
+        }
         state.extend(stage.state());
         if !progress.finished() {
             state.extend(changing.sgd.state(self.net));
@@ -338,6 +350,12 @@ impl Run<'_> {
             }
         }
         stage.load_state(self.net, &state, &self.path)?;
+        if !old.finished() && old.device != fresh.device {
+            eprintln!(
+                "note: begun on {}, goes on on {}: its numbers will differ in their last digits from those of a run on one",
+                old.device, fresh.device
+            );
+        }
         Ok(Progress {
             device: fresh.device.clone(),
             ..old

@@ -76,7 +76,7 @@ pub struct Search {
 
 impl Search {
     /// Starts from random masks with `budget[l]` ReLUs in layer l, or from all ReLUs if annealed.
-    /// `n_widths` forms of the student train together.
+    /// `n_widths` forms of the student train together. Refuses options that could fail on the way.
     pub fn new(
         teacher: Net,
         budget: &[usize],
@@ -84,9 +84,17 @@ impl Search {
         epochs: usize,
         n_widths: usize,
         options: Options,
-    ) -> Search {
+    ) -> Result<Search> {
         let arch = teacher.arch.clone();
         let shapes = arch.relu_shapes();
+        let across = options.budgets_from_scores || options.empty_layers > 0;
+        if across && !options.selection.needs_gradients() {
+            return Err(Error::Usage(format!(
+                "--budgets-from-scores and --empty-layers compare scores of different layers, which those of {} do not allow: a layer's grow with its activations. Take a selection by gradients, such as anneal-kink",
+                options.selection.name()
+            )));
+        }
+        selection::check_closing(&arch.relu_counts(), budget.iter().sum(), options.empty_layers)?;
         let masks = shapes.iter().zip(budget).enumerate();
         let first = |(i, (s, &n)): (usize, (&[i64; 3], &usize))| {
             if options.selection.anneals() {
@@ -98,7 +106,7 @@ impl Search {
         let device = teacher.device();
         let masks = MaskSet::new(masks.map(first).collect()).on(device);
         let zeros = |s: &[i64; 3]| Tensor::zeros(s, (Kind::Float, device));
-        Search {
+        Ok(Search {
             all_relu: MaskSet::all_relu(&arch),
             arch,
             teacher,
@@ -113,7 +121,12 @@ impl Search {
             epoch: 0,
             epochs,
             options,
-        }
+        })
+    }
+
+    /// Epochs after which layers are emptied.
+    fn half(&self) -> usize {
+        self.epochs.div_ceil(2)
     }
 
     /// The next masks from the scores of the epoch that has ended.
@@ -121,8 +134,7 @@ impl Search {
         let scores = selection::values(&self.scores)?;
         let total: usize = self.budget.iter().sum();
         let n = self.options.empty_layers;
-        let half = self.epochs.div_ceil(2);
-        if n > 0 && self.epoch == half {
+        if n > 0 && self.epoch == self.half() {
             (self.closed, self.budget) = selection::close_layers(&scores, &self.budget, n)?;
         }
         if self.options.budgets_from_scores {
@@ -214,7 +226,8 @@ impl Stage for Search {
             let _ = score.zero_();
         }
         let n = self.masks.n_kept();
-        let arrived = n <= self.budget.iter().sum();
+        let emptied = self.options.empty_layers == 0 || self.epoch >= self.half();
+        let arrived = n <= self.budget.iter().sum() && emptied;
         let stop = self
             .options
             .stop_distance

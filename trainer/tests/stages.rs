@@ -135,7 +135,7 @@ fn a_stopped_search_resumes_to_the_same_bits_and_the_stages_learn() {
         for &max_steps in stops {
             let net = load(&at("t"));
             let options = Options::new(Selection::Removal);
-            let mut stage = Search::new(load(&at("t")), &kept, 7, 3, 1, options);
+            let mut stage = Search::new(load(&at("t")), &kept, 7, 3, 1, options).unwrap();
             train(&mut stage, &net, &set, &at(name), "search", max_steps).unwrap();
         }
     }
@@ -252,7 +252,7 @@ fn two_and_two_epochs_are_four() {
         ("parts", &[Some(2 * n_batches), None][..]),
     ] {
         for &max_steps in stops {
-            let mut search = Search::new(Net::new(&arch(), 1), &kept, 7, 4, 2, options.clone());
+            let mut search = Search::new(Net::new(&arch(), 1), &kept, 7, 4, 2, options.clone()).unwrap();
             let path = at(&format!("search-{name}"));
             train_with(&mut search, &net(), &set, &path, max_steps, &change);
         }
@@ -297,7 +297,7 @@ fn every_selection_keeps_the_budget_exactly() {
         Selection::AnnealKink,
     ] {
         let options = Options::new(selection);
-        let mut search = Search::new(Net::new(&arch(), 1), &kept, 7, 4, 1, options);
+        let mut search = Search::new(Net::new(&arch(), 1), &kept, 7, 4, 1, options).unwrap();
         let path = dir.path().join(format!("{selection:?}"));
         train_with(
             &mut search,

@@ -41,7 +41,9 @@ pub fn measure(
     };
     let net = Net::on(arch, 1, device);
     let teacher = || Net::on(arch, 2, device);
-    let search = |selection| Search::new(teacher(), &budget, 1, 10, 1, Options::new(selection));
+    let search = |selection| {
+        Search::new(teacher(), &budget, 1, 10, 1, Options::new(selection))
+    };
     let [c, h, w] = arch.input.map(|n| n as i64);
     let x = Tensor::randn([batch, h, w, c], (Kind::Float, device)).permute([0, 3, 1, 2]);
     let labels = Tensor::randint(arch.n_classes as i64, [batch], (Kind::Int64, device));
@@ -58,8 +60,8 @@ pub fn measure(
                 label_smoothing: 0.1,
             }),
         ),
-        ("search, removal", Box::new(search(Selection::Removal))),
-        ("search, taylor", Box::new(search(Selection::Taylor))),
+        ("search, removal", Box::new(search(Selection::Removal)?)),
+        ("search, taylor", Box::new(search(Selection::Taylor)?)),
         (
             "finetune",
             Box::new(Finetune::new(teacher(), masks(), &net, Losses::PUBLISHED)),
