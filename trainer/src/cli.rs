@@ -107,6 +107,9 @@ pub struct TrainArgs {
     /// Images a minibatch [default: the preset's]
     #[arg(long)]
     pub batch: Option<usize>,
+    /// Momentum as SGD first had it instead of Nesterov's; --preset published has it so
+    #[arg(long)]
+    pub plain_momentum: bool,
     /// Weight decay
     #[arg(long, default_value_t = 5e-4)]
     pub weight_decay: f64,
@@ -125,9 +128,9 @@ pub struct TrainArgs {
     /// Decay of a running average of the weights, which becomes the result (such as 0.999)
     #[arg(long)]
     pub ema: Option<f64>,
-    /// Number type of the convolutions while training
-    #[arg(long, value_enum, default_value = "bf16")]
-    pub compute: Compute,
+    /// Number type of the convolutions while training [default: the preset's: bf16, or f32 published]
+    #[arg(long, value_enum)]
+    pub compute: Option<Compute>,
     /// Hold out this many images (such as 5000) from the end of the training set, from the teacher on;
     /// teacher and fine-tuning then keep the epoch that does best on them
     #[arg(long, default_value_t = 0)]
@@ -209,13 +212,15 @@ pub struct SearchOptions {
     /// Proxy densities for each layer, as `sensitivity` prints them, in place of the known ones
     #[arg(long, value_delimiter = ',', value_name = "D,D,...")]
     pub densities: Option<Vec<f64>>,
-    /// How the search chooses positions
-    #[arg(long, value_enum, default_value = "removal")]
-    pub selection: Selection,
+    /// How the search chooses positions [default: the preset's: removal, or senet published]
+    #[arg(long, value_enum)]
+    pub selection: Option<Selection>,
     /// Budgets of the layers follow the scores in each epoch; the rule gives only the first ones
+    /// (selections by gradients, such as anneal-kink)
     #[arg(long)]
     pub budgets_from_scores: bool,
-    /// Empty this many layers half way through the search, those whose scores are lowest
+    /// Empty this many layers half way through the search, those whose scores are lowest (selections by
+    /// gradients)
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub empty_layers: usize,
     /// Width factors below 1 that search and fine-tuning train along (SENet++), such as 0.5
@@ -227,7 +232,7 @@ pub struct SearchOptions {
     /// Stop the search when no layer's mask moves by more than this share (0.05 in the paper)
     #[arg(long)]
     pub stop_distance: Option<f64>,
-    /// Start the search from fresh weights instead of the teacher's
+    /// Start the search from fresh weights instead of the teacher's; --preset published does
     #[arg(long)]
     pub fresh: bool,
 }
@@ -308,6 +313,9 @@ pub struct ExportArgs {
     /// Teacher checkpoint, for the card
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
+    /// Name of the model and its folder [default: network, data set and ReLUs kept]
+    #[arg(long)]
+    pub name: Option<String>,
     /// Which of the widths that were trained together; 0 is the full one
     #[arg(long, default_value_t = 0)]
     pub width: usize,
@@ -326,11 +334,11 @@ pub struct NumberArgs {
     #[arg(long, default_value_t = 8)]
     pub fraction_bits: u32,
     /// Bits of a weight, 2 to 16 [default: 8, or as many up to 12 as keep the accuracy within 0.3 points
-    /// of the float one on the calibration images]
+    /// of the float one on the held-out images, or on the calibration images where none were held out]
     #[arg(long, value_parser = clap::value_parser!(u32).range(2..=16))]
     pub weight_bits: Option<u32>,
-    /// Training images to calibrate the ranges on
-    #[arg(long, default_value_t = 10_000)]
+    /// Training images to calibrate the ranges on, at least 1
+    #[arg(long, default_value_t = 10_000, value_parser = at_least_one)]
     pub calibrate: usize,
     /// Widest output in bits, 24 to 32; fewer make the classifier's weights coarser
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(24..=32))]
@@ -338,6 +346,14 @@ pub struct NumberArgs {
     /// Where it was trained, for the card [default: what the checkpoint says]
     #[arg(long, value_name = "TEXT")]
     pub trained_on: Option<String>,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(format!("{e}")),
+    }
 }
 
 /// Settings of `all`.
@@ -358,6 +374,13 @@ pub struct AllArgs {
     /// Teacher checkpoint, in place of training one
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
+    /// Train the sparse proxy first (stage 1) and spread the ReLUs by its densities, in place of the known
+    /// ones; it trains like the teacher
+    #[arg(long, conflicts_with_all = ["densities", "relu_list"])]
+    pub train_proxy: bool,
+    /// Epochs of the sparse proxy [default: the preset's for a teacher]
+    #[arg(long, requires = "train_proxy")]
+    pub proxy_epochs: Option<usize>,
     /// Epochs of the mask search [default: the preset's]
     #[arg(long)]
     pub search_epochs: Option<usize>,

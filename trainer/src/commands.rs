@@ -99,9 +99,7 @@ impl Setting {
         let Some(holdout) = &self.holdout else {
             return Ok(());
         };
-        let stages = progress.history.iter().chain([&progress.recipe]);
-        let most = stages.map(|r| r.n_seen(self.n_all)).max();
-        if most.is_some_and(|n| n > self.train.len()) {
+        if progress.n_seen(self.n_all) > self.train.len() {
             bail!(
                 "{} was trained on images that --hold-out {} keeps back (it held out {}): train the teacher and each stage after it with --hold-out, or leave it out throughout",
                 path.display(),
@@ -235,6 +233,7 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
             warmup: args.warmup,
         },
         momentum: 0.9,
+        nesterov: preset.nesterov && !args.plain_momentum,
         weight_decay: args.weight_decay,
         label_smoothing: if stage == "teacher" { smoothing } else { 0.0 },
         augment: Augment {
@@ -246,7 +245,7 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
             cutmix: args.cutmix,
         },
         ema: args.ema,
-        compute: args.compute,
+        compute: args.compute.unwrap_or(preset.compute),
         seed: args.seed,
         holdout: args.hold_out,
         limit: args.model.limit,
@@ -318,31 +317,40 @@ impl SearchOptions {
     }
 }
 
-/// ReLUs to keep in each layer.
-fn relu_budget(arch: &Arch, args: &SearchOptions) -> Result<Vec<usize>> {
+/// ReLUs to keep in each layer, and where the shares of the layers come from.
+fn relu_budget(arch: &Arch, args: &SearchOptions) -> Result<(Vec<usize>, &'static str)> {
     let sizes = arch.relu_counts();
-    let kept = match (&args.relu_list, &args.densities) {
-        (Some(list), _) => budget::explicit(&sizes, list)?,
-        (None, Some(densities)) => budget::allocate(&sizes, densities, args.one_budget()?)?,
+    let (mut kept, from) = match (&args.relu_list, &args.densities) {
+        (Some(list), _) => (budget::explicit(&sizes, list)?, "given list"),
+        (None, Some(densities)) => {
+            let kept = budget::allocate(&sizes, densities, args.one_budget()?)?;
+            (kept, "given or trained densities")
+        }
         (None, None) => {
             let known = budget::known_densities(&arch.name, sizes.len());
-            budget::allocate(&sizes, &known, args.one_budget()?)?
+            let kept = budget::allocate(&sizes, &known, args.one_budget()?)?;
+            let from = match budget::is_published(&arch.name) {
+                true => "published densities",
+                false => "ResNet-18's published densities, interpolated over the depth",
+            };
+            (kept, from)
         }
     };
-    let planes = arch
-        .relu_shapes()
-        .into_iter()
-        .map(|s| (s[1] * s[2]) as usize);
-    let whole_channel = || planes.zip(&kept).any(|(plane, &n)| n >= plane);
+    if args.per_channel {
+        let plane = |s: [i64; 3]| (s[1] * s[2]) as usize;
+        let planes: Vec<usize> = arch.relu_shapes().into_iter().map(plane).collect();
+        let wanted = kept.iter().sum::<usize>();
+        kept = budget::whole_channels(&sizes, &planes, &kept);
+        if wanted > 0 && kept.iter().all(|&n| n == 0) {
+            bail!(
+                "the budget is less than one channel in every layer; raise --relus or leave out --per-channel"
+            );
+        }
+    }
     if kept.iter().sum::<usize>() == 0 {
         bail!("a budget of no ReLUs: keep at least one, for the network would be linear");
     }
-    if args.per_channel && !whole_channel() {
-        bail!(
-            "the budget is less than one channel in every layer; raise --relus or leave out --per-channel"
-        );
-    }
-    Ok(kept)
+    Ok((kept, from))
 }
 
 /// Stage 2: finds the positions.
@@ -351,17 +359,20 @@ pub fn search(args: &SearchArgs) -> Result<()> {
     let targets = args.targets.or(Targets::SEARCH)?;
     let setting = Setting::new(&args.train.model, args.train.hold_out)?;
     let (teacher, trained) = load_teacher(&setting, args.teacher.as_deref(), &args.train)?;
-    let kept = relu_budget(&setting.arch, given)?;
+    let (kept, budgets_from) = relu_budget(&setting.arch, given)?;
     println!(
-        "ReLUs by layer: {kept:?}, {} in all",
+        "ReLUs by layer: {kept:?}, {} in all, by {budgets_from}",
         kept.iter().sum::<usize>()
     );
+    let preset = args.train.preset.of("search");
+    let selection = given.selection.unwrap_or(preset.selection);
+    let fresh = given.fresh || preset.fresh;
     let net = setting.net(args.train.seed, &given.widths)?;
-    if !given.fresh {
+    if !fresh {
         net.load_shared(&teacher.state())?;
     }
     let options = Options {
-        selection: given.selection,
+        selection,
         per_channel: given.per_channel,
         stop_distance: given.stop_distance,
         budgets_from_scores: given.budgets_from_scores,
@@ -372,12 +383,13 @@ pub fn search(args: &SearchArgs) -> Result<()> {
     recipe.relu_budget = Some(kept.iter().sum());
     recipe.widths = given.widths.clone();
     recipe.choices = vec![
-        format!("selection={}", given.selection.name()),
+        format!("selection={}", selection.name()),
         format!("per_channel={}", given.per_channel),
         format!("stop_distance={:?}", given.stop_distance),
         format!("budgets_from_scores={}", given.budgets_from_scores),
         format!("empty_layers={}", given.empty_layers),
-        format!("fresh={}", given.fresh),
+        format!("fresh={fresh}"),
+        format!("budgets_from={budgets_from}"),
         format!("relus_by_layer={kept:?}"),
         format!("teacher={}", checkpoint::fingerprint(&teacher.state())?),
     ];

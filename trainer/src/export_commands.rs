@@ -5,10 +5,11 @@ use crate::cli::{
     SearchArgs, TargetOptions,
 };
 use crate::commands::{self, Setting};
-use crate::report_commands;
+use crate::{report_commands, sensitivity_command};
 use anyhow::{Context, Result, bail};
 use pi_model::spec::Card;
 use pi_model::{Model, PublicPlan};
+use pi_trainer::Error;
 use pi_trainer::checkpoint;
 use pi_trainer::data::Images;
 use pi_trainer::export::{self, Exported, Frame, Precision};
@@ -58,11 +59,17 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         0 => String::new(),
         i => format!("-w{}", progress.recipe.widths[i - 1]),
     };
-    let name = format!(
-        "{}{width}-{}-{suffix}",
-        net.arch.name,
-        args.model.dataset.name()
-    );
+    let default = || {
+        let dataset = args.model.dataset.name();
+        format!("{}{width}-{dataset}-{suffix}", net.arch.name)
+    };
+    let name = args.name.clone().unwrap_or_else(default);
+    if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+        bail!("--name {name}: a plain folder name");
+    }
+    let dir = args.numbers.models.join(&name);
+    let origin = format!("Checkpoint {}", checkpoint::fingerprint(&net.state())?);
+    refuse_another(&dir, &origin)?;
     let frame = Frame {
         name: name.clone(),
         normaliser: progress.normaliser.clone(),
@@ -70,7 +77,18 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     };
     let numbers = &args.numbers;
     let calibration = setting.train.slice(0, numbers.calibrate);
-    let done = quantise(&net, &masks, &frame, numbers, &calibration)?;
+    // Images that no stage has seen, where there are some.
+    let n_limited = args
+        .model
+        .limit
+        .unwrap_or(usize::MAX)
+        .min(setting.train.len());
+    let n_seen = progress.n_seen(n_limited);
+    let judged = match n_seen < n_limited {
+        true => (setting.train.slice(n_seen, n_limited), "held-out"),
+        false => (calibration.clone(), CALIBRATION),
+    };
+    let (done, lost) = quantise(&net, &masks, &frame, numbers, &calibration, &judged)?;
     // A model that cannot be served must fail here, not at the server.
     let wraps = PublicPlan::new(done.parts.model()?.public(), 1)?.expected_failures();
     let tested = export::survey(&done.parts.model()?, &setting.test)?;
@@ -116,17 +134,18 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         notes: format!(
             "ReLUs kept by layer, stem first: {by_layer:?}. The stem's ReLUs count; the classifier has none. \
              {}. {}. Ranges calibrated on the first {} \
-             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. Weights of {} bits. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
+             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. Weights of {} bits lose {lost:.2} points on {} {} images. {origin}. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
             progress.selection(),
             progress.chosen_on(),
             calibration.len(),
             done.precision.weight_bits,
+            judged.0.len(),
+            judged.1,
             done.precision.classifier_drop,
             done.drops.iter().filter(|&&d| d > 0).count(),
             settings.join(" ")
         ),
     };
-    let dir = numbers.models.join(&name);
     parts
         .model()?
         .save(&dir)
@@ -144,17 +163,36 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     Ok(())
 }
 
-/// The narrowest weights, from 8 bits on, that lose little on the calibration images.
+/// What the images to judge by are called where none were held out.
+const CALIBRATION: &str = "calibration";
+
+/// Refuses a folder that holds the model of another checkpoint.
+fn refuse_another(dir: &Path, origin: &str) -> Result<()> {
+    let path = dir.join("model.json");
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        return Ok(());
+    };
+    if !text.contains(origin) {
+        bail!(
+            "{} is the model of another checkpoint: give this one a --name, or remove that folder",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// The narrowest weights, from 8 bits on, that lose little on the images to judge by, and what they lose.
 fn quantise(
     net: &Net,
     masks: &MaskSet,
     frame: &Frame,
     numbers: &NumberArgs,
     calibration: &Images,
-) -> Result<Exported> {
+    (images, which): &(Images, &str),
+) -> Result<(Exported, f64)> {
     const MOST_LOST: f64 = 0.3;
     const WIDEST: u32 = 12;
-    let float = commands::accuracy(net, masks, &frame.normaliser, calibration);
+    let float = commands::accuracy(net, masks, &frame.normaliser, images);
     let mut weight_bits = numbers.weight_bits.unwrap_or(8);
     loop {
         let precision = Precision {
@@ -163,16 +201,30 @@ fn quantise(
             classifier_drop: 0,
             output_bits: numbers.output_bits,
         };
-        let done = export::export(net, masks.masks(), frame, precision, calibration)?;
-        let lost = float - done.calibration.accuracy();
-        if lost <= MOST_LOST || numbers.weight_bits.is_some() || weight_bits >= WIDEST {
-            return Ok(done);
+        let last = numbers.weight_bits.is_some() || weight_bits >= WIDEST;
+        match export::export(net, masks.masks(), frame, precision, calibration) {
+            Err(e @ Error::WeightBits { .. }) if !last => println!("{e}: trying more bits"),
+            Err(e) => return Err(e.into()),
+            Ok(done) => {
+                let fixed = match *which {
+                    CALIBRATION => done.calibration.accuracy(),
+                    _ => export::survey(&done.parts.model()?, images)?.accuracy(),
+                };
+                let lost = float - fixed;
+                println!(
+                    "{weight_bits}-bit weights lose {lost:.2} points on {} {which} images{}",
+                    images.len(),
+                    if lost > MOST_LOST {
+                        ", which is much"
+                    } else {
+                        ""
+                    }
+                );
+                if lost <= MOST_LOST || last {
+                    return Ok((done, lost));
+                }
+            }
         }
-        println!(
-            "{weight_bits}-bit weights lose {lost:.2} points on {} calibration images: trying {} bits",
-            calibration.len(),
-            weight_bits + 1
-        );
         weight_bits += 1;
     }
 }
@@ -249,6 +301,12 @@ pub fn all(args: &AllArgs) -> Result<()> {
             out.join("teacher.safetensors")
         }
     };
+    let mut options = args.search.clone();
+    if args.train_proxy {
+        let mut proxy = train.clone();
+        proxy.epochs = args.proxy_epochs;
+        options.densities = Some(sensitivity_command::train(&proxy)?.1);
+    }
     train.lr = args.student_lr;
     let targets = |ce_share| TargetOptions {
         ce_share,
@@ -263,7 +321,7 @@ pub fn all(args: &AllArgs) -> Result<()> {
         }
         let mut search = SearchArgs {
             train: train.clone(),
-            options: args.search.clone(),
+            options: options.clone(),
             targets: targets(args.search_ce_share),
             teacher: Some(teacher.clone()),
         };
@@ -289,6 +347,7 @@ pub fn all(args: &AllArgs) -> Result<()> {
             model: train.model.clone(),
             checkpoint,
             width,
+            name: None,
             teacher: Some(teacher.clone()),
             numbers: args.numbers.clone(),
         })?;

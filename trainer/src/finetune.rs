@@ -129,3 +129,42 @@ impl Stage for Finetune {
         evaluate::accuracy(net, &self.masks[0], batches)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Arch;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn the_weight_scales_the_comparison_and_can_fall() {
+        let arch = Arch::custom(&[4], 1, [3, 8, 8], 3);
+        let net = Net::new(&arch, 1);
+        let x = Tensor::randn([4, 3, 8, 8], (Kind::Float, Device::Cpu));
+        let labels = Tensor::from_slice(&[0i64, 1, 2, 0]);
+        let loss = |pram_weight, pram_decay, done| {
+            let losses = Losses {
+                pram_weight,
+                pram_decay,
+                ..Losses::PUBLISHED
+            };
+            let masks = MaskSet::all_relu(&arch);
+            let mut stage = Finetune::new(Net::new(&arch, 2), masks, &net, losses);
+            stage.start_step(done);
+            let (loss, _) = stage.loss(&net, &x, &labels, Mode::EVAL);
+            loss.double_value(&[])
+        };
+        let without = loss(0.0, false, 0.0);
+        let part = loss(1000.0, false, 0.75) - without;
+        assert!(part > 0.1, "{part}");
+        for (weight, decay, done, share) in [
+            (100.0, false, 0.5, 0.1),
+            (1000.0, true, 0.0, 1.0),
+            (1000.0, true, 0.75, 0.25),
+        ] {
+            let got = loss(weight, decay, done) - without;
+            assert!((got / part - share).abs() < 1e-3, "{got} of {part}");
+        }
+        assert_eq!(Losses::PUBLISHED.pram_weight, 1000.0);
+    }
+}

@@ -81,7 +81,7 @@ pub fn load(net: &Net, tensors: &[(String, Tensor)]) -> Result<Matched> {
             && bias.size() == value.size()
         {
             // Convolutions have no bias here: BatchNorm's mean takes it up.
-            value -= bias.to_kind(Kind::Float);
+            value = value - bias.to_kind(Kind::Float);
             used.insert(bias_name.clone());
         }
         tch::no_grad(|| p.tensor.shallow_clone().copy_(&value));
@@ -109,7 +109,9 @@ fn bias_before<'a>(
     let conv = wanted.get(&format!("{}.weight", name.strip_suffix(".bn.mean")?))?;
     let bias = |n: &String| {
         let home = n.strip_suffix(".weight")?;
-        tensors.contains_key(n.as_str()).then(|| format!("{home}.bias"))
+        tensors
+            .contains_key(n.as_str())
+            .then(|| format!("{home}.bias"))
     };
     tensors.get(conv.iter().find_map(bias)?.as_str()).copied()
 }

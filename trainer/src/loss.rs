@@ -123,6 +123,87 @@ pub fn pram(student: &[Tensor], teacher: &[Tensor], form: Pram, weight: f64) -> 
 mod tests {
     use super::*;
 
+    fn close(got: &Tensor, want: f64) {
+        let got = got.double_value(&[]);
+        assert!((got - want).abs() < 1e-4, "{got}, not {want}");
+    }
+
+    #[test]
+    fn known_answers_of_the_class_scores() {
+        let rows = |v: &[f32]| Tensor::from_slice(v).view([-1, 2]);
+        let ln3 = 3f32.ln();
+        // The student says 1/2, 1/2; at temperature 2 the teacher says 1/4, 3/4.
+        let (student, teacher) = (rows(&[0.0, 0.0]), rows(&[0.0, 2.0 * ln3]));
+        let label = Tensor::from_slice(&[1i64]);
+        close(&cross_entropy(&rows(&[0.0, ln3]), &label, 0.0), 0.287_682);
+        let forward = 0.25 * 0.5f64.ln() + 0.75 * 1.5f64.ln();
+        close(&distillation(&student, &teacher, 2.0), 4.0 * forward);
+        let backward = 0.5 * 2f64.ln() + 0.5 * (2.0 / 3.0f64).ln();
+        close(&distillation(&teacher, &student, 2.0), 4.0 * backward);
+        // The mean over the batch, here of the same image and one without a loss.
+        let two = |t: &Tensor, last: &Tensor| Tensor::cat(&[t, last], 0);
+        let (s, t) = (two(&student, &student), two(&teacher, &student));
+        close(&distillation(&s, &t, 2.0), 2.0 * forward);
+        let targets = Targets {
+            ce_share: 0.25,
+            temperature: 2.0,
+        };
+        let want = 0.25 * 2f64.ln() + 0.75 * 4.0 * forward;
+        close(&targets.loss(&student, &teacher, &label), want);
+        let shares = [Targets::SEARCH, Targets::FINETUNE].map(|t| (t.ce_share, t.temperature));
+        assert_eq!(shares, [(0.5, 4.0), (0.1, 4.0)]);
+        assert!(
+            Targets {
+                ce_share: 1.1,
+                ..targets
+            }
+            .check()
+            .is_err()
+        );
+        assert!(
+            Targets {
+                temperature: 0.0,
+                ..targets
+            }
+            .check()
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn known_answers_of_the_mismatch() {
+        // Two images, two channels, two positions. Channel means of the squares: (3, 4) and (1, 0).
+        let maps = |v: &[f32]| Tensor::from_slice(v).view([2, 2, 1, 2]);
+        let first = [6f32.sqrt(), 0.0, 0.0, 8f32.sqrt()];
+        let other = [0.0, 0.0, 2.0, 0.0];
+        let student = maps(&[first, other].concat());
+        let teacher = maps(&[other, other].concat());
+        let of = |form, stages: usize| {
+            let stack = |t: &Tensor| (0..stages).map(|_| t.shallow_clone()).collect::<Vec<_>>();
+            pram(&stack(&student), &stack(&teacher), form, 10.0)
+        };
+        // Unit length: (0.6, 0.8) against (1, 0); the other image agrees.
+        let collapsed = 10.0 * (0.16 + 0.64) / 4.0;
+        close(&of(Pram::Collapsed, 1), collapsed);
+        close(&of(Pram::Collapsed, 2), 2.0 * collapsed);
+        // The maps are orthogonal: a difference of length sqrt 2.
+        close(&of(Pram::Full, 1), 5.0 * 2f64.sqrt() / 2.0);
+    }
+
+    #[test]
+    fn a_map_of_zeros_has_a_gradient() {
+        let options = (Kind::Float, tch::Device::Cpu);
+        let other = Tensor::ones([1, 2, 2, 2], options);
+        for form in [Pram::Collapsed, Pram::Full] {
+            let map = Tensor::zeros([1, 2, 2, 2], options).set_requires_grad(true);
+            pram(&[map.shallow_clone()], &[other.shallow_clone()], form, 1.0).backward();
+            assert!(
+                map.grad().sum(Kind::Float).double_value(&[]).is_finite(),
+                "{form:?}"
+            );
+        }
+    }
+
     #[test]
     fn equal_networks_have_no_distillation_loss_and_no_mismatch() {
         let options = (Kind::Float, tch::Device::Cpu);

@@ -23,6 +23,9 @@ pub struct Recipe {
     pub lr: Schedule,
     /// Momentum.
     pub momentum: f64,
+    /// Nesterov's form of it.
+    #[serde(default = "yes")]
+    pub nesterov: bool,
     /// Weight decay.
     pub weight_decay: f64,
     /// Label smoothing of the cross-entropy.
@@ -55,6 +58,11 @@ pub struct Recipe {
     /// Choices of the stage beyond these, as `name=value`.
     #[serde(default)]
     pub choices: Vec<String>,
+}
+
+/// What earlier versions did without saying so.
+fn yes() -> bool {
+    true
 }
 
 impl Recipe {
@@ -188,6 +196,12 @@ impl Progress {
     /// True when every epoch is done.
     pub fn finished(&self) -> bool {
         self.epoch >= self.recipe.epochs
+    }
+
+    /// Images from the start of a set of `n_all` that any stage saw.
+    pub fn n_seen(&self, n_all: usize) -> usize {
+        let stages = self.history.iter().chain([&self.recipe]);
+        stages.map(|r| r.n_seen(n_all)).max().unwrap_or(n_all)
     }
 
     /// Which images choices between epochs, and between runs such as this one, can rest on.

@@ -90,7 +90,12 @@ impl Run<'_> {
         let _alone = checkpoint::lock(&self.path)?;
         let _heeded = interrupt::heed();
         let mut changing = Changing {
-            sgd: Sgd::new(self.net, recipe.momentum, recipe.weight_decay),
+            sgd: Sgd::new(
+                self.net,
+                recipe.momentum,
+                recipe.nesterov,
+                recipe.weight_decay,
+            ),
             average: recipe.ema.map(|_| Copies::of(self.net, "average")),
             best: recipe.select_best.then(|| Copies::of(self.net, "best")),
             sums: Tensor::new(),

@@ -94,7 +94,11 @@ impl Search {
                 options.selection.name()
             )));
         }
-        selection::check_closing(&arch.relu_counts(), budget.iter().sum(), options.empty_layers)?;
+        selection::check_closing(
+            &arch.relu_counts(),
+            budget.iter().sum(),
+            options.empty_layers,
+        )?;
         let masks = shapes.iter().zip(budget).enumerate();
         let first = |(i, (s, &n)): (usize, (&[i64; 3], &usize))| {
             if options.selection.anneals() {

@@ -240,7 +240,9 @@ mod tests {
         let (closed, kept) = close_layers(&scores, &[2, 1, 3], 1).unwrap();
         assert_eq!(closed, [false, true, false]);
         assert_eq!((kept[1], kept.iter().sum::<usize>()), (0, 6));
-        let e = close_layers(&scores, &[3, 2, 4], 1).unwrap_err().to_string();
+        let e = close_layers(&scores, &[3, 2, 4], 1)
+            .unwrap_err()
+            .to_string();
         assert!(e.contains("7 positions"), "{e}");
         assert!(check_closing(&[3, 2, 4], 1, 2).is_ok());
         assert!(check_closing(&[3, 2, 4], 1, 3).is_err());

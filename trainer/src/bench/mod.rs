@@ -41,9 +41,7 @@ pub fn measure(
     };
     let net = Net::on(arch, 1, device);
     let teacher = || Net::on(arch, 2, device);
-    let search = |selection| {
-        Search::new(teacher(), &budget, 1, 10, 1, Options::new(selection))
-    };
+    let search = |selection| Search::new(teacher(), &budget, 1, 10, 1, Options::new(selection));
     let [c, h, w] = arch.input.map(|n| n as i64);
     let x = Tensor::randn([batch, h, w, c], (Kind::Float, device)).permute([0, 3, 1, 2]);
     let labels = Tensor::randint(arch.n_classes as i64, [batch], (Kind::Int64, device));
@@ -69,7 +67,7 @@ pub fn measure(
     ];
     let mut steps: Vec<(&str, Step)> = Vec::new();
     for (name, mut stage) in stages {
-        let mut sgd = Sgd::new(&net, 0.9, 5e-4);
+        let mut sgd = Sgd::new(&net, 0.9, true, 5e-4);
         let (net, x, labels) = (&net, &x, &labels);
         let step = move || {
             let (loss, _) = stage.loss(net, x, labels, mode);

@@ -1,8 +1,10 @@
 //! What came out of a run, and the report over several: one JSON file and one page of HTML.
 
+mod labels;
 mod page;
 mod published;
 
+pub use labels::labels;
 pub use page::{Entry, page};
 pub use published::{Line, lines};
 
