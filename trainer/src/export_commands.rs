@@ -14,6 +14,7 @@ use pi_trainer::checkpoint;
 use pi_trainer::data::Images;
 use pi_trainer::export::{self, Exported, Frame, Precision};
 use pi_trainer::net::{MaskSet, Net, prefix_masks};
+use pi_trainer::report::Outcome;
 use pi_trainer::run::Progress;
 use std::path::Path;
 
@@ -150,6 +151,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         .model()?
         .save(&dir)
         .with_context(|| format!("writing {}", dir.display()))?;
+    Outcome::add_fixed(&args.checkpoint, args.width, tested.accuracy())?;
     println!(
         "{}: {kept} of {total} ReLUs, float {float:.2} %, fixed point {:.2} % of {} test images, {violations} values out of range",
         dir.display(),

@@ -1,5 +1,5 @@
-//! Teachers trained with PyTorch: safetensors state dicts with torchvision's names, or the usual ones of
-//! CIFAR repositories, to the names used here.
+//! Teachers trained with PyTorch: state dicts, as safetensors or as `torch.save` writes them, with
+//! torchvision's names or the usual ones of CIFAR repositories, to the names used here.
 //!
 //! ResNets: `conv1`, `bn1`, `layer<s>.<b>.{conv1,bn1,conv2,bn2}`, `downsample` or `shortcut` `.{0,1}`,
 //! `fc` or `linear` or `classifier`. VGG: the convolutions and BatchNorms of `features` in order. WRN: `conv1`,
@@ -8,6 +8,7 @@
 
 use crate::error::{Error, Result};
 use crate::net::{Arch, Family, Net};
+use crate::torch_file;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tch::{Kind, Tensor};
@@ -23,20 +24,26 @@ pub struct Matched {
     pub missing: Vec<String>,
 }
 
-/// Reads the tensors of a safetensors file.
+/// Reads the tensors of a safetensors file, or of one that `torch.save` wrote.
 pub fn read(path: &Path) -> Result<Vec<(String, Tensor)>> {
     let fail = |what: String| Error::Checkpoint {
         path: path.to_owned(),
         what,
     };
     let bytes = std::fs::read(path).map_err(crate::error::io_error(path))?;
-    if bytes.starts_with(b"PK") || bytes.first() == Some(&0x80) {
-        return Err(fail(
-            "is a torch.save file, which runs code when it is unpacked; write it as safetensors first: \
+    let by_hand = |what: String| {
+        fail(format!(
+            "is a torch.save file, and {what}; write it as safetensors first: \
              python -c 'import sys,torch,safetensors.torch as s; d=torch.load(sys.argv[1],weights_only=True); \
-             d=d.get(\"state_dict\",d); s.save_file({k:v.contiguous() for k,v in d.items()},sys.argv[2])' IN OUT"
-                .into(),
-        ));
+             d=d.get(\"state_dict\",d); s.save_file({{k:v.contiguous() for k,v in d.items()}},sys.argv[2])' IN OUT"
+        ))
+    };
+    if torch_file::is_zip(&bytes) {
+        return torch_file::read(&bytes).map_err(by_hand);
+    }
+    if bytes.first() == Some(&0x80) {
+        let what = "of the format before PyTorch 1.6, a program to be run";
+        return Err(by_hand(what.into()));
     }
     drop(bytes);
     let tensors = Tensor::read_safetensors(path);
@@ -325,5 +332,8 @@ mod tests {
         std::fs::write(&path, b"PK\x03\x04rest").unwrap();
         let e = read(&path).unwrap_err().to_string();
         assert!(e.contains("safetensors.torch"), "{e}");
+        std::fs::write(&path, b"\x80\x02old").unwrap();
+        let e = read(&path).unwrap_err().to_string();
+        assert!(e.contains("safetensors.torch") && e.contains("1.6"), "{e}");
     }
 }

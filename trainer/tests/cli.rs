@@ -229,7 +229,10 @@ fn every_stage_runs_from_the_command_line() {
     assert!(page.contains("width 0.5") && page.contains("600"));
     let json = std::fs::read_to_string(Path::new(&report).join("report.json")).unwrap();
     let outcomes: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(outcomes.as_array().unwrap().len(), 3);
+    let outcomes = outcomes.as_array().unwrap();
+    assert_eq!(outcomes.len(), 3);
+    let fixed = outcomes.iter().filter(|o| o["fixed_accuracy"].is_f64());
+    assert_eq!(fixed.count(), 2, "both widths of the student were exported");
 }
 
 #[test]

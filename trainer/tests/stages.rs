@@ -432,7 +432,7 @@ fn the_proxy_resumes_to_the_same_bits() {
 fn a_run_goes_on_from_sixteen_bits() {
     tch::set_num_threads(1);
     let dir = tempfile::tempdir().unwrap();
-    let set = images(60);
+    let set = images(120);
     let path = dir.path().join("t");
     let mut kinds = Vec::new();
     for max_steps in [Some(20), None] {

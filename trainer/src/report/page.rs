@@ -48,18 +48,19 @@ pub fn page(entries: &[Entry]) -> String {
             }
         }
     }
-    out.push_str("<p><small>Every ReLU counts, the stem's too; other papers leave the stem linear and count fewer in all. Accuracies are those of 32-bit floats on the whole test set; published ones picked the best epoch on it.</small></p></html>");
+    out.push_str("<p><small>Every ReLU counts, the stem's too; other papers leave the stem linear and count fewer in all. Test accuracies are those of 32-bit floats on the whole test set, and of the exported integers where a model was exported; published ones picked the best epoch on it.</small></p></html>");
     out
 }
 
 fn table(group: &[Named]) -> String {
-    let mut out = "<div class=\"wide\"><table><tr><th>run</th><th>seed</th><th>ReLUs</th><th>share</th><th>empty layers</th><th>test %</th><th>held-out %</th><th>hours</th></tr>".to_owned();
+    let mut out = "<div class=\"wide\"><table><tr><th>run</th><th>seed</th><th>ReLUs</th><th>share</th><th>empty layers</th><th>test %</th><th>fixed point %</th><th>held-out %</th><th>hours</th></tr>".to_owned();
     for (label, e) in group {
         let o = &e.outcome;
-        let held = o.holdout_accuracy.map_or("-".into(), |a| format!("{a:.2}"));
+        let percent = |a: Option<f64>| a.map_or("-".into(), |a| format!("{a:.2}"));
+        let (held, fixed) = (percent(o.holdout_accuracy), percent(o.fixed_accuracy));
         let _ = write!(
             out,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.1} %</td><td>{}</td><td>{:.2}</td><td>{held}</td><td>{:.2}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.1} %</td><td>{}</td><td>{:.2}</td><td>{fixed}</td><td>{held}</td><td>{:.2}</td></tr>",
             escape(label),
             o.recipe.seed,
             o.relus_kept,
