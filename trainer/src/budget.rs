@@ -235,7 +235,7 @@ mod tests {
             let whole = whole_channels(&sizes, &planes, &kept);
             let sum: usize = whole.iter().sum();
             assert!(sum <= total && total - sum < 64, "{total}: {whole:?}");
-            let fits = |l: usize| whole[l] % planes[l] == 0 && whole[l] <= sizes[l];
+            let fits = |l: usize| whole[l].is_multiple_of(planes[l]) && whole[l] <= sizes[l];
             assert!((0..sizes.len()).all(fits), "{whole:?}");
         }
     }

@@ -83,14 +83,16 @@ pub fn load(net: &Net, tensors: &[(String, Tensor)]) -> Result<Matched> {
                 p.tensor.size()
             )));
         }
-        let mut value = t.to_kind(Kind::Float);
-        if let Some((bias_name, bias)) = bias_before(&p.name, &wanted, &by_name)
-            && bias.size() == value.size()
-        {
+        let own = t.to_kind(Kind::Float);
+        let bias = bias_before(&p.name, &wanted, &by_name);
+        let value = match bias.filter(|(_, bias)| bias.size() == own.size()) {
             // Convolutions have no bias here: BatchNorm's mean takes it up.
-            value = value - bias.to_kind(Kind::Float);
-            used.insert(bias_name.clone());
-        }
+            Some((name, bias)) => {
+                used.insert(name.clone());
+                own - bias.to_kind(Kind::Float)
+            }
+            None => own,
+        };
         tch::no_grad(|| p.tensor.shallow_clone().copy_(&value));
         used.insert((*name).clone());
         n_set += 1;

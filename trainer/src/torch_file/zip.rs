@@ -26,6 +26,10 @@ pub(super) fn entries(bytes: &[u8]) -> Result<BTreeMap<&str, &[u8]>, String> {
     let tail = bytes.len().saturating_sub(LONGEST_END);
     let found = bytes[tail..].windows(4).rposition(|w| w == END);
     let end = tail + found.ok_or(CUT)?;
+    part(bytes, end, 22)?;
+    if number(bytes, end + 20, 2)? != bytes.len() - end - 22 {
+        return Err(CUT.into());
+    }
     let n_entries = number(bytes, end + 10, 2)?;
     let mut at = number(bytes, end + 16, 4)?;
     if n_entries == 0xffff || at == 0xffff_ffff {
