@@ -63,11 +63,19 @@ fn settings(outcome: &Outcome) -> BTreeMap<String, String> {
     all
 }
 
-/// A name for each outcome: its label, and the settings that are not the same in all outcomes of its kind
-/// (teachers, students). A setting that an older record lacks does not count as different.
-pub fn labels(outcomes: &[&Outcome]) -> Vec<String> {
+/// Names of runs, and what their recipes' numbers stand for.
+pub struct Labels {
+    /// A name for each outcome: its label, and the number of its recipe where there are several.
+    pub names: Vec<String>,
+    /// What each numbered recipe has that is not the same in all of its kind.
+    pub recipes: Vec<String>,
+}
+
+/// Names outcomes so that those of one name differ in their seeds alone. Teachers and students are
+/// numbered by what tells them from their own kind; a setting that an older record lacks does not count.
+pub fn labels(outcomes: &[&Outcome]) -> Labels {
     let all: Vec<BTreeMap<String, String>> = outcomes.iter().map(|o| settings(o)).collect();
-    let name = |(i, o): (usize, &&Outcome)| {
+    let apart = |(i, o): (usize, &&Outcome)| {
         let of_kind = |j: &usize| outcomes[*j].recipe.stage == o.recipe.stage;
         let others: Vec<usize> = (0..all.len()).filter(of_kind).collect();
         let differs = |(key, value): &(&String, &String)| {
@@ -75,10 +83,28 @@ pub fn labels(outcomes: &[&Outcome]) -> Vec<String> {
             theirs.into_iter().any(|v| v != *value)
         };
         let apart = all[i].iter().filter(differs);
-        let apart: Vec<String> = apart.map(|(k, v)| format!("{k} {v}")).collect();
-        [vec![o.label()], apart].concat().join(", ")
+        apart
+            .map(|(k, v)| format!("{k} {v}"))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
-    outcomes.iter().enumerate().map(name).collect()
+    let apart: Vec<String> = outcomes.iter().enumerate().map(apart).collect();
+    let mut recipes: Vec<String> = Vec::new();
+    let name = |(o, apart): (&&Outcome, &String)| {
+        if apart.is_empty() {
+            return o.label();
+        }
+        let known = recipes.iter().position(|r| r == apart);
+        let number = known.unwrap_or_else(|| {
+            recipes.push(apart.clone());
+            recipes.len() - 1
+        });
+        format!("{}, recipe {}", o.label(), number + 1)
+    };
+    Labels {
+        names: outcomes.iter().zip(&apart).map(name).collect(),
+        recipes,
+    }
 }
 
 #[cfg(test)]
@@ -127,21 +153,19 @@ mod tests {
             student(1, 0.05, "pram_weight=10", None, 1.0),
             student(2, 0.05, "pram_weight=10", None, 1.0),
         ];
-        assert_eq!(labels(&[&seeds[0], &seeds[1]]), ["kink", "kink"]);
+        let two = labels(&[&seeds[0], &seeds[1]]);
+        assert_eq!(two.names, ["kink", "kink"]);
+        assert!(two.recipes.is_empty());
         let others = [
             student(1, 0.01, "pram_weight=10", None, 1.0),
             student(1, 0.05, "pram_weight=0", None, 1.0),
         ];
         let all = labels(&[&seeds[0], &seeds[1], &others[0], &others[1]]);
-        assert_eq!(all[0], all[1]);
-        assert_eq!(
-            all[2],
-            "kink, finetune lr.peak 0.01, finetune pram_weight 10"
-        );
-        assert_eq!(
-            all[3],
-            "kink, finetune lr.peak 0.05, finetune pram_weight 0"
-        );
+        let numbers = [1, 1, 2, 3].map(|n| format!("kink, recipe {n}"));
+        assert_eq!(all.names, numbers);
+        let said = [(0.05, 10), (0.01, 10), (0.05, 0)];
+        let said = said.map(|(lr, w)| format!("finetune lr.peak {lr}, finetune pram_weight {w}"));
+        assert_eq!(all.recipes, said);
     }
 
     #[test]
@@ -157,7 +181,7 @@ mod tests {
         };
         let page = page(&outcomes.map(entry));
         let (_, ranked) = page.split_once("Recipes at the same budget").unwrap();
-        let at = |n: u32| ranked.find(&format!("pram_weight {n}<")).unwrap();
+        let at = |n: u32| ranked.find(&format!("recipe {n}<")).unwrap();
         assert!(at(2) < at(1) && at(1) < at(3), "{ranked}");
     }
 }

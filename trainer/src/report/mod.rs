@@ -4,7 +4,7 @@ mod labels;
 mod page;
 mod published;
 
-pub use labels::labels;
+pub use labels::{Labels, labels};
 pub use page::{Entry, page};
 pub use published::{Line, lines};
 

@@ -1,6 +1,6 @@
 //! The report's page: HTML with charts in it, no scripts and nothing fetched.
 
-use super::{Outcome, labels, lines};
+use super::{Labels, Outcome, labels, lines};
 use crate::net::Mask;
 use crate::svg::{Lines, Series, bars, escape};
 use std::collections::BTreeMap;
@@ -37,8 +37,17 @@ pub fn page(entries: &[Entry]) -> String {
         let name = escape(&format!("{arch} on {dataset}"));
         let _ = write!(out, "<h2>{name}</h2>");
         let outcomes: Vec<&Outcome> = group.iter().map(|e| &e.outcome).collect();
-        let group: Vec<Named> = labels(&outcomes).into_iter().zip(group.clone()).collect();
+        let Labels { names, recipes } = labels(&outcomes);
+        let group: Vec<Named> = names.into_iter().zip(group.clone()).collect();
         out.push_str(&table(&group));
+        for (i, recipe) in recipes.iter().enumerate() {
+            let _ = write!(
+                out,
+                "<p><small>Recipe {}: {}.</small></p>",
+                i + 1,
+                escape(recipe)
+            );
+        }
         out.push_str(&accuracy_chart(dataset, arch, &group));
         out.push_str(&ablation(&group));
         out.push_str(&curves(&group));
