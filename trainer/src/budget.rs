@@ -117,6 +117,31 @@ pub fn allocate(sizes: &[usize], densities: &[f64], total: usize) -> Result<Vec<
     Ok(kept)
 }
 
+/// Budgets of whole channels near `kept`: each layer's rounded down, then a channel more where the largest
+/// share of one was cut off, as long as the sum does not grow.
+pub fn whole_channels(sizes: &[usize], planes: &[usize], kept: &[usize]) -> Vec<usize> {
+    let rest = |l: usize| kept[l] % planes[l].max(1);
+    let mut whole: Vec<usize> = (0..kept.len()).map(|l| kept[l] - rest(l)).collect();
+    let mut left: usize = (0..kept.len()).map(rest).sum();
+    let share = |l: usize| rest(l) as f64 / planes[l].max(1) as f64;
+    let mut order: Vec<usize> = (0..kept.len()).collect();
+    order.sort_by(|&a, &b| share(b).total_cmp(&share(a)).then(a.cmp(&b)));
+    loop {
+        let fits = |&&l: &&usize| planes[l] <= left && whole[l] + planes[l] <= sizes[l];
+        // One channel a layer, then another round with what is left.
+        let round: Vec<usize> = order.iter().filter(fits).copied().collect();
+        if round.is_empty() {
+            return whole;
+        }
+        for l in round.into_iter().filter(|&l| planes[l] > 0) {
+            if planes[l] <= left {
+                whole[l] += planes[l];
+                left -= planes[l];
+            }
+        }
+    }
+}
+
 fn zip_sum(sizes: &[usize], chosen: &[bool]) -> usize {
     sizes
         .iter()
@@ -197,6 +222,22 @@ mod tests {
         }
         assert!(allocate(&sizes, &densities, 188_417).is_err());
         assert!(allocate(&sizes, &densities[1..], 5).is_err());
+    }
+
+    #[test]
+    fn whole_channels_come_as_close_as_the_smallest_channel() {
+        let arch = Arch::parse("resnet8", [3, 32, 32], 10).unwrap();
+        let (sizes, shapes) = (arch.relu_counts(), arch.relu_shapes());
+        let planes: Vec<usize> = shapes.iter().map(|s| (s[1] * s[2]) as usize).collect();
+        let densities = known_densities("resnet8", sizes.len());
+        for total in [100, 14_746, 30_001, 73_728] {
+            let kept = allocate(&sizes, &densities, total).unwrap();
+            let whole = whole_channels(&sizes, &planes, &kept);
+            let sum: usize = whole.iter().sum();
+            assert!(sum <= total && total - sum < 64, "{total}: {whole:?}");
+            let fits = |l: usize| whole[l].is_multiple_of(planes[l]) && whole[l] <= sizes[l];
+            assert!((0..sizes.len()).all(fits), "{whole:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use crate::error::{Error, Result, io_error};
 use crate::net::{Arch, Mask};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
@@ -30,6 +32,23 @@ fn temporary_name(path: &Path) -> Result<PathBuf> {
     let mut name = path.as_os_str().to_owned();
     name.push(".tmp");
     Ok(name.into())
+}
+
+/// Keeps other processes from training into the same checkpoint for as long as the file is open.
+pub fn lock(path: &Path) -> Result<File> {
+    let name = path.with_extension("lock");
+    if let Some(dir) = name.parent().filter(|d| !d.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir).map_err(io_error(dir))?;
+    }
+    let file = File::create(&name).map_err(io_error(&name))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Checkpoint {
+            path: path.to_owned(),
+            what: "another process trains into it; wait for that, or choose another --out".into(),
+        }),
+        Err(TryLockError::Error(why)) => Err(Error::Io { path: name, why }),
+    }
 }
 
 /// How checkpoints are written.
@@ -190,6 +209,23 @@ pub fn load<M: DeserializeOwned>(path: &Path) -> Result<(M, State)> {
     Ok((meta, tensors))
 }
 
+/// The first 16 hex digits of SHA-256 over the tensors' names, shapes and values, in order of their names:
+/// what a run started from, for its record.
+pub fn fingerprint(state: &State) -> Result<String> {
+    let mut sorted: Vec<&(String, Tensor)> = state.iter().collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut hash = Sha256::new();
+    for (name, t) in sorted {
+        hash.update(format!("{name} {:?} {:?}\n", t.kind(), t.size()));
+        let t = t.detach().to_device(tch::Device::Cpu).contiguous();
+        let mut bytes = vec![0; t.numel() * t.kind().elt_size_in_bytes()];
+        t.f_copy_data_u8(&mut bytes, t.numel())?;
+        hash.update(&bytes);
+    }
+    let digest = hash.finalize();
+    Ok(digest.iter().take(8).map(|b| format!("{b:02x}")).collect())
+}
+
 /// Masks as tensors.
 pub fn mask_state(masks: &[Mask]) -> State {
     masks
@@ -330,6 +366,31 @@ mod tests {
         assert!(e.contains("intact"), "{e}");
         assert_eq!(load::<i32>(&path).unwrap().0, 1);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn one_process_at_a_time_writes_a_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/x.safetensors");
+        let held = lock(&path).unwrap();
+        let e = lock(&path).unwrap_err().to_string();
+        assert!(e.contains("another process"), "{e}");
+        drop(held);
+        lock(&path).unwrap();
+    }
+
+    #[test]
+    fn a_fingerprint_follows_names_shapes_and_values_and_no_order() {
+        let mut state = weights(3, 0.5);
+        let first = fingerprint(&state).unwrap();
+        assert_eq!(first.len(), 16);
+        state.reverse();
+        assert_eq!(fingerprint(&state).unwrap(), first);
+        state[0].1 = state[0].1.view([25, 40]);
+        let reshaped = fingerprint(&state).unwrap();
+        assert_ne!(reshaped, first);
+        let _ = state[1].1.get(3).fill_(0.25);
+        assert_ne!(fingerprint(&state).unwrap(), reshaped);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand};
 use pi_trainer::data::DatasetKind;
-use pi_trainer::loss::Pram;
+use pi_trainer::loss::{PRAM_WEIGHT, Pram};
 use pi_trainer::net::Compute;
 use pi_trainer::optim::Shape;
 use pi_trainer::preset::Preset;
@@ -30,9 +30,9 @@ pub enum Command {
     /// How sensitive each layer is and how many ReLUs it keeps (stage 1): table, JSON, plot
     Sensitivity(SensitivityArgs),
     /// Find where --relus ReLUs matter most (stage 2; writes search.safetensors)
-    Search(StudentArgs),
+    Search(SearchArgs),
     /// Train on with the masks frozen (stage 3; writes student.safetensors)
-    Finetune(StudentArgs),
+    Finetune(FinetuneArgs),
     /// All stages in a row for one or several budgets, each skipped if its result is there; then export
     /// and report
     All(AllArgs),
@@ -107,6 +107,9 @@ pub struct TrainArgs {
     /// Images a minibatch [default: the preset's]
     #[arg(long)]
     pub batch: Option<usize>,
+    /// Momentum as SGD first had it instead of Nesterov's; --preset published has it so
+    #[arg(long)]
+    pub plain_momentum: bool,
     /// Weight decay
     #[arg(long, default_value_t = 5e-4)]
     pub weight_decay: f64,
@@ -125,11 +128,11 @@ pub struct TrainArgs {
     /// Decay of a running average of the weights, which becomes the result (such as 0.999)
     #[arg(long)]
     pub ema: Option<f64>,
-    /// Number type of the convolutions while training
-    #[arg(long, value_enum, default_value = "bf16")]
-    pub compute: Compute,
-    /// Hold out this many images (such as 5000) from the end of the training set; teacher and
-    /// fine-tuning then keep the epoch that does best on them
+    /// Number type of the convolutions while training [default: the preset's: bf16, or f32 published]
+    #[arg(long, value_enum)]
+    pub compute: Option<Compute>,
+    /// Hold out this many images (such as 5000) from the end of the training set, from the teacher on;
+    /// teacher and fine-tuning then keep the epoch that does best on them
     #[arg(long, default_value_t = 0)]
     pub hold_out: usize,
     /// Bits of a weight in checkpoints; runs resumed from 16 bits go on from the rounded numbers
@@ -192,12 +195,9 @@ pub struct BenchArgs {
     pub seconds: f64,
 }
 
-/// Settings of the stages after the teacher.
+/// How many ReLUs a student keeps, and how it finds where.
 #[derive(Args, Clone)]
-pub struct StudentArgs {
-    /// Settings of the stage.
-    #[command(flatten)]
-    pub train: TrainArgs,
+pub struct SearchOptions {
     /// ReLUs to keep, spread over the layers by the sensitivity rule; `all` takes several budgets
     #[arg(
         long,
@@ -212,18 +212,17 @@ pub struct StudentArgs {
     /// Proxy densities for each layer, as `sensitivity` prints them, in place of the known ones
     #[arg(long, value_delimiter = ',', value_name = "D,D,...")]
     pub densities: Option<Vec<f64>>,
-    /// How the search chooses positions
-    #[arg(long, value_enum, default_value = "removal")]
-    pub selection: Selection,
+    /// How the search chooses positions [default: the preset's: removal, or senet published]
+    #[arg(long, value_enum)]
+    pub selection: Option<Selection>,
     /// Budgets of the layers follow the scores in each epoch; the rule gives only the first ones
+    /// (selections by gradients, such as anneal-kink)
     #[arg(long)]
     pub budgets_from_scores: bool,
-    /// Empty this many layers half way through the search, those whose scores are lowest
+    /// Empty this many layers half way through the search, those whose scores are lowest (selections by
+    /// gradients)
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub empty_layers: usize,
-    /// How fine-tuning compares activations
-    #[arg(long, value_enum, default_value = "collapsed")]
-    pub pram: Pram,
     /// Width factors below 1 that search and fine-tuning train along (SENet++), such as 0.5
     #[arg(long, value_delimiter = ',', value_name = "F,F,...")]
     pub widths: Vec<f64>,
@@ -233,9 +232,66 @@ pub struct StudentArgs {
     /// Stop the search when no layer's mask moves by more than this share (0.05 in the paper)
     #[arg(long)]
     pub stop_distance: Option<f64>,
-    /// Start the search from fresh weights instead of the teacher's
+    /// Start the search from fresh weights instead of the teacher's; --preset published does
     #[arg(long)]
     pub fresh: bool,
+}
+
+/// How fine-tuning compares activations with the teacher's.
+#[derive(Args, Clone)]
+pub struct PramOptions {
+    /// How fine-tuning compares activations: attention maps, or whole maps as the paper writes it
+    #[arg(long, value_enum, default_value = "collapsed")]
+    pub pram: Pram,
+    /// Weight of that comparison in the loss; 0 leaves it out
+    #[arg(long, value_name = "W", default_value_t = PRAM_WEIGHT)]
+    pub pram_weight: f64,
+    /// Let that weight fall linearly to 0 over the run
+    #[arg(long)]
+    pub pram_decay: bool,
+}
+
+/// What a student learns from.
+#[derive(Args, Clone)]
+pub struct TargetOptions {
+    /// Share of the cross-entropy with the labels; the rest is distillation from the teacher
+    /// [default: 0.5 search, 0.1 finetune]
+    #[arg(long, value_name = "SHARE")]
+    pub ce_share: Option<f64>,
+    /// Temperature at which the teacher's class scores are distilled
+    #[arg(long, value_name = "T", default_value_t = 4.0)]
+    pub temperature: f64,
+}
+
+/// Settings of the mask search.
+#[derive(Args, Clone)]
+pub struct SearchArgs {
+    /// Settings of the stage.
+    #[command(flatten)]
+    pub train: TrainArgs,
+    /// What it looks for.
+    #[command(flatten)]
+    pub options: SearchOptions,
+    /// What it learns from.
+    #[command(flatten)]
+    pub targets: TargetOptions,
+    /// Teacher checkpoint [default: teacher.safetensors in --out]
+    #[arg(long, value_name = "FILE")]
+    pub teacher: Option<PathBuf>,
+}
+
+/// Settings of the fine-tuning. Budget, masks and widths are those of the checkpoint it starts from.
+#[derive(Args, Clone)]
+pub struct FinetuneArgs {
+    /// Settings of the stage.
+    #[command(flatten)]
+    pub train: TrainArgs,
+    /// How activations are compared.
+    #[command(flatten)]
+    pub pram: PramOptions,
+    /// What it learns from.
+    #[command(flatten)]
+    pub targets: TargetOptions,
     /// Fine-tune from this checkpoint's weights and masks, such as an earlier student
     /// [default: search.safetensors in --out]
     #[arg(long, value_name = "FILE")]
@@ -257,6 +313,9 @@ pub struct ExportArgs {
     /// Teacher checkpoint, for the card
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
+    /// Name of the model and its folder [default: network, data set and ReLUs kept]
+    #[arg(long)]
+    pub name: Option<String>,
     /// Which of the widths that were trained together; 0 is the full one
     #[arg(long, default_value_t = 0)]
     pub width: usize,
@@ -275,11 +334,11 @@ pub struct NumberArgs {
     #[arg(long, default_value_t = 8)]
     pub fraction_bits: u32,
     /// Bits of a weight, 2 to 16 [default: 8, or as many up to 12 as keep the accuracy within 0.3 points
-    /// of the float one on the calibration images]
+    /// of the float one on the held-out images, or on the calibration images where none were held out]
     #[arg(long, value_parser = clap::value_parser!(u32).range(2..=16))]
     pub weight_bits: Option<u32>,
-    /// Training images to calibrate the ranges on
-    #[arg(long, default_value_t = 10_000)]
+    /// Training images to calibrate the ranges on, at least 1
+    #[arg(long, default_value_t = 10_000, value_parser = at_least_one)]
     pub calibrate: usize,
     /// Widest output in bits, 24 to 32; fewer make the classifier's weights coarser
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(24..=32))]
@@ -289,15 +348,39 @@ pub struct NumberArgs {
     pub trained_on: Option<String>,
 }
 
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(format!("{e}")),
+    }
+}
+
 /// Settings of `all`.
 #[derive(Args, Clone)]
 pub struct AllArgs {
-    /// Settings of the stages.
+    /// Settings of every stage.
     #[command(flatten)]
-    pub student: StudentArgs,
+    pub train: TrainArgs,
+    /// Settings of the search.
+    #[command(flatten)]
+    pub search: SearchOptions,
+    /// Settings of the fine-tuning.
+    #[command(flatten)]
+    pub pram: PramOptions,
     /// Settings of the export.
     #[command(flatten)]
     pub numbers: NumberArgs,
+    /// Teacher checkpoint, in place of training one
+    #[arg(long, value_name = "FILE")]
+    pub teacher: Option<PathBuf>,
+    /// Train the sparse proxy first (stage 1) and spread the ReLUs by its densities, in place of the known
+    /// ones; it trains like the teacher
+    #[arg(long, conflicts_with_all = ["densities", "relu_list"])]
+    pub train_proxy: bool,
+    /// Epochs of the sparse proxy [default: the preset's for a teacher]
+    #[arg(long, requires = "train_proxy")]
+    pub proxy_epochs: Option<usize>,
     /// Epochs of the mask search [default: the preset's]
     #[arg(long)]
     pub search_epochs: Option<usize>,
@@ -308,6 +391,15 @@ pub struct AllArgs {
     /// teacher's
     #[arg(long)]
     pub student_lr: Option<f64>,
+    /// Share of the cross-entropy in the mask search [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    pub search_ce_share: Option<f64>,
+    /// Share of the cross-entropy in the fine-tuning [default: 0.1]
+    #[arg(long, value_name = "SHARE")]
+    pub finetune_ce_share: Option<f64>,
+    /// Temperature at which the teacher's class scores are distilled
+    #[arg(long, value_name = "T", default_value_t = 4.0)]
+    pub temperature: f64,
 }
 
 /// What to evaluate.
@@ -330,7 +422,8 @@ pub struct ImportArgs {
     /// Images, network and the folder that gets the teacher.
     #[command(flatten)]
     pub train: TrainArgs,
-    /// State dict as safetensors, with torchvision's or the usual CIFAR names
+    /// State dict as safetensors or as torch.save writes it (nothing in the file is run), with torchvision's
+    /// or the usual CIFAR names. --hold-out says how many images of the training set's end it never saw
     #[arg(long, value_name = "FILE")]
     pub checkpoint: PathBuf,
     /// Mean of each channel that it was trained with, of pixels scaled to 0..1 [default: measured]

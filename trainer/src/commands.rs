@@ -1,11 +1,13 @@
 //! The training subcommands: read the arguments, build what a stage needs, run it, say the result.
 
-use crate::cli::{BenchArgs, ModelArgs, StudentArgs, TrainArgs};
+use crate::cli::{
+    BenchArgs, FinetuneArgs, ModelArgs, SearchArgs, SearchOptions, TargetOptions, TrainArgs,
+};
 use anyhow::{Context, Result, bail};
 use pi_trainer::checkpoint::{self, Size};
 use pi_trainer::data::{self, Augment, Batches, Dataset, Images, Mix, Normaliser};
-use pi_trainer::finetune::Finetune;
-use pi_trainer::loss::Pram;
+use pi_trainer::finetune::{Finetune, Losses};
+use pi_trainer::loss::{Pram, Targets};
 use pi_trainer::net::{Arch, MaskSet, Net, prefix_masks};
 use pi_trainer::optim::Schedule;
 use pi_trainer::recipe::{Progress, Recipe};
@@ -29,6 +31,8 @@ pub struct Setting {
     pub arch: Arch,
     /// Where to compute.
     pub device: Device,
+    /// Images of the whole training set.
+    n_all: usize,
 }
 
 impl Setting {
@@ -38,6 +42,7 @@ impl Setting {
         let device = device::parse(&args.device)?;
         let dir = args.data_dir()?;
         let Dataset { train, test } = data::load(args.dataset, dir, args.image_size)?;
+        let n_all = train.len();
         let train = match args.limit {
             Some(0) => bail!("--limit 0: keep at least one image"),
             Some(n) => train.slice(0, n),
@@ -64,6 +69,7 @@ impl Setting {
             normaliser,
             arch,
             device,
+            n_all,
         })
     }
 
@@ -82,6 +88,23 @@ impl Setting {
                 recipe.arch,
                 recipe.dataset,
                 self.arch.name
+            );
+        }
+        Ok(())
+    }
+
+    /// Refuses to go on from stages that trained on the images held out now: accuracies on those would
+    /// be too high, and whatever is chosen by them chosen wrongly.
+    fn expect_held_out(&self, progress: &Progress, path: &Path) -> Result<()> {
+        let Some(holdout) = &self.holdout else {
+            return Ok(());
+        };
+        if progress.n_seen(self.n_all) > self.train.len() {
+            bail!(
+                "{} was trained on images that --hold-out {} keeps back (it held out {}): train the teacher and each stage after it with --hold-out, or leave it out throughout",
+                path.display(),
+                holdout.len(),
+                progress.recipe.holdout
             );
         }
         Ok(())
@@ -210,6 +233,7 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
             warmup: args.warmup,
         },
         momentum: 0.9,
+        nesterov: preset.nesterov && !args.plain_momentum,
         weight_decay: args.weight_decay,
         label_smoothing: if stage == "teacher" { smoothing } else { 0.0 },
         augment: Augment {
@@ -221,7 +245,7 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
             cutmix: args.cutmix,
         },
         ema: args.ema,
-        compute: args.compute,
+        compute: args.compute.unwrap_or(preset.compute),
         seed: args.seed,
         holdout: args.hold_out,
         limit: args.model.limit,
@@ -249,9 +273,13 @@ pub fn teacher(args: &TrainArgs) -> Result<()> {
 }
 
 /// The finished teacher and how it came about.
-fn load_teacher(setting: &Setting, args: &StudentArgs) -> Result<(Net, Progress)> {
-    let default = || args.train.out.join("teacher.safetensors");
-    let path = args.teacher.clone().unwrap_or_else(default);
+fn load_teacher(
+    setting: &Setting,
+    given: Option<&Path>,
+    args: &TrainArgs,
+) -> Result<(Net, Progress)> {
+    let default = || args.out.join("teacher.safetensors");
+    let path = given.map_or_else(default, Path::to_owned);
     let (progress, state): (Progress, _) = checkpoint::load(&path)?;
     if !progress.finished() {
         bail!(
@@ -260,13 +288,26 @@ fn load_teacher(setting: &Setting, args: &StudentArgs) -> Result<(Net, Progress)
         );
     }
     setting.expect(&progress, &path)?;
+    setting.expect_held_out(&progress, &path)?;
     let net = setting.net(0, &[])?;
     net.load_state(&state)
         .with_context(|| path.display().to_string())?;
     Ok((net, progress))
 }
 
-impl StudentArgs {
+impl TargetOptions {
+    /// What was given, else the stage's.
+    fn or(&self, stage: Targets) -> Result<Targets> {
+        let targets = Targets {
+            ce_share: self.ce_share.unwrap_or(stage.ce_share),
+            temperature: self.temperature,
+        };
+        targets.check()?;
+        Ok(targets)
+    }
+}
+
+impl SearchOptions {
     /// The budget, where there can be only one.
     fn one_budget(&self) -> Result<usize> {
         match self.relus[..] {
@@ -276,67 +317,85 @@ impl StudentArgs {
     }
 }
 
-/// ReLUs to keep in each layer.
-fn relu_budget(arch: &Arch, args: &StudentArgs) -> Result<Vec<usize>> {
+/// ReLUs to keep in each layer, and where the shares of the layers come from.
+fn relu_budget(arch: &Arch, args: &SearchOptions) -> Result<(Vec<usize>, &'static str)> {
     let sizes = arch.relu_counts();
-    let kept = match (&args.relu_list, &args.densities) {
-        (Some(list), _) => budget::explicit(&sizes, list)?,
-        (None, Some(densities)) => budget::allocate(&sizes, densities, args.one_budget()?)?,
+    let (mut kept, from) = match (&args.relu_list, &args.densities) {
+        (Some(list), _) => (budget::explicit(&sizes, list)?, "given list"),
+        (None, Some(densities)) => {
+            let kept = budget::allocate(&sizes, densities, args.one_budget()?)?;
+            (kept, "given or trained densities")
+        }
         (None, None) => {
             let known = budget::known_densities(&arch.name, sizes.len());
-            budget::allocate(&sizes, &known, args.one_budget()?)?
+            let kept = budget::allocate(&sizes, &known, args.one_budget()?)?;
+            let from = match budget::is_published(&arch.name) {
+                true => "published densities",
+                false => "ResNet-18's published densities, interpolated over the depth",
+            };
+            (kept, from)
         }
     };
-    let planes = arch
-        .relu_shapes()
-        .into_iter()
-        .map(|s| (s[1] * s[2]) as usize);
-    let whole_channel = || planes.zip(&kept).any(|(plane, &n)| n >= plane);
+    if args.per_channel {
+        let plane = |s: [i64; 3]| (s[1] * s[2]) as usize;
+        let planes: Vec<usize> = arch.relu_shapes().into_iter().map(plane).collect();
+        let wanted = kept.iter().sum::<usize>();
+        kept = budget::whole_channels(&sizes, &planes, &kept);
+        if wanted > 0 && kept.iter().all(|&n| n == 0) {
+            bail!(
+                "the budget is less than one channel in every layer; raise --relus or leave out --per-channel"
+            );
+        }
+    }
     if kept.iter().sum::<usize>() == 0 {
         bail!("a budget of no ReLUs: keep at least one, for the network would be linear");
     }
-    if args.per_channel && !whole_channel() {
-        bail!(
-            "the budget is less than one channel in every layer; raise --relus or leave out --per-channel"
-        );
-    }
-    Ok(kept)
+    Ok((kept, from))
 }
 
 /// Stage 2: finds the positions.
-pub fn search(args: &StudentArgs) -> Result<()> {
+pub fn search(args: &SearchArgs) -> Result<()> {
+    let given = &args.options;
+    let targets = args.targets.or(Targets::SEARCH)?;
     let setting = Setting::new(&args.train.model, args.train.hold_out)?;
-    let (teacher, trained) = load_teacher(&setting, args)?;
-    let kept = relu_budget(&setting.arch, args)?;
+    let (teacher, trained) = load_teacher(&setting, args.teacher.as_deref(), &args.train)?;
+    let (kept, budgets_from) = relu_budget(&setting.arch, given)?;
     println!(
-        "ReLUs by layer: {kept:?}, {} in all",
+        "ReLUs by layer: {kept:?}, {} in all, by {budgets_from}",
         kept.iter().sum::<usize>()
     );
-    let net = setting.net(args.train.seed, &args.widths)?;
-    if !args.fresh {
+    let preset = args.train.preset.of("search");
+    let selection = given.selection.unwrap_or(preset.selection);
+    let fresh = given.fresh || preset.fresh;
+    let net = setting.net(args.train.seed, &given.widths)?;
+    if !fresh {
         net.load_shared(&teacher.state())?;
     }
     let options = Options {
-        selection: args.selection,
-        per_channel: args.per_channel,
-        stop_distance: args.stop_distance,
-        budgets_from_scores: args.budgets_from_scores,
-        empty_layers: args.empty_layers,
+        selection,
+        per_channel: given.per_channel,
+        stop_distance: given.stop_distance,
+        budgets_from_scores: given.budgets_from_scores,
+        empty_layers: given.empty_layers,
+        targets,
     };
     let mut recipe = recipe("search", &args.train);
     recipe.relu_budget = Some(kept.iter().sum());
-    recipe.widths = args.widths.clone();
+    recipe.widths = given.widths.clone();
     recipe.choices = vec![
-        format!("selection={}", args.selection.name()),
-        format!("per_channel={}", args.per_channel),
-        format!("stop_distance={:?}", args.stop_distance),
-        format!("budgets_from_scores={}", args.budgets_from_scores),
-        format!("empty_layers={}", args.empty_layers),
-        format!("fresh={}", args.fresh),
+        format!("selection={}", selection.name()),
+        format!("per_channel={}", given.per_channel),
+        format!("stop_distance={:?}", given.stop_distance),
+        format!("budgets_from_scores={}", given.budgets_from_scores),
+        format!("empty_layers={}", given.empty_layers),
+        format!("fresh={fresh}"),
+        format!("budgets_from={budgets_from}"),
         format!("relus_by_layer={kept:?}"),
+        format!("teacher={}", checkpoint::fingerprint(&teacher.state())?),
     ];
+    recipe.choices.extend(targets.choices());
     let (seed, n_widths) = (args.train.seed, net.n_widths());
-    let mut stage = Search::new(teacher, &kept, seed, recipe.epochs, n_widths, options);
+    let mut stage = Search::new(teacher, &kept, seed, recipe.epochs, n_widths, options)?;
     let progress = setting.progress(recipe, Some(trained));
     let path = args.train.out.join("search.safetensors");
     let run = setting.run(&net, &args.train, path.clone());
@@ -345,9 +404,16 @@ pub fn search(args: &StudentArgs) -> Result<()> {
 }
 
 /// Stage 3: trains on under the frozen masks.
-pub fn finetune(args: &StudentArgs) -> Result<()> {
+pub fn finetune(args: &FinetuneArgs) -> Result<()> {
+    let losses = Losses {
+        targets: args.targets.or(Targets::FINETUNE)?,
+        pram: args.pram.pram,
+        pram_weight: args.pram.pram_weight,
+        pram_decay: args.pram.pram_decay,
+    };
+    losses.check()?;
     let setting = Setting::new(&args.train.model, args.train.hold_out)?;
-    let (teacher, _) = load_teacher(&setting, args)?;
+    let (teacher, _) = load_teacher(&setting, args.teacher.as_deref(), &args.train)?;
     let default = || args.train.out.join("search.safetensors");
     let found = args.from.clone().unwrap_or_else(default);
     let (searched, state): (Progress, _) = checkpoint::load(&found)?;
@@ -358,6 +424,7 @@ pub fn finetune(args: &StudentArgs) -> Result<()> {
         );
     }
     setting.expect(&searched, &found)?;
+    setting.expect_held_out(&searched, &found)?;
     if !state.iter().any(|(n, _)| n.starts_with("mask.")) {
         bail!(
             "{} holds no masks: it is a teacher; give --from a search's or a student's checkpoint",
@@ -365,7 +432,7 @@ pub fn finetune(args: &StudentArgs) -> Result<()> {
         );
     }
     let widths = searched.recipe.widths.clone();
-    if !widths.is_empty() && args.pram == Pram::Full {
+    if !widths.is_empty() && losses.pram == Pram::Full {
         bail!("--pram full compares maps of equal width; with --widths take collapsed");
     }
     let net = setting.net(args.train.seed, &widths)?;
@@ -376,11 +443,14 @@ pub fn finetune(args: &StudentArgs) -> Result<()> {
     let mut recipe = recipe("finetune", &args.train);
     recipe.relu_budget = Some(masks.n_kept());
     recipe.widths = widths;
-    recipe.choices = vec![format!("pram={:?}", args.pram).to_lowercase()];
+    recipe.choices = losses.choices();
+    recipe.choices.extend([
+        format!("teacher={}", checkpoint::fingerprint(&teacher.state())?),
+        format!("from={}", checkpoint::fingerprint(&state)?),
+    ]);
     let progress = setting.progress(recipe, Some(searched));
     let path = args.train.out.join("student.safetensors");
-    let mut stage = Finetune::new(teacher, masks, &net);
-    stage.pram = args.pram;
+    let mut stage = Finetune::new(teacher, masks, &net, losses);
     let run = setting.run(&net, &args.train, path.clone());
     let done = run.train(&mut stage, progress)?;
     setting.report(&net, &MaskSet::new(load_masks()?), &path, &done)

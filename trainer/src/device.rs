@@ -32,7 +32,12 @@ pub fn parse(name: &str) -> Result<Device> {
 /// What a card and a report say about a device.
 pub fn describe(device: Device) -> String {
     match device {
-        Device::Cuda(index) => gpu_name(index).unwrap_or_else(|| format!("CUDA GPU {index}")),
+        Device::Cuda(index) => {
+            let name = gpu_name(index).unwrap_or_else(|| format!("CUDA GPU {index}"));
+            // libtorch leaves it to cuDNN; only the environment turns it off from here.
+            let exact = std::env::var("NVIDIA_TF32_OVERRIDE").is_ok_and(|v| v == "0");
+            format!("{name}{}", if exact { "" } else { ", TF32 convolutions" })
+        }
         _ => {
             let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
             let model = field(&info, "model name").unwrap_or_else(|| "CPU".into());

@@ -37,12 +37,12 @@ pub enum Error {
     /// An interrupt; the checkpoint holds everything.
     #[error("interrupted; saved to {0}: run the same command with --resume to go on")]
     Interrupted(PathBuf),
-    /// The loss is no number.
+    /// The loss, or a weight, is no number.
     #[error(
-        "the loss became {value} in epoch {epoch}: stopped. Lower --lr (or use --compute f32); the last checkpoint, if one was written, is intact in {path}"
+        "the loss or a weight became {value} in epoch {epoch}: stopped. Lower --lr (or use --compute f32); the last checkpoint, if one was written, is intact in {path}"
     )]
     Diverged {
-        /// The loss.
+        /// The loss, or the sum of the weights.
         value: f64,
         /// Epoch, counted from 1.
         epoch: usize,
@@ -55,6 +55,14 @@ pub enum Error {
     /// Arguments that do not go together.
     #[error("{0}")]
     Usage(String),
+    /// A folded weight is too large for the bits that weights have.
+    #[error("export: a folded weight of {max} does not fit {bits} bits; raise --weight-bits")]
+    WeightBits {
+        /// The largest weight.
+        max: f64,
+        /// Bits of a weight with its sign.
+        bits: u32,
+    },
     /// The exported model does not fit the protocol's numbers.
     #[error("export: {0}")]
     Export(String),

@@ -1,15 +1,20 @@
 //! The subcommands around the export: `export`, `evaluate`, and `all`, which runs every stage.
 
-use crate::cli::{AllArgs, EvaluateArgs, ExportArgs, NumberArgs, ReportArgs, SamplesArgs};
+use crate::cli::{
+    AllArgs, EvaluateArgs, ExportArgs, FinetuneArgs, NumberArgs, ReportArgs, SamplesArgs,
+    SearchArgs, TargetOptions,
+};
 use crate::commands::{self, Setting};
-use crate::report_commands;
+use crate::{report_commands, sensitivity_command};
 use anyhow::{Context, Result, bail};
 use pi_model::spec::Card;
 use pi_model::{Model, PublicPlan};
+use pi_trainer::Error;
 use pi_trainer::checkpoint;
 use pi_trainer::data::Images;
 use pi_trainer::export::{self, Exported, Frame, Precision};
 use pi_trainer::net::{MaskSet, Net, prefix_masks};
+use pi_trainer::report::Outcome;
 use pi_trainer::run::Progress;
 use std::path::Path;
 
@@ -55,11 +60,17 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         0 => String::new(),
         i => format!("-w{}", progress.recipe.widths[i - 1]),
     };
-    let name = format!(
-        "{}{width}-{}-{suffix}",
-        net.arch.name,
-        args.model.dataset.name()
-    );
+    let default = || {
+        let dataset = args.model.dataset.name();
+        format!("{}{width}-{dataset}-{suffix}", net.arch.name)
+    };
+    let name = args.name.clone().unwrap_or_else(default);
+    if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+        bail!("--name {name}: a plain folder name");
+    }
+    let dir = args.numbers.models.join(&name);
+    let origin = format!("Checkpoint {}", checkpoint::fingerprint(&net.state())?);
+    refuse_another(&dir, &origin)?;
     let frame = Frame {
         name: name.clone(),
         normaliser: progress.normaliser.clone(),
@@ -67,7 +78,18 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     };
     let numbers = &args.numbers;
     let calibration = setting.train.slice(0, numbers.calibrate);
-    let done = quantise(&net, &masks, &frame, numbers, &calibration)?;
+    // Images that no stage has seen, where there are some.
+    let n_limited = args
+        .model
+        .limit
+        .unwrap_or(usize::MAX)
+        .min(setting.train.len());
+    let n_seen = progress.n_seen(n_limited);
+    let judged = match n_seen < n_limited {
+        true => (setting.train.slice(n_seen, n_limited), "held-out"),
+        false => (calibration.clone(), CALIBRATION),
+    };
+    let (done, lost) = quantise(&net, &masks, &frame, numbers, &calibration, &judged)?;
     // A model that cannot be served must fail here, not at the server.
     let wraps = PublicPlan::new(done.parts.model()?.public(), 1)?.expected_failures();
     let tested = export::survey(&done.parts.model()?, &setting.test)?;
@@ -112,21 +134,24 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         range_violations: Some(violations),
         notes: format!(
             "ReLUs kept by layer, stem first: {by_layer:?}. The stem's ReLUs count; the classifier has none. \
-             {}; nothing was selected on test images. Ranges calibrated on the first {} \
-             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. Weights of {} bits. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
+             {}. {}. Ranges calibrated on the first {} \
+             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. Weights of {} bits lose {lost:.2} points on {} {} images. {origin}. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
             progress.selection(),
+            progress.chosen_on(),
             calibration.len(),
             done.precision.weight_bits,
+            judged.0.len(),
+            judged.1,
             done.precision.classifier_drop,
             done.drops.iter().filter(|&&d| d > 0).count(),
             settings.join(" ")
         ),
     };
-    let dir = numbers.models.join(&name);
     parts
         .model()?
         .save(&dir)
         .with_context(|| format!("writing {}", dir.display()))?;
+    Outcome::add_fixed(&args.checkpoint, args.width, tested.accuracy())?;
     println!(
         "{}: {kept} of {total} ReLUs, float {float:.2} %, fixed point {:.2} % of {} test images, {violations} values out of range",
         dir.display(),
@@ -140,17 +165,36 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     Ok(())
 }
 
-/// The narrowest weights, from 8 bits on, that lose little on the calibration images.
+/// What the images to judge by are called where none were held out.
+const CALIBRATION: &str = "calibration";
+
+/// Refuses a folder that holds the model of another checkpoint.
+fn refuse_another(dir: &Path, origin: &str) -> Result<()> {
+    let path = dir.join("model.json");
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        return Ok(());
+    };
+    if !text.contains(origin) {
+        bail!(
+            "{} is the model of another checkpoint: give this one a --name, or remove that folder",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// The narrowest weights, from 8 bits on, that lose little on the images to judge by, and what they lose.
 fn quantise(
     net: &Net,
     masks: &MaskSet,
     frame: &Frame,
     numbers: &NumberArgs,
     calibration: &Images,
-) -> Result<Exported> {
+    (images, which): &(Images, &str),
+) -> Result<(Exported, f64)> {
     const MOST_LOST: f64 = 0.3;
     const WIDEST: u32 = 12;
-    let float = commands::accuracy(net, masks, &frame.normaliser, calibration);
+    let float = commands::accuracy(net, masks, &frame.normaliser, images);
     let mut weight_bits = numbers.weight_bits.unwrap_or(8);
     loop {
         let precision = Precision {
@@ -159,16 +203,30 @@ fn quantise(
             classifier_drop: 0,
             output_bits: numbers.output_bits,
         };
-        let done = export::export(net, masks.masks(), frame, precision, calibration)?;
-        let lost = float - done.calibration.accuracy();
-        if lost <= MOST_LOST || numbers.weight_bits.is_some() || weight_bits >= WIDEST {
-            return Ok(done);
+        let last = numbers.weight_bits.is_some() || weight_bits >= WIDEST;
+        match export::export(net, masks.masks(), frame, precision, calibration) {
+            Err(e @ Error::WeightBits { .. }) if !last => println!("{e}: trying more bits"),
+            Err(e) => return Err(e.into()),
+            Ok(done) => {
+                let fixed = match *which {
+                    CALIBRATION => done.calibration.accuracy(),
+                    _ => export::survey(&done.parts.model()?, images)?.accuracy(),
+                };
+                let lost = float - fixed;
+                println!(
+                    "{weight_bits}-bit weights lose {lost:.2} points on {} {which} images{}",
+                    images.len(),
+                    if lost > MOST_LOST {
+                        ", which is much"
+                    } else {
+                        ""
+                    }
+                );
+                if lost <= MOST_LOST || last {
+                    return Ok((done, lost));
+                }
+            }
         }
-        println!(
-            "{weight_bits}-bit weights lose {lost:.2} points on {} calibration images: trying {} bits",
-            calibration.len(),
-            weight_bits + 1
-        );
         weight_bits += 1;
     }
 }
@@ -230,53 +288,76 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
 /// Teacher, then search and fine-tuning for each budget; every export, and the report. What is finished
 /// is skipped.
 pub fn all(args: &AllArgs) -> Result<()> {
-    let budgets = &args.student.relus;
+    let budgets = &args.search.relus;
     let several = budgets.len() > 1;
-    if budgets.is_empty() || (several && args.student.relu_list.is_some()) {
+    if budgets.is_empty() || (several && args.search.relu_list.is_some()) {
         bail!("--relus: one budget or several; --relu-list says one budget by itself");
     }
-    let mut student = args.student.clone();
-    student.train.resume = true;
-    let out = student.train.out.clone();
-    let teacher = match &student.teacher {
+    let mut train = args.train.clone();
+    train.resume = true;
+    let out = train.out.clone();
+    let teacher = match &args.teacher {
         Some(path) => path.clone(),
         None => {
-            commands::teacher(&student.train)?;
+            commands::teacher(&train)?;
             out.join("teacher.safetensors")
         }
     };
-    student.teacher = Some(teacher.clone());
-    student.train.lr = args.student_lr;
-    let export_one = |checkpoint: &Path, width| {
+    let mut options = args.search.clone();
+    if args.train_proxy {
+        let mut proxy = train.clone();
+        proxy.epochs = args.proxy_epochs;
+        options.densities = Some(sensitivity_command::train(&proxy)?.1);
+    }
+    train.lr = args.student_lr;
+    let targets = |ce_share| TargetOptions {
+        ce_share,
+        temperature: args.temperature,
+    };
+    let mut runs = vec![out.clone()];
+    let mut results = vec![(teacher.clone(), 0)];
+    for &relus in budgets {
+        if several {
+            train.out = out.join(format!("relu{relus}"));
+            runs.push(train.out.clone());
+        }
+        let mut search = SearchArgs {
+            train: train.clone(),
+            options: options.clone(),
+            targets: targets(args.search_ce_share),
+            teacher: Some(teacher.clone()),
+        };
+        search.options.relus = vec![relus];
+        search.train.epochs = args.search_epochs;
+        commands::search(&search)?;
+        let mut finetune = FinetuneArgs {
+            train: train.clone(),
+            pram: args.pram.clone(),
+            targets: targets(args.finetune_ce_share),
+            from: None,
+            teacher: Some(teacher.clone()),
+        };
+        finetune.train.epochs = args.finetune_epochs;
+        commands::finetune(&finetune)?;
+        let student = train.out.join("student.safetensors");
+        let widths = 0..=args.search.widths.len();
+        results.extend(widths.map(|w| (student.clone(), w)));
+    }
+    // Last, for the plaintext executor leaves a GPU idle.
+    for (checkpoint, width) in results {
         export(&ExportArgs {
-            model: student.train.model.clone(),
-            checkpoint: checkpoint.into(),
+            model: train.model.clone(),
+            checkpoint,
             width,
+            name: None,
             teacher: Some(teacher.clone()),
             numbers: args.numbers.clone(),
-        })
-    };
-    export_one(&teacher, 0)?;
-    let mut runs = vec![out.clone()];
-    for &relus in budgets {
-        let mut one = student.clone();
-        one.relus = vec![relus];
-        if several {
-            one.train.out = out.join(format!("relu{relus}"));
-            runs.push(one.train.out.clone());
-        }
-        one.train.epochs = args.search_epochs;
-        commands::search(&one)?;
-        one.train.epochs = args.finetune_epochs;
-        commands::finetune(&one)?;
-        for width in 0..=one.widths.len() {
-            export_one(&one.train.out.join("student.safetensors"), width)?;
-        }
+        })?;
     }
     report_commands::report(&ReportArgs {
         runs,
         to: out.join("report"),
-        model: student.train.model.clone(),
+        model: train.model.clone(),
     })
 }
 

@@ -1,18 +1,67 @@
 //! Stage 3: fine-tuning under frozen masks (Kundu et al., ICLR 2023, section 3.3).
 //!
-//! Loss 0.1 CE + 0.9 T^2 KL + PRAM against the all-ReLU teacher; the sum over the widths that train
-//! together (section 3.4).
+//! Loss 0.1 CE + 0.9 T^2 KL + 1000 PRAM against the all-ReLU teacher as published; shares, temperature and
+//! weight are options. The sum over the widths that train together (section 3.4).
 
 use crate::data::Batches;
+use crate::error::{Error, Result};
 use crate::evaluate;
-use crate::loss::{self, Pram};
+use crate::loss::{self, PRAM_WEIGHT, Pram, Targets};
 use crate::net::{MaskSet, Mode, Net, Trace, prefix_masks};
 use crate::run::Stage;
 use crate::{checkpoint, checkpoint::State};
 use tch::Tensor;
 
-const CE_SHARE: f64 = 0.1;
-const KL_SHARE: f64 = 0.9;
+/// What the loss is made of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Losses {
+    /// Labels and the teacher's class scores.
+    pub targets: Targets,
+    /// How activations are compared.
+    pub pram: Pram,
+    /// Weight of that comparison.
+    pub pram_weight: f64,
+    /// The weight falls linearly to 0 over the run.
+    pub pram_decay: bool,
+}
+
+impl Losses {
+    /// As published.
+    pub const PUBLISHED: Losses = Losses {
+        targets: Targets::FINETUNE,
+        pram: Pram::Collapsed,
+        pram_weight: PRAM_WEIGHT,
+        pram_decay: false,
+    };
+
+    /// Refuses numbers that make no loss.
+    pub fn check(self) -> Result<()> {
+        self.targets.check()?;
+        if !(self.pram_weight.is_finite() && self.pram_weight >= 0.0) {
+            return Err(Error::Usage("--pram-weight: 0 or more".into()));
+        }
+        Ok(())
+    }
+
+    /// Weight of the comparison when the share `done` of the steps is done.
+    fn weight(self, done: f64) -> f64 {
+        match self.pram_decay {
+            true => self.pram_weight * (1.0 - done),
+            false => self.pram_weight,
+        }
+    }
+
+    /// For a checkpoint's record.
+    pub fn choices(self) -> Vec<String> {
+        let mut choices = vec![
+            format!("pram={:?}", self.pram).to_lowercase(),
+            format!("pram_weight={}", self.pram_weight),
+            format!("pram_decay={}", self.pram_decay),
+        ];
+        choices.extend(self.targets.choices());
+        choices
+    }
+}
 
 /// Distillation under frozen masks.
 pub struct Finetune {
@@ -20,13 +69,14 @@ pub struct Finetune {
     all_relu: MaskSet,
     /// Masks of each width, the full one first.
     masks: Vec<MaskSet>,
-    /// How activations are compared.
-    pub pram: Pram,
+    losses: Losses,
+    /// Share of the steps that are done.
+    done: f64,
 }
 
 impl Finetune {
     /// `masks` stay as they are; `net` says which widths there are.
-    pub fn new(teacher: Net, masks: MaskSet, net: &Net) -> Finetune {
+    pub fn new(teacher: Net, masks: MaskSet, net: &Net, losses: Losses) -> Finetune {
         let all_relu = MaskSet::all_relu(&teacher.arch);
         let device = teacher.device();
         let narrow =
@@ -36,18 +86,26 @@ impl Finetune {
             teacher,
             all_relu,
             masks: std::iter::once(masks.on(device)).chain(narrow).collect(),
-            pram: Pram::Collapsed,
+            losses,
+            done: 0.0,
         }
     }
 
     fn one(&self, student: &Trace, teacher: &Trace, target: &Tensor) -> Tensor {
-        loss::cross_entropy(&student.logits, target, 0.0) * CE_SHARE
-            + loss::distillation(&student.logits, &teacher.logits) * KL_SHARE
-            + loss::pram(&student.stages, &teacher.stages, self.pram)
+        let targets = self.losses.targets;
+        let sum = targets.loss(&student.logits, &teacher.logits, target);
+        match self.losses.weight(self.done) {
+            0.0 => sum,
+            weight => sum + loss::pram(&student.stages, &teacher.stages, self.losses.pram, weight),
+        }
     }
 }
 
 impl Stage for Finetune {
+    fn start_step(&mut self, done: f64) {
+        self.done = done;
+    }
+
     fn loss(&mut self, net: &Net, x: &Tensor, target: &Tensor, mode: Mode) -> (Tensor, Tensor) {
         let eval = Mode {
             train: false,
@@ -69,5 +127,44 @@ impl Stage for Finetune {
 
     fn accuracy(&self, net: &Net, batches: &Batches) -> f64 {
         evaluate::accuracy(net, &self.masks[0], batches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Arch;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn the_weight_scales_the_comparison_and_can_fall() {
+        let arch = Arch::custom(&[4], 1, [3, 8, 8], 3);
+        let net = Net::new(&arch, 1);
+        let x = Tensor::randn([4, 3, 8, 8], (Kind::Float, Device::Cpu));
+        let labels = Tensor::from_slice(&[0i64, 1, 2, 0]);
+        let loss = |pram_weight, pram_decay, done| {
+            let losses = Losses {
+                pram_weight,
+                pram_decay,
+                ..Losses::PUBLISHED
+            };
+            let masks = MaskSet::all_relu(&arch);
+            let mut stage = Finetune::new(Net::new(&arch, 2), masks, &net, losses);
+            stage.start_step(done);
+            let (loss, _) = stage.loss(&net, &x, &labels, Mode::EVAL);
+            loss.double_value(&[])
+        };
+        let without = loss(0.0, false, 0.0);
+        let part = loss(1000.0, false, 0.75) - without;
+        assert!(part > 0.1, "{part}");
+        for (weight, decay, done, share) in [
+            (100.0, false, 0.5, 0.1),
+            (1000.0, true, 0.0, 1.0),
+            (1000.0, true, 0.75, 0.25),
+        ] {
+            let got = loss(weight, decay, done) - without;
+            assert!((got / part - share).abs() < 1e-3, "{got} of {part}");
+        }
+        assert_eq!(Losses::PUBLISHED.pram_weight, 1000.0);
     }
 }

@@ -1,5 +1,5 @@
-//! Teachers trained with PyTorch: safetensors state dicts with torchvision's names, or the usual ones of
-//! CIFAR repositories, to the names used here.
+//! Teachers trained with PyTorch: state dicts, as safetensors or as `torch.save` writes them, with
+//! torchvision's names or the usual ones of CIFAR repositories, to the names used here.
 //!
 //! ResNets: `conv1`, `bn1`, `layer<s>.<b>.{conv1,bn1,conv2,bn2}`, `downsample` or `shortcut` `.{0,1}`,
 //! `fc` or `linear` or `classifier`. VGG: the convolutions and BatchNorms of `features` in order. WRN: `conv1`,
@@ -8,6 +8,7 @@
 
 use crate::error::{Error, Result};
 use crate::net::{Arch, Family, Net};
+use crate::torch_file;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tch::{Kind, Tensor};
@@ -23,20 +24,26 @@ pub struct Matched {
     pub missing: Vec<String>,
 }
 
-/// Reads the tensors of a safetensors file.
+/// Reads the tensors of a safetensors file, or of one that `torch.save` wrote.
 pub fn read(path: &Path) -> Result<Vec<(String, Tensor)>> {
     let fail = |what: String| Error::Checkpoint {
         path: path.to_owned(),
         what,
     };
     let bytes = std::fs::read(path).map_err(crate::error::io_error(path))?;
-    if bytes.starts_with(b"PK") || bytes.first() == Some(&0x80) {
-        return Err(fail(
-            "is a torch.save file, which runs code when it is unpacked; write it as safetensors first: \
+    let by_hand = |what: String| {
+        fail(format!(
+            "is a torch.save file, and {what}; write it as safetensors first: \
              python -c 'import sys,torch,safetensors.torch as s; d=torch.load(sys.argv[1],weights_only=True); \
-             d=d.get(\"state_dict\",d); s.save_file({k:v.contiguous() for k,v in d.items()},sys.argv[2])' IN OUT"
-                .into(),
-        ));
+             d=d.get(\"state_dict\",d); s.save_file({{k:v.contiguous() for k,v in d.items()}},sys.argv[2])' IN OUT"
+        ))
+    };
+    if torch_file::is_zip(&bytes) {
+        return torch_file::read(&bytes).map_err(by_hand);
+    }
+    if bytes.first() == Some(&0x80) {
+        let what = "of the format before PyTorch 1.6, a program to be run";
+        return Err(by_hand(what.into()));
     }
     drop(bytes);
     let tensors = Tensor::read_safetensors(path);
@@ -50,7 +57,7 @@ pub fn load(net: &Net, tensors: &[(String, Tensor)]) -> Result<Matched> {
     } else {
         names(&net.arch)
     };
-    let mut by_name = BTreeMap::new();
+    let mut by_name = Tensors::new();
     for (name, t) in tensors {
         let bare = ["module.", "model.", "net.", "backbone."]
             .iter()
@@ -76,7 +83,17 @@ pub fn load(net: &Net, tensors: &[(String, Tensor)]) -> Result<Matched> {
                 p.tensor.size()
             )));
         }
-        tch::no_grad(|| p.tensor.shallow_clone().copy_(&t.to_kind(Kind::Float)));
+        let own = t.to_kind(Kind::Float);
+        let bias = bias_before(&p.name, &wanted, &by_name);
+        let value = match bias.filter(|(_, bias)| bias.size() == own.size()) {
+            // Convolutions have no bias here: BatchNorm's mean takes it up.
+            Some((name, bias)) => {
+                used.insert(name.clone());
+                own - bias.to_kind(Kind::Float)
+            }
+            None => own,
+        };
+        tch::no_grad(|| p.tensor.shallow_clone().copy_(&value));
         used.insert((*name).clone());
         n_set += 1;
     }
@@ -90,6 +107,23 @@ pub fn load(net: &Net, tensors: &[(String, Tensor)]) -> Result<Matched> {
 }
 
 type Names = BTreeMap<String, Vec<String>>;
+type Tensors<'a> = BTreeMap<&'a str, (&'a String, &'a Tensor)>;
+
+/// The bias of the convolution in front of a BatchNorm whose running mean is `name`.
+fn bias_before<'a>(
+    name: &str,
+    wanted: &Names,
+    tensors: &Tensors<'a>,
+) -> Option<(&'a String, &'a Tensor)> {
+    let conv = wanted.get(&format!("{}.weight", name.strip_suffix(".bn.mean")?))?;
+    let bias = |n: &String| {
+        let home = n.strip_suffix(".weight")?;
+        tensors
+            .contains_key(n.as_str())
+            .then(|| format!("{home}.bias"))
+    };
+    tensors.get(conv.iter().find_map(bias)?.as_str()).copied()
+}
 
 /// Records the foreign names of a convolution (`conv`, in any of the forms) and of its BatchNorm.
 fn add(names: &mut Names, ours: &str, conv: &[String], norm: &[String]) {
@@ -255,6 +289,30 @@ mod tests {
     }
 
     #[test]
+    fn a_bias_in_front_of_a_batchnorm_is_taken_up() {
+        let net = small("vgg16");
+        let options = (Kind::Float, tch::Device::Cpu);
+        let (mut state, mut shifts) = (foreign(&net, ""), Vec::new());
+        for (i, ours) in net.arch.producers().iter().enumerate() {
+            let n = net.convs[i][0].n_out;
+            let bias = Tensor::randn([n], options);
+            state.push((format!("features.{}.bias", 3 * i), bias.shallow_clone()));
+            shifts.push((format!("{ours}.bn.mean"), bias));
+        }
+        let fresh = Net::new(&net.arch, 99);
+        let matched = load(&fresh, &state).unwrap();
+        assert!(matched.unused.is_empty(), "{matched:?}");
+        // conv + bias - mean is conv - (mean - bias).
+        for (name, bias) in shifts {
+            let mean = |n: &Net| {
+                let p = n.params.iter().find(|p| p.name == name).unwrap();
+                p.tensor.shallow_clone()
+            };
+            assert_eq!(mean(&fresh), mean(&net) - bias, "{name}");
+        }
+    }
+
+    #[test]
     fn strangers_are_listed_and_other_class_counts_refused() {
         let net = small("resnet20");
         let mut state = foreign(&net, "");
@@ -276,5 +334,8 @@ mod tests {
         std::fs::write(&path, b"PK\x03\x04rest").unwrap();
         let e = read(&path).unwrap_err().to_string();
         assert!(e.contains("safetensors.torch"), "{e}");
+        std::fs::write(&path, b"\x80\x02old").unwrap();
+        let e = read(&path).unwrap_err().to_string();
+        assert!(e.contains("safetensors.torch") && e.contains("1.6"), "{e}");
     }
 }

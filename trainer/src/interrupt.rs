@@ -1,9 +1,26 @@
-//! An interrupt (Ctrl-C, or a termination) asks the run to save and stop; the second one ends it at once.
+//! An interrupt (Ctrl-C, or a termination) asks a training run to save and stop; the second one, or one
+//! while nothing trains, ends the process at once.
 
 use crate::error::{Result, io_error};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+static HEEDED: AtomicBool = AtomicBool::new(false);
+
+/// While it lives, a run looks at [`requested`] and has something to save.
+pub struct Heeded(());
+
+/// Says that a run looks at [`requested`] from now on.
+pub fn heed() -> Heeded {
+    HEEDED.store(true, Ordering::Relaxed);
+    Heeded(())
+}
+
+impl Drop for Heeded {
+    fn drop(&mut self) {
+        HEEDED.store(false, Ordering::Relaxed);
+    }
+}
 
 /// True once an interrupt has come.
 pub fn requested() -> bool {
@@ -22,7 +39,8 @@ pub fn watch() -> Result<()> {
                 if wait().await.is_err() {
                     return;
                 }
-                if REQUESTED.swap(true, Ordering::Relaxed) {
+                let again = REQUESTED.swap(true, Ordering::Relaxed);
+                if again || !HEEDED.load(Ordering::Relaxed) {
                     std::process::exit(130);
                 }
                 eprintln!("stopping: saving a checkpoint (once more to stop at once)");

@@ -29,5 +29,6 @@ pub mod selection;
 pub mod sensitivity;
 pub mod svg;
 pub mod teacher;
+mod torch_file;
 
 pub use error::{Error, Result};

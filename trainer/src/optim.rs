@@ -1,4 +1,4 @@
-//! Stochastic gradient descent with Nesterov momentum, and learning rates over time.
+//! Stochastic gradient descent with momentum, Nesterov's or plain, and learning rates over time.
 
 use crate::net::Net;
 use clap::ValueEnum;
@@ -53,19 +53,21 @@ impl Schedule {
     }
 }
 
-/// SGD with Nesterov momentum; weight decay on convolution and linear weights only.
+/// SGD with momentum; weight decay on convolution and linear weights only.
 pub struct Sgd {
     momentum: f64,
+    nesterov: bool,
     weight_decay: f64,
     buffers: Vec<Tensor>,
 }
 
 impl Sgd {
     /// Momentum buffers for the trainable parameters of `net`, all zero.
-    pub fn new(net: &Net, momentum: f64, weight_decay: f64) -> Sgd {
+    pub fn new(net: &Net, momentum: f64, nesterov: bool, weight_decay: f64) -> Sgd {
         let zeros = |p: &crate::net::Param| p.tensor.zeros_like().detach();
         Sgd {
             momentum,
+            nesterov,
             weight_decay,
             buffers: net.params.iter().map(zeros).collect(),
         }
@@ -88,8 +90,10 @@ impl Sgd {
                 };
                 *buffer *= self.momentum;
                 *buffer += &grad;
-                let update = grad + &*buffer * self.momentum;
-                tensor -= update * lr;
+                tensor -= match self.nesterov {
+                    true => (grad + &*buffer * self.momentum) * lr,
+                    false => &*buffer * lr,
+                };
             }
         });
     }
@@ -137,6 +141,23 @@ pub fn gradients(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_momenta_follow_their_definitions() {
+        for (nesterov, want) in [(false, [-1.0, -2.5, -4.25]), (true, [-1.5, -3.25, -5.125])] {
+            let net = Net::new(&crate::net::Arch::custom(&[2], 1, [3, 4, 4], 2), 1);
+            let at = net.params.iter().position(|p| p.name == "fc.bias").unwrap();
+            let bias = net.params[at].tensor.shallow_clone();
+            let _ = tch::no_grad(|| bias.shallow_clone().zero_());
+            let trained = net.params.iter().filter(|p| p.trainable);
+            let ones: Vec<Tensor> = trained.map(|p| p.tensor.ones_like()).collect();
+            let mut sgd = Sgd::new(&net, 0.5, nesterov, 0.0);
+            for value in want {
+                sgd.step(&net, &ones, 1.0);
+                assert_eq!(bias.double_value(&[0]), value, "{nesterov}");
+            }
+        }
+    }
 
     #[test]
     fn schedules_rise_peak_and_fall() {

@@ -1,12 +1,16 @@
 //! Named training recipes: the published one, and a short one for a processor.
 
+use crate::net::Compute;
 use crate::optim::Shape;
+use crate::selection::Selection;
 use clap::ValueEnum;
 
 /// A recipe by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
-    /// Kundu et al., ICLR 2023, on CIFAR: 240 epochs teacher, 150 search, 240 fine-tuning; batch 128.
+    /// Kundu et al., ICLR 2023, on CIFAR: 240 epochs teacher, 150 search, 240 fine-tuning; batch 128,
+    /// 32-bit floats, plain momentum, the student's own mismatch (senet) from fresh weights. As everywhere
+    /// here, weight decay leaves BatchNorm and biases alone.
     Published,
     /// 16 epochs teacher, 10 search, 15 fine-tuning; batch 64, one-cycle.
     Short,
@@ -25,6 +29,14 @@ pub struct Settings {
     pub batch: usize,
     /// Label smoothing of the teacher.
     pub label_smoothing: f64,
+    /// Nesterov's momentum.
+    pub nesterov: bool,
+    /// Number type of the convolutions.
+    pub compute: Compute,
+    /// How a search chooses positions.
+    pub selection: Selection,
+    /// A search starts from fresh weights.
+    pub fresh: bool,
 }
 
 impl Preset {
@@ -50,6 +62,38 @@ impl Preset {
             },
             batch: if published { 128 } else { 64 },
             label_smoothing: if published { 0.0 } else { 0.1 },
+            nesterov: !published,
+            compute: if published {
+                Compute::F32
+            } else {
+                Compute::Bf16
+            },
+            selection: if published {
+                Selection::Senet
+            } else {
+                Selection::Removal
+            },
+            fresh: published,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_published_recipe_is_the_published_one() {
+        let of = |stage| {
+            let s = Preset::Published.of(stage);
+            assert_eq!((s.batch, s.schedule), (128, Shape::Steps));
+            assert_eq!((s.label_smoothing, s.nesterov), (0.0, false));
+            assert_eq!((s.selection, s.fresh), (Selection::Senet, true));
+            assert_eq!(s.compute, Compute::F32);
+            (s.epochs, s.lr)
+        };
+        assert_eq!(of("teacher"), (240, 0.05));
+        assert_eq!(of("search"), (150, 0.05));
+        assert_eq!(of("finetune"), (240, 0.01));
     }
 }

@@ -23,6 +23,9 @@ pub struct Recipe {
     pub lr: Schedule,
     /// Momentum.
     pub momentum: f64,
+    /// Nesterov's form of it.
+    #[serde(default = "yes")]
+    pub nesterov: bool,
     /// Weight decay.
     pub weight_decay: f64,
     /// Label smoothing of the cross-entropy.
@@ -57,6 +60,11 @@ pub struct Recipe {
     pub choices: Vec<String>,
 }
 
+/// What earlier versions did without saying so.
+fn yes() -> bool {
+    true
+}
+
 impl Recipe {
     /// Refuses numbers that no training can use.
     pub fn check(&self) -> Result<()> {
@@ -86,6 +94,12 @@ impl Recipe {
             Some((_, rule)) => Err(Error::Usage(rule.into())),
             None => Ok(()),
         }
+    }
+
+    /// Images from the start of a set of `n_all` that training saw; the held-out ones follow.
+    pub fn n_seen(&self, n_all: usize) -> usize {
+        let n = self.limit.map_or(n_all, |limit| limit.min(n_all));
+        n.saturating_sub(self.holdout)
     }
 
     /// What differs between two recipes, as `name: value here, value there`.
@@ -145,7 +159,8 @@ pub struct Progress {
     pub history: Vec<Recipe>,
     /// Commands that led here, oldest first.
     pub commands: Vec<String>,
-    /// Accuracy on the held-out training images after the last epoch, if any were held out.
+    /// Accuracy on the held-out training images, if any were held out: after the last epoch, and in the
+    /// end of the weights that are the result.
     pub holdout_accuracy: Option<f64>,
     /// Sums since the epoch began: loss and correct training predictions.
     pub sums: [f64; 2],
@@ -181,6 +196,23 @@ impl Progress {
     /// True when every epoch is done.
     pub fn finished(&self) -> bool {
         self.epoch >= self.recipe.epochs
+    }
+
+    /// Images from the start of a set of `n_all` that any stage saw.
+    pub fn n_seen(&self, n_all: usize) -> usize {
+        let stages = self.history.iter().chain([&self.recipe]);
+        stages.map(|r| r.n_seen(n_all)).max().unwrap_or(n_all)
+    }
+
+    /// Which images choices between epochs, and between runs such as this one, can rest on.
+    pub fn chosen_on(&self) -> String {
+        let stages = || self.history.iter().chain([&self.recipe]);
+        match stages().map(|r| r.holdout).min() {
+            Some(n) if n > 0 => format!(
+                "{n} training images were held out in every stage to choose by; the test images were read only to report"
+            ),
+            _ => "No image was held out in every stage: no epoch was chosen by test images, but runs like this one can be compared by their test accuracy alone".into(),
+        }
     }
 
     /// Which weights are the result, for cards and reports.

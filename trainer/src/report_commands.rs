@@ -34,7 +34,7 @@ pub fn report(args: &ReportArgs) -> Result<()> {
             o.relus_kept,
             o.label(),
             r.seed,
-            r.epochs,
+            serde_json::to_string(r).unwrap_or_default(),
         )
     };
     entries.sort_by_key(key);

@@ -1,8 +1,8 @@
 //! The loop that every training stage shares: minibatches, steps, progress, checkpoints, resume.
 //!
 //! A checkpoint is written every minute, after every epoch and on an interrupt, and holds all that the
-//! next step depends on; a resumed run repeats exactly what the stopped one would have done (on a GPU, up
-//! to the order in which its kernels add). No step waits for the device: loss and hits are summed there
+//! next step depends on; on the same processor with the same number of threads a resumed run repeats
+//! exactly what the stopped one would have done (on a GPU, up to the order in which its kernels add). No step waits for the device: loss and hits are summed there
 //! and read about once a second, where the processor itself is not the device.
 
 use crate::average::Copies;
@@ -29,6 +29,8 @@ pub trait Stage {
     }
     /// Takes the gradients by the probes.
     fn take_gradients(&mut self, _gradients: &[Tensor]) {}
+    /// Called before every step with the share of the run's steps that are done.
+    fn start_step(&mut self, _done: f64) {}
     /// Called after every update of the weights.
     fn after_step(&mut self, _net: &Net) {}
     /// Called after every epoch; returns a note for the log and whether to stop early.
@@ -85,8 +87,15 @@ impl Run<'_> {
     pub fn train(&self, stage: &mut dyn Stage, mut progress: Progress) -> Result<Progress> {
         let recipe = progress.recipe.clone();
         recipe.check()?;
+        let _alone = checkpoint::lock(&self.path)?;
+        let _heeded = interrupt::heed();
         let mut changing = Changing {
-            sgd: Sgd::new(self.net, recipe.momentum, recipe.weight_decay),
+            sgd: Sgd::new(
+                self.net,
+                recipe.momentum,
+                recipe.nesterov,
+                recipe.weight_decay,
+            ),
             average: recipe.ema.map(|_| Copies::of(self.net, "average")),
             best: recipe.select_best.then(|| Copies::of(self.net, "best")),
             sums: Tensor::new(),
@@ -178,6 +187,9 @@ impl Run<'_> {
         };
         let at = (recipe.seed, progress.epoch, progress.step);
         let (x, target) = recipe.mix.apply(x, &labels, self.train.n_classes, at);
+        let step = progress.epoch * n_batches + progress.step;
+        let n_steps = recipe.epochs * n_batches;
+        stage.start_step(step as f64 / n_steps as f64);
         let (loss, logits) = stage.loss(self.net, &x, &target, mode);
         let hits = logits.argmax(1, false).eq_tensor(&labels);
         let sums = [loss.detach().to_kind(Kind::Double), hits.sum(Kind::Double)];
@@ -188,8 +200,7 @@ impl Run<'_> {
         let recipe = &progress.recipe;
         let (by_params, by_probes) = gradients(&loss, self.net, &stage.probes())?;
         stage.take_gradients(&by_probes);
-        let step = progress.epoch * n_batches + progress.step;
-        let lr = recipe.lr.at(step, recipe.epochs * n_batches);
+        let lr = recipe.lr.at(step, n_steps);
         changing.sgd.step(self.net, &by_params, lr);
         stage.after_step(self.net);
         if let (Some(average), Some(decay)) = (&mut changing.average, recipe.ema) {
@@ -208,14 +219,18 @@ impl Run<'_> {
             return Ok(());
         };
         if !loss.is_finite() {
-            return Err(Error::Diverged {
-                value: loss,
-                epoch: progress.epoch + 1,
-                path: self.path.clone(),
-            });
+            return Err(self.diverged(loss, progress));
         }
         progress.sums = [loss, hits];
         Ok(())
+    }
+
+    fn diverged(&self, value: f64, progress: &Progress) -> Error {
+        Error::Diverged {
+            value,
+            epoch: progress.epoch + 1,
+            path: self.path.clone(),
+        }
     }
 
     fn finish_epoch(
@@ -226,8 +241,7 @@ impl Run<'_> {
         n_batches: usize,
         rate: f64,
     ) -> Result<()> {
-        let (note, stop) = stage.end_epoch(self.net, &changing.sgd)?;
-        let last = stop || progress.epoch + 1 == progress.recipe.epochs;
+        // Measured before the stage changes anything, such as the masks that the weights grew under.
         if let Some(average) = &mut changing.average {
             average.swap(self.net);
         }
@@ -241,23 +255,33 @@ impl Run<'_> {
             progress.best = Some((progress.epoch + 1, accuracy));
             best.take(self.net);
         }
-        // The result stays in the network; before the end, training goes on with the weights it had.
-        match (&mut changing.best, &mut changing.average) {
-            (Some(best), _) if last => best.swap(self.net),
-            (_, Some(average)) if !last => average.swap(self.net),
-            _ => {}
+        let holdout = progress.holdout_accuracy.map(|a| 100.0 * a);
+        if let Some(average) = &mut changing.average {
+            average.swap(self.net);
+        }
+        let (note, stop) = stage.end_epoch(self.net, &changing.sgd)?;
+        // At the end the result goes into the network; before, training goes on with the weights it had.
+        if stop || progress.epoch + 1 == progress.recipe.epochs {
+            match (&mut changing.best, &mut changing.average) {
+                (Some(best), _) => {
+                    best.swap(self.net);
+                    progress.holdout_accuracy = progress.best.map(|(_, a)| a);
+                }
+                (None, Some(average)) => average.swap(self.net),
+                (None, None) => {}
+            }
         }
         let recipe = &progress.recipe;
         let epoch = Epoch {
             stage: recipe.stage.clone(),
             loss: progress.sums[0] / n_batches as f64,
             train: 100.0 * progress.sums[1] / (n_batches * recipe.batch) as f64,
-            holdout: progress.holdout_accuracy.map(|a| 100.0 * a),
+            holdout,
             rate,
             note,
         };
         let held = epoch.holdout.map(|a| format!(", held-out {a:.2} %"));
-        println!(
+        eprintln!(
             "{} epoch {}/{}: loss {:.4}, train {:.2} %{}, {rate:.0} images/s{}",
             recipe.stage,
             progress.epoch + 1,
@@ -286,6 +310,12 @@ impl Run<'_> {
     ) -> Result<()> {
         self.read(changing, progress)?;
         let mut state = self.net.state();
+        // A gradient may overflow where the loss does not, and nothing may replace a good checkpoint then.
+        let sums: Vec<Tensor> = state.iter().map(|(_, t)| t.sum(Kind::Double)).collect();
+        let sum = Tensor::stack(&sums, 0).sum(Kind::Double).double_value(&[]);
+        if !sum.is_finite() {
+            return Err(self.diverged(sum, progress));
+        }
         state.extend(stage.state());
         if !progress.finished() {
             state.extend(changing.sgd.state(self.net));
@@ -325,6 +355,12 @@ impl Run<'_> {
             }
         }
         stage.load_state(self.net, &state, &self.path)?;
+        if !old.finished() && old.device != fresh.device {
+            eprintln!(
+                "note: begun on {}, goes on on {}: its numbers will differ in their last digits from those of a run on one",
+                old.device, fresh.device
+            );
+        }
         Ok(Progress {
             device: fresh.device.clone(),
             ..old

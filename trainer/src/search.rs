@@ -1,7 +1,8 @@
 //! Stage 2: where the ReLUs go (Kundu et al., ICLR 2023, section 3.2).
 //!
 //! The partial-ReLU network trains by distillation while a score is summed at every position; after
-//! each epoch a layer keeps exactly its r(l) highest scores. [`Selection`] says which score, and whether
+//! each epoch but the last a layer keeps exactly its r(l) highest scores; the last epoch trains under the
+//! masks that are the result, so that its accuracies are theirs. [`Selection`] says which score, and whether
 //! r(l) comes down from all positions. Options beyond the paper: budgets that follow the scores across
 //! layers, and layers emptied altogether, each of which saves the private inference a round trip.
 
@@ -9,16 +10,13 @@ use crate::checkpoint::{self, State};
 use crate::data::Batches;
 use crate::error::{Error, Result};
 use crate::evaluate;
-use crate::loss;
+use crate::loss::Targets;
 use crate::net::{Arch, Mask, MaskSet, Mode, Net, prefix_masks};
 use crate::optim::Sgd;
 use crate::run::Stage;
 use crate::selection::{self, Selection};
 use std::path::Path;
 use tch::{Kind, Tensor};
-
-/// Share of each of the two loss terms.
-const SHARE: f64 = 0.5;
 
 /// How the search goes about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +31,8 @@ pub struct Options {
     pub budgets_from_scores: bool,
     /// Empty this many layers, chosen by their scores half way through.
     pub empty_layers: usize,
+    /// What the loss is made of.
+    pub targets: Targets,
 }
 
 impl Options {
@@ -44,6 +44,7 @@ impl Options {
             stop_distance: None,
             budgets_from_scores: false,
             empty_layers: 0,
+            targets: Targets::SEARCH,
         }
     }
 }
@@ -75,7 +76,7 @@ pub struct Search {
 
 impl Search {
     /// Starts from random masks with `budget[l]` ReLUs in layer l, or from all ReLUs if annealed.
-    /// `n_widths` forms of the student train together.
+    /// `n_widths` forms of the student train together. Refuses options that could fail on the way.
     pub fn new(
         teacher: Net,
         budget: &[usize],
@@ -83,9 +84,21 @@ impl Search {
         epochs: usize,
         n_widths: usize,
         options: Options,
-    ) -> Search {
+    ) -> Result<Search> {
         let arch = teacher.arch.clone();
         let shapes = arch.relu_shapes();
+        let across = options.budgets_from_scores || options.empty_layers > 0;
+        if across && !options.selection.needs_gradients() {
+            return Err(Error::Usage(format!(
+                "--budgets-from-scores and --empty-layers compare scores of different layers, which those of {} do not allow: a layer's grow with its activations. Take a selection by gradients, such as anneal-kink",
+                options.selection.name()
+            )));
+        }
+        selection::check_closing(
+            &arch.relu_counts(),
+            budget.iter().sum(),
+            options.empty_layers,
+        )?;
         let masks = shapes.iter().zip(budget).enumerate();
         let first = |(i, (s, &n)): (usize, (&[i64; 3], &usize))| {
             if options.selection.anneals() {
@@ -97,7 +110,7 @@ impl Search {
         let device = teacher.device();
         let masks = MaskSet::new(masks.map(first).collect()).on(device);
         let zeros = |s: &[i64; 3]| Tensor::zeros(s, (Kind::Float, device));
-        Search {
+        Ok(Search {
             all_relu: MaskSet::all_relu(&arch),
             arch,
             teacher,
@@ -112,7 +125,12 @@ impl Search {
             epoch: 0,
             epochs,
             options,
-        }
+        })
+    }
+
+    /// Epochs after which layers are emptied.
+    fn half(&self) -> usize {
+        self.epochs.div_ceil(2)
     }
 
     /// The next masks from the scores of the epoch that has ended.
@@ -120,8 +138,7 @@ impl Search {
         let scores = selection::values(&self.scores)?;
         let total: usize = self.budget.iter().sum();
         let n = self.options.empty_layers;
-        let half = self.epochs.div_ceil(2);
-        if n > 0 && self.epoch == half {
+        if n > 0 && self.epoch == self.half() {
             (self.closed, self.budget) = selection::close_layers(&scores, &self.budget, n)?;
         }
         if self.options.budgets_from_scores {
@@ -169,10 +186,8 @@ impl Stage for Search {
                 }
             }
         });
-        let one = |logits: &Tensor| {
-            let ce = loss::cross_entropy(logits, target, 0.0);
-            (ce + loss::distillation(logits, &teacher.logits)) * SHARE
-        };
+        let targets = self.options.targets;
+        let one = |logits: &Tensor| targets.loss(logits, &teacher.logits, target);
         let mut sum = one(&student.logits);
         for i in 1..self.n_widths {
             let form = net.at_width(i);
@@ -199,6 +214,10 @@ impl Stage for Search {
 
     fn end_epoch(&mut self, _net: &Net, _sgd: &Sgd) -> Result<(String, bool)> {
         self.epoch += 1;
+        if self.epoch == self.epochs && self.epochs > 1 {
+            let n = self.masks.n_kept();
+            return Ok((format!(", {n} ReLUs kept, masks as they were"), false));
+        }
         let masks = self.select()?;
         let old = self.masks.masks();
         let moved = masks.iter().zip(old).map(|(a, b)| a.distance(b));
@@ -211,7 +230,8 @@ impl Stage for Search {
             let _ = score.zero_();
         }
         let n = self.masks.n_kept();
-        let arrived = n <= self.budget.iter().sum();
+        let emptied = self.options.empty_layers == 0 || self.epoch >= self.half();
+        let arrived = n <= self.budget.iter().sum() && emptied;
         let stop = self
             .options
             .stop_distance

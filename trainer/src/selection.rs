@@ -82,7 +82,9 @@ impl Selection {
         if !self.anneals() {
             return budget;
         }
-        let t = epoch as f64 / (ANNEALED * epochs as f64).max(1.0);
+        // The last epoch trains under the masks that are the result.
+        let arrived = (ANNEALED * epochs as f64).min(epochs as f64 - 1.0);
+        let t = epoch as f64 / arrived.max(1.0);
         let rest = (1.0 - t.min(1.0)).powi(3);
         budget + ((size - budget) as f64 * rest).round() as usize
     }
@@ -127,8 +129,30 @@ pub fn revisit(scores: &[Vec<f32>], closed: &[bool], total: usize) -> Vec<usize>
     kept
 }
 
+/// Refuses to close `n` of the layers where those left could not hold `total` ReLUs, whichever they are.
+pub fn check_closing(sizes: &[usize], total: usize, n: usize) -> Result<()> {
+    let room = room_without(sizes, &vec![false; sizes.len()], n);
+    if room.is_some_and(|room| room >= total) {
+        return Ok(());
+    }
+    Err(Error::Budget(format!(
+        "{total} ReLUs do not fit the {} positions that are left when {n} of {} layers are emptied",
+        room.unwrap_or(0),
+        sizes.len()
+    )))
+}
+
+/// Positions of the layers that stay open when the `n` smallest open ones close as well.
+fn room_without(sizes: &[usize], closed: &[bool], n: usize) -> Option<usize> {
+    let layers = sizes.iter().zip(closed);
+    let mut open: Vec<usize> = layers.filter(|(_, c)| !**c).map(|(s, _)| *s).collect();
+    open.sort_unstable();
+    Some(open.get(n..)?.iter().sum())
+}
+
 /// The `n` layers whose kept positions score least in sum, closed for good, and the budget with their
-/// ReLUs spread over the others in proportion, as far as they have room.
+/// ReLUs spread over the others in proportion, as far as they have room. A layer without which the
+/// others would have too little room stays open.
 pub fn close_layers(
     scores: &[Vec<f32>],
     budget: &[usize],
@@ -142,15 +166,22 @@ pub fn close_layers(
     let mut order: Vec<(f64, usize)> = (0..scores.len()).map(|l| (worth(l), l)).collect();
     order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let mut closed = vec![false; scores.len()];
-    order.iter().take(n).for_each(|(_, l)| closed[*l] = true);
     let total: usize = budget.iter().sum();
-    let room = |l: usize| if closed[l] { 0 } else { scores[l].len() };
-    let all_room: usize = (0..scores.len()).map(room).sum();
-    if all_room < total {
-        return Err(Error::Budget(format!(
-            "{total} ReLUs do not fit the {all_room} positions that are left when {n} layers are emptied"
-        )));
+    let all: Vec<usize> = scores.iter().map(Vec::len).collect();
+    check_closing(&all, total, n)?;
+    let mut n_left = n;
+    for (_, l) in order {
+        if n_left == 0 {
+            break;
+        }
+        closed[l] = true;
+        if room_without(&all, &closed, n_left - 1).is_some_and(|room| room >= total) {
+            n_left -= 1;
+        } else {
+            closed[l] = false;
+        }
     }
+    let room = |l: usize| if closed[l] { 0 } else { all[l] };
     let sizes: Vec<usize> = (0..scores.len()).map(room).collect();
     // The rule's spreading with the old budgets as shares.
     let most = budget.iter().copied().max().unwrap_or(1).max(1) as f64;
@@ -205,7 +236,17 @@ mod tests {
             (vec![false, false, true], 4)
         );
         assert_eq!(kept[2], 0);
-        assert!(close_layers(&scores, &[3, 2, 4], 1).is_err());
+        // The layer of four scores least, but without it there is no room for six.
+        let (closed, kept) = close_layers(&scores, &[2, 1, 3], 1).unwrap();
+        assert_eq!(closed, [false, true, false]);
+        assert_eq!((kept[1], kept.iter().sum::<usize>()), (0, 6));
+        let e = close_layers(&scores, &[3, 2, 4], 1)
+            .unwrap_err()
+            .to_string();
+        assert!(e.contains("7 positions"), "{e}");
+        assert!(check_closing(&[3, 2, 4], 1, 2).is_ok());
+        assert!(check_closing(&[3, 2, 4], 1, 3).is_err());
+        assert!(check_closing(&[3, 2, 4], 1, 4).is_err());
     }
 
     #[test]

@@ -239,7 +239,7 @@ mod tests {
         let before = count(&stage);
         let x = Tensor::randn([4, 3, 8, 8], (Kind::Float, tch::Device::Cpu));
         let labels = Tensor::from_slice(&[0i64, 1, 2, 0]);
-        let mut sgd = Sgd::new(&net, 0.9, 0.0);
+        let mut sgd = Sgd::new(&net, 0.9, true, 0.0);
         let mode = Mode {
             train: true,
             ..Mode::EVAL

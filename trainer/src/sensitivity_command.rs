@@ -1,6 +1,6 @@
 //! `pi-trainer sensitivity`: stage 1's table, JSON and plot.
 
-use crate::cli::SensitivityArgs;
+use crate::cli::{SensitivityArgs, TrainArgs};
 use crate::commands::{self, Setting};
 use anyhow::{Context, Result, bail};
 use pi_trainer::budget;
@@ -32,7 +32,7 @@ struct Table {
 pub fn run(args: &SensitivityArgs) -> Result<()> {
     let model = &args.train.model;
     let (arch, densities, from) = if args.train_proxy {
-        let (arch, densities) = train(args)?;
+        let (arch, densities) = train(&args.train)?;
         (arch, densities, "trained")
     } else {
         let arch = Arch::parse(&model.arch, model.dataset.shape(model.image_size), 10)?;
@@ -88,8 +88,8 @@ pub fn run(args: &SensitivityArgs) -> Result<()> {
     Ok(())
 }
 
-fn train(args: &SensitivityArgs) -> Result<(Arch, Vec<f64>)> {
-    let train = &args.train;
+/// Trains the sparse proxy and tells its densities.
+pub fn train(train: &TrainArgs) -> Result<(Arch, Vec<f64>)> {
     let setting = Setting::new(&train.model, train.hold_out)?;
     let net = setting.net(train.seed, &[])?;
     let recipe = commands::recipe("sensitivity", train);

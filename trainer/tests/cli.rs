@@ -132,9 +132,18 @@ fn every_stage_runs_from_the_command_line() {
         "the network has",
     );
     refuse(
-        args(&["search"], &with(&["--relus", "10", "--per-channel"])),
+        args(&["search"], &with(&["--relus", "3", "--per-channel"])),
         "one channel",
     );
+    let mut more_held_out = with(&["--relus", "600"]);
+    let at = more_held_out
+        .iter()
+        .position(|a| *a == "--hold-out")
+        .unwrap();
+    more_held_out[at + 1] = "7";
+    refuse(args(&["search"], &more_held_out), "--hold-out 7 keeps back");
+    let removal = with(&["--relus", "600", "--empty-layers", "1"]);
+    refuse(args(&["search"], &removal), "anneal-kink");
     let half = ["--checkpoint-bits", "16", "--checkpoint-part", "1"];
     let search = [
         "--relus",
@@ -149,10 +158,16 @@ fn every_stage_runs_from_the_command_line() {
         args(&["search"], &with(&["--relus", "700", "--resume"])),
         "other settings",
     );
-    let said = run(args(
-        &["finetune"],
-        &[&with(&["--ema", "0.9"])[..], &half].concat(),
-    ));
+    refuse(
+        args(&["finetune"], &with(&["--relus", "600"])),
+        "unexpected",
+    );
+    refuse(
+        args(&["finetune"], &with(&["--ce-share", "2"])),
+        "--ce-share",
+    );
+    let ema = ["--ema", "0.9", "--pram-weight", "100", "--pram-decay"];
+    let said = run(args(&["finetune"], &[&with(&ema)[..], &half].concat()));
     assert!(
         said.contains("600 ReLUs of 4608") && said.contains("held-out training images"),
         "{said}"
@@ -162,6 +177,10 @@ fn every_stage_runs_from_the_command_line() {
         path("run/student.safetensors"),
         path("run/teacher.safetensors"),
     );
+    // The same settings from other masks and weights are another run.
+    let other = [&ema[..], &["--resume", "--from"]].concat();
+    let other = [&train[..], &other, &[&student], &half].concat();
+    refuse(args(&["finetune"], &other), "from=");
     let export = [
         "--checkpoint",
         &student,
@@ -180,6 +199,28 @@ fn every_stage_runs_from_the_command_line() {
         assert!(said.contains("0 values out of range"), "{said}");
     }
     assert_eq!(std::fs::read_dir(&models).unwrap().count(), 2);
+    let name = "resnet8-folder-relu600";
+    let card = std::fs::read_to_string(dir.path().join("models").join(name).join("model.json"));
+    let card = card.unwrap();
+    for said in [
+        "pram_weight=100",
+        "6 training images were held out",
+        "6 held-out images",
+    ] {
+        assert!(card.contains(said), "{said}: {card}");
+    }
+    let other = [
+        "--checkpoint",
+        &teacher,
+        "--models",
+        &models,
+        "--calibrate",
+        "20",
+    ];
+    let other = [&other[..], &["--name", name]].concat();
+    refuse(args(&["export"], &other), "another checkpoint");
+    let none = ["--checkpoint", &teacher, "--calibrate", "0"];
+    refuse(args(&["export"], &none), "at least 1");
 
     let report = path("report");
     ok(&["report", &out, "--to", &report]);
@@ -188,7 +229,10 @@ fn every_stage_runs_from_the_command_line() {
     assert!(page.contains("width 0.5") && page.contains("600"));
     let json = std::fs::read_to_string(Path::new(&report).join("report.json")).unwrap();
     let outcomes: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(outcomes.as_array().unwrap().len(), 3);
+    let outcomes = outcomes.as_array().unwrap();
+    assert_eq!(outcomes.len(), 3);
+    let fixed = outcomes.iter().filter(|o| o["fixed_accuracy"].is_f64());
+    assert_eq!(fixed.count(), 2, "both widths of the student were exported");
 }
 
 #[test]
@@ -289,6 +333,13 @@ fn all_sweeps_budgets_and_reports() {
         "1",
         "--relus",
         "300,700",
+        "--train-proxy",
+        "--proxy-epochs",
+        "1",
+        "--pram-weight",
+        "50",
+        "--finetune-ce-share",
+        "0.3",
         "--limit",
         "30",
         "--calibrate",
@@ -300,10 +351,21 @@ fn all_sweeps_budgets_and_reports() {
     ];
     assert!(ok(&args).contains("report.html: 3 results"));
     // Everything is there now: a second call trains nothing.
-    assert!(!ok(&args).contains("epoch 1/1"));
-    assert_eq!(std::fs::read_dir(&models).unwrap().count(), 3);
-    fails(
-        &[&args[..], &["--relu-list", "1,2,3,4,5,6,7"]].concat(),
-        "--relu-list",
+    let again = trainer(&args);
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert!(
+        again.status.success() && !said.contains("epoch 1/1"),
+        "{said}"
     );
+    assert_eq!(std::fs::read_dir(&models).unwrap().count(), 3);
+    let list = ["--relu-list", "1,2,3,4,5,6,7"];
+    fails(&[&args[..], &list].concat(), "--relu-list");
+    let known: Vec<&str> = args
+        .iter()
+        .copied()
+        .filter(|a| *a != "--train-proxy")
+        .collect();
+    let at = known.iter().position(|a| *a == "--proxy-epochs").unwrap();
+    let known = [&known[..at], &known[at + 2..], &list].concat();
+    fails(&known, "--relu-list says one budget");
 }

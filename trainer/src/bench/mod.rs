@@ -4,7 +4,7 @@
 mod plain;
 
 use crate::error::Result;
-use crate::finetune::Finetune;
+use crate::finetune::{Finetune, Losses};
 use crate::net::{Arch, Compute, Mask, MaskSet, Mode, Net};
 use crate::optim::{Sgd, gradients};
 use crate::run::Stage;
@@ -58,16 +58,16 @@ pub fn measure(
                 label_smoothing: 0.1,
             }),
         ),
-        ("search, removal", Box::new(search(Selection::Removal))),
-        ("search, taylor", Box::new(search(Selection::Taylor))),
+        ("search, removal", Box::new(search(Selection::Removal)?)),
+        ("search, taylor", Box::new(search(Selection::Taylor)?)),
         (
             "finetune",
-            Box::new(Finetune::new(teacher(), masks(), &net)),
+            Box::new(Finetune::new(teacher(), masks(), &net, Losses::PUBLISHED)),
         ),
     ];
     let mut steps: Vec<(&str, Step)> = Vec::new();
     for (name, mut stage) in stages {
-        let mut sgd = Sgd::new(&net, 0.9, 5e-4);
+        let mut sgd = Sgd::new(&net, 0.9, true, 5e-4);
         let (net, x, labels) = (&net, &x, &labels);
         let step = move || {
             let (loss, _) = stage.loss(net, x, labels, mode);

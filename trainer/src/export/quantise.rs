@@ -58,9 +58,10 @@ impl Folded {
         let q = f64::from((1u32 << (weight_bits - 1)) - 1);
         let bits = (q / max.max(1e-9)).log2().floor();
         if !bits.is_finite() || bits < 0.0 {
-            return Err(Error::Export(format!(
-                "a folded weight of {max} does not fit {weight_bits} bits"
-            )));
+            return Err(Error::WeightBits {
+                max,
+                bits: weight_bits,
+            });
         }
         Ok((bits as u32).min(20))
     }

@@ -79,7 +79,7 @@ impl Mask {
         Mask { shape, keep }
     }
 
-    /// Share of the positions in which two masks differ, relative to the ReLUs they keep.
+    /// Normalised Hamming distance: the share of the positions in which two masks differ.
     pub fn distance(&self, other: &Mask) -> f64 {
         let n = self
             .keep
@@ -87,7 +87,7 @@ impl Mask {
             .zip(&other.keep)
             .filter(|(a, b)| a != b)
             .count();
-        n as f64 / (self.n_kept() + other.n_kept()).max(1) as f64
+        n as f64 / self.keep.len().max(1) as f64
     }
 
     /// As a byte tensor [C, H, W] for a checkpoint.
@@ -207,9 +207,11 @@ mod tests {
     }
 
     #[test]
-    fn distance_is_zero_for_equal_and_one_for_disjoint_masks() {
+    fn distance_counts_the_positions_that_differ() {
         let a = Mask::top([1, 2, 2], &[4.0, 3.0, 2.0, 1.0], 2);
         let b = Mask::top([1, 2, 2], &[1.0, 2.0, 3.0, 4.0], 2);
         assert_eq!((a.distance(&a), a.distance(&b)), (0.0, 1.0));
+        let c = Mask::top([1, 2, 2], &[4.0, 3.0, 2.0, 1.0], 1);
+        assert_eq!((c.distance(&a), c.distance(&b)), (0.25, 0.75));
     }
 }

@@ -76,7 +76,8 @@ pub struct Mode {
 }
 
 impl Mode {
-    /// Exact 32-bit inference.
+    /// 32-bit inference. On an NVIDIA GPU from Ampere on, cuDNN rounds the factors of 32-bit convolutions
+    /// to TF32 (10 bits of mantissa) unless NVIDIA_TF32_OVERRIDE=0 is in the environment.
     pub const EVAL: Mode = Mode {
         train: false,
         collect: false,

@@ -1,8 +1,10 @@
 //! What came out of a run, and the report over several: one JSON file and one page of HTML.
 
+mod labels;
 mod page;
 mod published;
 
+pub use labels::{Labels, labels};
 pub use page::{Entry, page};
 pub use published::{Line, lines};
 
@@ -42,6 +44,9 @@ pub struct Outcome {
     pub n_empty_layers: usize,
     /// Float accuracy on the test set, percent.
     pub test_accuracy: f64,
+    /// Accuracy of the exported integers on the test set by the plaintext executor, percent, once exported.
+    #[serde(default)]
+    pub fixed_accuracy: Option<f64>,
     /// Images of the test set.
     pub n_test: usize,
     /// Which weights these are.
@@ -88,6 +93,7 @@ impl Outcome {
             n_empty_layers: layers.iter().filter(|l| l.relus_kept == 0).count(),
             layers,
             test_accuracy,
+            fixed_accuracy: None,
             n_test,
             selection: progress.selection(),
             holdout_accuracy: progress.holdout_accuracy.map(|a| 100.0 * a),
@@ -118,6 +124,16 @@ impl Outcome {
         }
         let json = serde_json::to_vec_pretty(&self)?;
         write_atomic(&Outcome::path(checkpoint, width), &json)
+    }
+
+    /// Adds what an export measured to the file beside the checkpoint, if there is one.
+    pub fn add_fixed(checkpoint: &Path, width: usize, accuracy: f64) -> Result<()> {
+        if !Outcome::path(checkpoint, width).is_file() {
+            return Ok(());
+        }
+        let mut outcome = Outcome::load(&Outcome::path(checkpoint, width))?;
+        outcome.fixed_accuracy = Some(accuracy);
+        outcome.save(checkpoint, width)
     }
 
     /// Reads one file.

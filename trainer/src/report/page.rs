@@ -1,6 +1,6 @@
 //! The report's page: HTML with charts in it, no scripts and nothing fetched.
 
-use super::{Outcome, lines};
+use super::{Labels, Outcome, labels, lines};
 use crate::net::Mask;
 use crate::svg::{Lines, Series, bars, escape};
 use std::collections::BTreeMap;
@@ -19,6 +19,9 @@ pub struct Entry {
     pub masks: Vec<Mask>,
 }
 
+/// A student and the name that tells its recipe from the others'.
+type Named<'a> = (String, &'a Entry);
+
 /// The page over outcomes, which are sorted by network, ReLUs and name.
 pub fn page(entries: &[Entry]) -> String {
     let mut out = format!(
@@ -33,30 +36,41 @@ pub fn page(entries: &[Entry]) -> String {
     for ((dataset, arch), group) in &groups {
         let name = escape(&format!("{arch} on {dataset}"));
         let _ = write!(out, "<h2>{name}</h2>");
-        out.push_str(&table(group));
-        out.push_str(&accuracy_chart(dataset, arch, group));
-        out.push_str(&ablation(group));
-        out.push_str(&curves(group));
-        for e in group
-            .iter()
-            .filter(|e| e.outcome.relus_kept < e.outcome.relus_total)
-        {
-            out.push_str(&details(e));
+        let outcomes: Vec<&Outcome> = group.iter().map(|e| &e.outcome).collect();
+        let Labels { names, recipes } = labels(&outcomes);
+        let group: Vec<Named> = names.into_iter().zip(group.clone()).collect();
+        out.push_str(&table(&group));
+        for (i, recipe) in recipes.iter().enumerate() {
+            let _ = write!(
+                out,
+                "<p><small>Recipe {}: {}.</small></p>",
+                i + 1,
+                escape(recipe)
+            );
+        }
+        out.push_str(&accuracy_chart(dataset, arch, &group));
+        out.push_str(&ablation(&group));
+        out.push_str(&curves(&group));
+        for (label, e) in &group {
+            if e.outcome.relus_kept < e.outcome.relus_total {
+                out.push_str(&details(label, e));
+            }
         }
     }
-    out.push_str("<p><small>Every ReLU counts, the stem's too; other papers leave the stem linear and count fewer in all. Accuracies are those of 32-bit floats on the whole test set; published ones picked the best epoch on it.</small></p></html>");
+    out.push_str("<p><small>Every ReLU counts, the stem's too; other papers leave the stem linear and count fewer in all. Test accuracies are those of 32-bit floats on the whole test set, and of the exported integers where a model was exported; published ones picked the best epoch on it.</small></p></html>");
     out
 }
 
-fn table(group: &[&Entry]) -> String {
-    let mut out = "<div class=\"wide\"><table><tr><th>run</th><th>seed</th><th>ReLUs</th><th>share</th><th>empty layers</th><th>test %</th><th>held-out %</th><th>hours</th></tr>".to_owned();
-    for e in group {
+fn table(group: &[Named]) -> String {
+    let mut out = "<div class=\"wide\"><table><tr><th>run</th><th>seed</th><th>ReLUs</th><th>share</th><th>empty layers</th><th>test %</th><th>fixed point %</th><th>held-out %</th><th>hours</th></tr>".to_owned();
+    for (label, e) in group {
         let o = &e.outcome;
-        let held = o.holdout_accuracy.map_or("-".into(), |a| format!("{a:.2}"));
+        let percent = |a: Option<f64>| a.map_or("-".into(), |a| format!("{a:.2}"));
+        let (held, fixed) = (percent(o.holdout_accuracy), percent(o.fixed_accuracy));
         let _ = write!(
             out,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.1} %</td><td>{}</td><td>{:.2}</td><td>{held}</td><td>{:.2}</td></tr>",
-            escape(&o.label()),
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.1} %</td><td>{}</td><td>{:.2}</td><td>{fixed}</td><td>{held}</td><td>{:.2}</td></tr>",
+            escape(label),
             o.recipe.seed,
             o.relus_kept,
             100.0 * o.relus_kept as f64 / o.relus_total.max(1) as f64,
@@ -66,8 +80,11 @@ fn table(group: &[&Entry]) -> String {
         );
     }
     out.push_str("</table></div>");
-    let devices: Vec<String> = group.iter().map(|e| e.outcome.device.clone()).collect();
-    let how = group.iter().map(|e| e.outcome.selection.clone());
+    let devices: Vec<String> = group
+        .iter()
+        .map(|(_, e)| e.outcome.device.clone())
+        .collect();
+    let how = group.iter().map(|(_, e)| e.outcome.selection.clone());
     let mut notes: Vec<String> = how.chain(devices).collect();
     notes.sort();
     notes.dedup();
@@ -75,18 +92,15 @@ fn table(group: &[&Entry]) -> String {
     out
 }
 
-fn accuracy_chart(dataset: &str, arch: &str, group: &[&Entry]) -> String {
+fn accuracy_chart(dataset: &str, arch: &str, group: &[Named]) -> String {
     let mut ours: BTreeMap<String, BTreeMap<usize, Vec<f64>>> = BTreeMap::new();
-    for e in group {
+    for (label, e) in group {
         let o = &e.outcome;
-        let line = ours.entry(o.label()).or_default();
+        let line = ours.entry(label.clone()).or_default();
         line.entry(o.relus_kept).or_default().push(o.test_accuracy);
     }
     // One point for each budget: the mean over the seeds.
-    let point = |(relus, values): (usize, Vec<f64>)| {
-        let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
-        (relus as f64 / 1000.0, mean)
-    };
+    let point = |(relus, values): (usize, Vec<f64>)| (relus as f64 / 1000.0, mean(&values));
     let line = |(name, line): (String, BTreeMap<usize, Vec<f64>>)| Series {
         name,
         points: line.into_iter().map(point).collect(),
@@ -94,7 +108,7 @@ fn accuracy_chart(dataset: &str, arch: &str, group: &[&Entry]) -> String {
     };
     let mut series: Vec<Series> = ours.into_iter().map(line).collect();
     series.extend(lines(dataset, arch).iter().map(|l| Series {
-        name: l.name.into(),
+        name: l.name.to_string(),
         points: l.points.to_vec(),
         dashed: true,
     }));
@@ -113,29 +127,55 @@ fn wide(chart: &str) -> String {
     format!("<div class=\"wide\">{chart}</div>")
 }
 
-/// Runs of the same budget side by side, with the mean over the seeds.
-fn ablation(group: &[&Entry]) -> String {
-    let mut by_budget: BTreeMap<usize, BTreeMap<String, Vec<f64>>> = BTreeMap::new();
-    for e in group {
+/// Accuracies of runs that differ in their seeds alone.
+#[derive(Default)]
+struct Runs {
+    test: Vec<f64>,
+    held_out: Vec<f64>,
+}
+
+impl Runs {
+    /// Mean over the held-out images; none where a run held out none.
+    fn held_out(&self) -> Option<f64> {
+        let all = self.held_out.len() == self.test.len();
+        all.then(|| mean(&self.held_out))
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// Runs of the same budget side by side, the best on held-out images first: what is chosen by the test
+/// images is measured on them too well.
+fn ablation(group: &[Named]) -> String {
+    let mut by_budget: BTreeMap<usize, BTreeMap<&str, Runs>> = BTreeMap::new();
+    for (label, e) in group {
         let o = &e.outcome;
         let runs = by_budget.entry(o.relus_kept).or_default();
-        runs.entry(o.label()).or_default().push(o.test_accuracy);
+        let runs = runs.entry(label).or_default();
+        runs.test.push(o.test_accuracy);
+        runs.held_out.extend(o.holdout_accuracy);
     }
     by_budget.retain(|_, runs| runs.len() > 1);
     if by_budget.is_empty() {
         return String::new();
     }
-    let mut out = "<h3>Selections at the same budget</h3><div class=\"wide\"><table><tr><th>selection</th><th>ReLUs</th><th>runs</th><th>mean test %</th><th>least</th><th>most</th></tr>".to_owned();
+    let mut out = "<h3>Recipes at the same budget</h3><p><small>By their mean accuracy on held-out training images; runs without any come last, in the order of their names, for test images are no ground to choose on.</small></p><div class=\"wide\"><table><tr><th>recipe</th><th>ReLUs</th><th>runs</th><th>mean held-out %</th><th>mean test %</th><th>least</th><th>most</th></tr>".to_owned();
     for (budget, runs) in by_budget {
-        for (label, values) in runs {
-            let mean = values.iter().sum::<f64>() / values.len() as f64;
-            let least = values.iter().copied().fold(f64::MAX, f64::min);
-            let most = values.iter().copied().fold(f64::MIN, f64::max);
+        let mut runs: Vec<(&str, Runs)> = runs.into_iter().collect();
+        let rank = |r: &Runs| r.held_out().unwrap_or(f64::NEG_INFINITY);
+        runs.sort_by(|a, b| rank(&b.1).total_cmp(&rank(&a.1)));
+        for (label, runs) in runs {
+            let held = runs.held_out().map_or("-".into(), |a| format!("{a:.2}"));
+            let least = runs.test.iter().copied().fold(f64::MAX, f64::min);
+            let most = runs.test.iter().copied().fold(f64::MIN, f64::max);
             let _ = write!(
                 out,
-                "<tr><td>{}</td><td>{budget}</td><td>{}</td><td>{mean:.2}</td><td>{least:.2}</td><td>{most:.2}</td></tr>",
-                escape(&label),
-                values.len()
+                "<tr><td>{}</td><td>{budget}</td><td>{}</td><td>{held}</td><td>{:.2}</td><td>{least:.2}</td><td>{most:.2}</td></tr>",
+                escape(label),
+                runs.test.len(),
+                mean(&runs.test)
             );
         }
     }
@@ -143,19 +183,19 @@ fn ablation(group: &[&Entry]) -> String {
     out
 }
 
-fn curves(group: &[&Entry]) -> String {
-    let one = |e: &&Entry| {
+fn curves(group: &[Named]) -> String {
+    let one = |(label, e): &Named| {
         let o = &e.outcome;
         let points = o.curve.iter().filter(|c| c.stage != "teacher").enumerate();
         let y = |c: &crate::recipe::Epoch| c.holdout.unwrap_or(c.train);
         Series {
-            name: format!("{}, {}, seed {}", o.label(), o.relus_kept, o.recipe.seed),
+            name: format!("{label}, {}, seed {}", o.relus_kept, o.recipe.seed),
             points: points.map(|(i, c)| (i as f64 + 1.0, y(c))).collect(),
             dashed: false,
         }
     };
     // All widths of a network train in one run.
-    let full = group.iter().filter(|e| e.outcome.width == 1.0);
+    let full = group.iter().filter(|(_, e)| e.outcome.width == 1.0);
     let series: Vec<Series> = full.map(one).filter(|s| !s.points.is_empty()).collect();
     if series.is_empty() {
         return String::new();
@@ -170,7 +210,7 @@ fn curves(group: &[&Entry]) -> String {
     wide(&chart.draw())
 }
 
-fn details(e: &Entry) -> String {
+fn details(label: &str, e: &Entry) -> String {
     let o = &e.outcome;
     let labels: Vec<String> = o.layers.iter().map(|l| l.name.clone()).collect();
     let of = |f: fn(&super::Layer) -> usize| o.layers.iter().map(|l| f(l) as f64).collect();
@@ -179,10 +219,8 @@ fn details(e: &Entry) -> String {
         ("ReLUs kept".to_owned(), of(|l| l.relus_kept)),
     ];
     let title = format!(
-        "{}, seed {}: {} ReLUs by layer",
-        o.label(),
-        o.recipe.seed,
-        o.relus_kept
+        "{label}, seed {}: {} ReLUs by layer",
+        o.recipe.seed, o.relus_kept
     );
     let mut out = wide(&bars(&title, "ReLU layer", "ReLUs", &labels, &series));
     // A narrower form's masks are the first channels of the full form's.
