@@ -102,8 +102,17 @@ fn silent_ots_save_bytes_and_change_no_answer() {
     assert!(tables(&sliced) * 5 < tables(&plain) * 4, "{sliced}");
     let error = sliced["results"][0]["check"]["max_logit_error"].as_f64();
     assert!(error.unwrap() < 0.25, "{sliced}");
+    let own = run(&["--garbling", "client-digits"]);
+    assert_eq!(own["report"]["garbling"], "client-digits");
+    let online = |run: &serde_json::Value| {
+        let bytes = &run["report"]["online"];
+        bytes["bytes_up"].as_u64().unwrap() + bytes["bytes_down"].as_u64().unwrap()
+    };
+    assert!(online(&own) < online(&plain), "{own}");
+    let error = own["results"][0]["check"]["max_logit_error"].as_f64();
+    assert!(error.unwrap() < 0.25, "{own}");
     let text = fails(&url, &["--garbling", "yao", image.to_str().unwrap()]);
-    assert!(text.contains("half-gates or three-halves"), "{text}");
+    assert!(text.contains("three-halves or client-digits"), "{text}");
     let text = fails(&url, &["--ot", "loud", image.to_str().unwrap()]);
     assert!(text.contains("softspoken or silent"), "{text}");
 }
