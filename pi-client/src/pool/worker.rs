@@ -99,7 +99,7 @@ impl Worker {
             |session: &Session| session.n_prepared() == 0 && session.plan().batch() < batch;
         let is_replaced = self.is_for_kept || self.session.as_ref().is_some_and(is_too_small);
         if is_replaced && let Some(session) = self.session.take() {
-            // It has answered all that it was opened for.
+            // It has answered all that it was opened for, so how it ends changes nothing.
             let _ = session.close();
         }
         let session = match self.session.take() {
