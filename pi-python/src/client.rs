@@ -49,7 +49,7 @@ impl NativeClient {
     /// Connects and reads the model's description.
     #[new]
     #[pyo3(signature = (url, model, *, token, token_file, ca, identity, keep_prepared, batch, resize, n_retries))]
-    #[expect(
+    #[allow(
         clippy::too_many_arguments,
         reason = "the keywords of one call in Python"
     )]
