@@ -29,7 +29,8 @@ pub struct Config {
     /// How many inferences the client prepares ahead by itself and keeps ready. With 0 it prepares when asked to, or when a
     /// query finds nothing prepared. With more it holds two sessions, so that queries are answered while others are prepared.
     pub keep_prepared: usize,
-    /// How many are prepared together; `None` chooses by what is asked for first, up to 16 and the server's limit.
+    /// How many are prepared together; `None` chooses by what is asked for, up to 16 and the server's limit. Then a session for small
+    /// batches gives way to one for larger ones when these are asked for and nothing is left in its store.
     pub batch: Option<usize>,
     /// How OTs are made and circuits garbled.
     pub session: SessionOptions,

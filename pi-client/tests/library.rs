@@ -141,6 +141,30 @@ async fn a_dropped_future_leaves_a_client_that_works() {
 }
 
 #[tokio::test]
+async fn a_session_for_single_inferences_gives_way_to_one_for_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    // One place: the small session must be gone before the large one comes.
+    let url = common::server(dir.path(), 1);
+    let client = Client::connect(Config::new(&url)).await.unwrap();
+    client.infer(&image(1)).await.unwrap();
+    client.prepare(3).await.unwrap();
+    assert_eq!(client.n_prepared(), 3);
+    let batched = client.infer(&image(2)).await.unwrap();
+    // What is in store is kept, in batches as large as before.
+    client.prepare(4).await.unwrap();
+    assert_eq!(client.n_prepared(), 2 + 6);
+    let single = Client::connect(Config {
+        batch: Some(1),
+        ..Config::new(&url)
+    });
+    let single = {
+        client.close().await;
+        single.await.unwrap().infer(&image(2)).await.unwrap()
+    };
+    assert!(batched.stats.offline_bytes < single.stats.offline_bytes);
+}
+
+#[tokio::test]
 async fn a_session_that_the_server_ended_is_replaced_before_anything_is_spent() {
     let dir = tempfile::tempdir().unwrap();
     let url = common::serve_with(dir.path(), 2, 150, |o| {

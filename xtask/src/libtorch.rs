@@ -91,7 +91,8 @@ pub fn env(dir: &Path) -> Vec<(String, String)> {
     ]
 }
 
-fn cache_dir() -> Result<PathBuf> {
+/// The folder for what is fetched once.
+pub fn cache_dir() -> Result<PathBuf> {
     let set = |name: &str| {
         std::env::var_os(name)
             .filter(|v| !v.is_empty())

@@ -4,6 +4,7 @@ mod demo;
 mod demo_tables;
 mod instructions;
 mod libtorch;
+mod python;
 mod table;
 mod test;
 
@@ -15,6 +16,8 @@ usage: cargo xtask demo [--models DIR] [--images N]
            a server and a client on this machine, on real images, with what it cost
        cargo xtask test
            formatting, lints, documentation, and all tests, those of the trainer included
+       cargo xtask python [ARGS]
+           builds the Python client, installs it into a virtual environment of its own, and runs pytest ARGS
        cargo xtask instructions [--write]
            instructions of each kernel, by valgrind, against those on record
        cargo xtask trainer ARGS
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
     {
         Some(("demo", rest)) => demo::run(rest),
         Some(("test", [])) => test::run(),
+        Some(("python", rest)) => python::run(rest),
         Some(("instructions", rest)) => instructions::run(rest),
         Some(("trainer", rest)) => test::trainer(rest),
         _ => {

@@ -6,8 +6,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::cargo;
+use crate::python::EXTENSION;
 
 const TRAINER: [&str; 2] = ["--package", "pi-trainer"];
+/// All but the trainer: the default members, and the Python client.
+const BUT_TRAINER: [&str; 3] = ["--workspace", "--exclude", "pi-trainer"];
 const DENY: [&str; 3] = ["--", "-D", "warnings"];
 
 /// Runs the command.
@@ -21,7 +24,11 @@ pub fn run() -> Result<()> {
     let mend = "mend what the messages above name";
     step(
         "lints",
-        cargo().args(["clippy", "--all-targets"]).args(DENY),
+        cargo()
+            .envs([EXTENSION])
+            .args(["clippy", "--all-targets"])
+            .args(BUT_TRAINER)
+            .args(DENY),
         mend,
     )?;
     let documentation = || {
@@ -31,9 +38,14 @@ pub fn run() -> Result<()> {
             .args(["doc", "--no-deps"]);
         command
     };
-    step("documentation", &mut documentation(), mend)?;
+    step(
+        "documentation",
+        documentation().envs([EXTENSION]).args(BUT_TRAINER),
+        mend,
+    )?;
     let failing = "the failing test says above what it saw; `cargo test NAME` runs it alone";
     step("tests", cargo().arg("test"), failing)?;
+    crate::python::test(&[])?;
 
     let libtorch = libtorch()?;
     let with = |mut command: Command| {
@@ -87,7 +99,8 @@ pub fn trainer(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn step(name: &str, command: &mut Command, advice: &str) -> Result<()> {
+/// Runs one step, and tells how long it took.
+pub fn step(name: &str, command: &mut Command, advice: &str) -> Result<()> {
     println!("== {name}");
     let started = Instant::now();
     let status = command
@@ -110,12 +123,12 @@ fn step(name: &str, command: &mut Command, advice: &str) -> Result<()> {
 fn libtorch() -> Result<Vec<(String, String)>> {
     println!("== libtorch");
     if !runs("g++", &["--version"]) {
-        install("g++")?;
+        install("the trainer", "g++")?;
     }
     // pip is needed only where libtorch is not there yet.
     let dir = match crate::libtorch::ensure() {
         Err(_) if !runs("python3", &["-m", "pip", "--version"]) => {
-            install("python3-pip")?;
+            install("the trainer", "python3-pip")?;
             crate::libtorch::ensure()?
         }
         ready => ready?,
@@ -123,18 +136,20 @@ fn libtorch() -> Result<Vec<(String, String)>> {
     Ok(crate::libtorch::env(&dir))
 }
 
-fn runs(program: &str, args: &[&str]) -> bool {
+/// Whether a program runs and succeeds.
+pub fn runs(program: &str, args: &[&str]) -> bool {
     let output = Command::new(program).args(args).output();
     output.is_ok_and(|output| output.status.success())
 }
 
-fn install(package: &str) -> Result<()> {
+/// Installs a package of the system where that is possible; `whose` needs it.
+pub fn install(whose: &str, package: &str) -> Result<()> {
     let by_hand =
         format!("install it by hand: apt-get install {package}, or your system's equivalent");
     let id = Command::new("id").arg("-u").output();
     let is_root = id.is_ok_and(|id| id.stdout.trim_ascii() == b"0");
     if !is_root || !runs("apt-get", &["--version"]) {
-        bail!("the trainer needs {package}, which this machine lacks; {by_hand}");
+        bail!("{whose} needs {package}, which this machine lacks; {by_hand}");
     }
     let apt = || {
         let mut command = Command::new("apt-get");

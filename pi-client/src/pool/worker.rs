@@ -89,21 +89,23 @@ impl Worker {
     /// The session, opened if there is none that can prepare. `n` is how many inferences are wanted.
     fn open(&mut self, n: usize) -> Result<&mut Session, ClientError> {
         self.forget_if_dead();
-        if self.is_for_kept
-            && let Some(session) = self.session.take()
-        {
-            // It has answered all that it was opened for.
+        let terms = &self.shared.terms;
+        let most = terms.description.max_batch.min(DEFAULT_BATCH);
+        let n = n.max(1);
+        // Batches of equal size, so that little is prepared in vain.
+        let batch = terms.batch.unwrap_or_else(|| n.div_ceil(n.div_ceil(most)));
+        // With nothing in store, one more set-up costs less than a flight of its own for each of many inferences.
+        let is_too_small =
+            |session: &Session| session.n_prepared() == 0 && session.plan().batch() < batch;
+        let is_replaced = self.is_for_kept || self.session.as_ref().is_some_and(is_too_small);
+        if is_replaced && let Some(session) = self.session.take() {
+            // It has answered all that it was opened for, so how it ends changes nothing.
             let _ = session.close();
         }
         let session = match self.session.take() {
             Some(session) => session,
             None => {
                 self.is_for_kept = false;
-                let terms = &self.shared.terms;
-                let most = terms.description.max_batch.min(DEFAULT_BATCH);
-                let n = n.max(1);
-                // Batches of equal size, so that little is prepared in vain.
-                let batch = terms.batch.unwrap_or_else(|| n.div_ceil(n.div_ceil(most)));
                 // Opening spends nothing that can be used once.
                 let retries = match self.in_background {
                     true => Retries::NONE,

@@ -1,0 +1,184 @@
+//! The Python client's checks: a virtual environment in the user's cache gets maturin, NumPy and pytest by pip, maturin builds the
+//! wheel in the profile of the tests (most of it is built already then), pip installs it there, and pytest runs it against
+//! a real server.
+//!
+//! `PI_PYTHON` names an interpreter that has the three packages already; nothing is fetched then, but the wheel is installed into it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::test::{install, runs, step};
+use crate::{cargo, libtorch, root};
+
+const REQUIREMENTS: [&str; 3] = ["maturin>=1.9,<2", "numpy>=1.21", "pytest>=7"];
+const PROGRAMS: [&str; 9] = [
+    "--package",
+    "pi-server",
+    "--package",
+    "pi-client",
+    "--package",
+    "pi-model",
+    "--bins",
+    "--example",
+    "random_network",
+];
+/// An extension module is linked to no Python; maturin builds it so, and lints must not need one either.
+pub const EXTENSION: (&str, &str) = ("PYO3_BUILD_EXTENSION_MODULE", "1");
+
+/// `cargo xtask python ARGS`: builds and tests the package alone.
+pub fn run(args: &[String]) -> Result<()> {
+    let programs = "the errors above say what to mend";
+    step(
+        "server, client and a model",
+        cargo().args(["build", "--quiet"]).args(PROGRAMS),
+        programs,
+    )?;
+    test(args)
+}
+
+/// The steps after the programs are built, which `cargo xtask test` has done already. `args` are for pytest.
+pub fn test(args: &[String]) -> Result<()> {
+    println!("== Python");
+    let python = environment()?;
+    let package = root().join("pi-python");
+    let wheels = tempdir()?;
+    let built = step(
+        "wheel of the Python client",
+        Command::new(&python)
+            .args([
+                "-m",
+                "maturin",
+                "build",
+                "--quiet",
+                "--profile",
+                "dev",
+                "--out",
+            ])
+            .arg(&wheels)
+            .current_dir(&package),
+        "the messages above say what failed",
+    )
+    .and_then(|()| install_wheel(&python, &wheels));
+    // Best effort: what is left is only disk space.
+    let _ = std::fs::remove_dir_all(&wheels);
+    built?;
+    step(
+        "tests of the Python client",
+        Command::new(&python)
+            .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
+            .args(args)
+            .current_dir(&package)
+            .env("PI_PROGRAMS", programs()?)
+            .env("PYTHONDONTWRITEBYTECODE", "1"),
+        "the failing test says above what it saw; `cargo xtask python -k NAME` runs it alone",
+    )
+}
+
+/// Where cargo puts the programs of this profile: beside this one.
+fn programs() -> Result<PathBuf> {
+    let me = std::env::current_exe().context("where is this program?")?;
+    let dir = me.parent().map(Path::to_owned);
+    dir.context("this program lies in no folder")
+}
+
+fn tempdir() -> Result<PathBuf> {
+    let dir = libtorch::cache_dir()?.join(format!("wheels.part-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    Ok(dir)
+}
+
+fn install_wheel(python: &Path, wheels: &Path) -> Result<()> {
+    let mut found = std::fs::read_dir(wheels).context("listing the wheels")?;
+    let wheel = found
+        .next()
+        .context("maturin built no wheel")?
+        .context("listing the wheels")?
+        .path();
+    pip(
+        python,
+        &["--force-reinstall", "--no-deps", "--no-index"],
+        &[&wheel.display().to_string()],
+    )
+}
+
+/// An interpreter with what is needed.
+fn environment() -> Result<PathBuf> {
+    if let Some(python) = std::env::var_os("PI_PYTHON").filter(|p| !p.is_empty()) {
+        let python = PathBuf::from(python);
+        if !is_ready(&python) {
+            bail!(
+                "PI_PYTHON is {}, which lacks one of maturin, numpy and pytest: install them there",
+                python.display()
+            );
+        }
+        return Ok(python);
+    }
+    let dir = libtorch::cache_dir()?.join("python-client");
+    let python = dir.join("bin").join("python");
+    if is_ready(&python) {
+        return Ok(python);
+    }
+    if !runs("python3", &["--version"]) {
+        install("the Python client", "python3")?;
+    }
+    // Debian has pip for virtual environments in a package of its own.
+    if !runs("python3", &["-c", "import ensurepip, venv"]) {
+        install("the Python client", "python3-venv")?;
+    }
+    step(
+        "virtual environment",
+        Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&dir),
+        "python3 -m venv must work: apt-get install python3-venv, or your system's equivalent; or set PI_CACHE_DIR to a writable folder",
+    )?;
+    println!("fetching maturin, numpy and pytest (40 MB), once");
+    pip(
+        &python,
+        &["--only-binary=:all:", "--no-cache-dir"],
+        &REQUIREMENTS,
+    )?;
+    if !is_ready(&python) {
+        bail!("pip installed maturin, numpy and pytest, but python3 cannot use them");
+    }
+    Ok(python)
+}
+
+fn is_ready(python: &Path) -> bool {
+    let check = "import maturin, numpy, pytest, pip";
+    let quiet = Command::new(python)
+        .args(["-c", check])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    quiet.is_ok_and(|status| status.success())
+}
+
+fn pip(python: &Path, flags: &[&str], what: &[&str]) -> Result<()> {
+    let out = Command::new(python)
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ])
+        .args(flags)
+        .args(what)
+        .stdin(Stdio::null())
+        .output()
+        .context("running pip")?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&out.stderr);
+    let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+    bail!(
+        "pip could not install {}:\n{}\ncheck the network, or set a mirror in pip's configuration; or install maturin, numpy and pytest \
+         into a virtual environment of your own and set PI_PYTHON to its python",
+        what.join(", "),
+        lines[lines.len().saturating_sub(6)..].join("\n")
+    )
+}
