@@ -62,11 +62,11 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let image = Image::from_pixels(shape.width, shape.height, shape.channels, grey)?;
     let input = image.fit(&description.model, Sizing::Exact)?.input;
     let n = args.n as usize;
-    let batch = infer::batch(args.session.batch, n, &description);
+    let options = args.session.options();
+    let batch = infer::batch(args.session.batch, n, &description, options);
     let started = Instant::now();
     let mut session = {
         let _phase = interrupt::during(Doing::SettingUp);
-        let options = args.session.options();
         args.server
             .again(|| client.session_with(&description, batch, options))?
     };

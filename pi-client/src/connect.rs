@@ -15,6 +15,8 @@ use pi_proto::limits::{
 };
 use pi_proto::v1::private_inference_client::PrivateInferenceClient;
 use pi_proto::v1::{DescribeRequest, ListModelsRequest};
+use pi_protocol::gc::GarblingMode;
+use pi_protocol::session::SessionOptions;
 use pi_protocol::wire::PROTOCOL_VERSION;
 use tokio::runtime::{Handle, Runtime};
 use tonic::metadata::{Ascii, MetadataValue};
@@ -157,14 +159,35 @@ pub struct Description {
     pub model: PublicModel,
     /// Version of the server program.
     pub server_version: String,
-    /// Largest batch that the server grants.
+    /// Largest batch that the server grants, if its memory allows: see [`Self::largest_batch`].
     pub max_batch: usize,
+    /// Inferences that a session may have prepared where the server garbles.
+    pub max_prepared: usize,
+    /// The same where the client garbles, which takes more of the server's memory; zero if there is too little for one.
+    pub max_prepared_client_garbles: usize,
     /// How long the server lets a session be silent.
     pub idle_timeout: Duration,
     /// How long the server keeps prepared inferences beyond their session; zero if it does not.
     pub kept_for: Duration,
     /// The network for which the server packs ciphertexts.
     pub packing: PackingGoal,
+}
+
+impl Description {
+    /// Inferences that a session with these options may have prepared at a time.
+    #[must_use]
+    pub const fn most_prepared(&self, options: SessionOptions) -> usize {
+        match options.garbling {
+            GarblingMode::HalfGates | GarblingMode::ThreeHalves => self.max_prepared,
+            GarblingMode::ClientDigits => self.max_prepared_client_garbles,
+        }
+    }
+
+    /// Largest batch that the server grants to sessions with these options.
+    #[must_use]
+    pub fn largest_batch(&self, options: SessionOptions) -> usize {
+        self.max_batch.min(self.most_prepared(options))
+    }
 }
 
 /// The threads that move bytes. They end in the background, so that a client may be dropped anywhere.
@@ -352,6 +375,8 @@ impl Client {
             model,
             server_version: answer.server_version,
             max_batch: (answer.max_batch as usize).max(1),
+            max_prepared: answer.max_prepared as usize,
+            max_prepared_client_garbles: answer.max_prepared_client_garbles as usize,
             idle_timeout: Duration::from_secs(answer.idle_timeout_seconds.into()),
             kept_for: Duration::from_secs(answer.kept_seconds),
             packing: PackingGoal::for_bandwidth(answer.packing_bandwidth),

@@ -54,6 +54,18 @@ pub enum ClientError {
     /// Something was asked for that cannot be done.
     #[error("{0}")]
     Usage(String),
+    /// More was to be prepared than the server holds for one session. Nothing was done, and the session goes on.
+    #[error(
+        "{n_asked} more to prepare, with {n_prepared} prepared: this server holds at most {most} for a session. Use some first, prepare fewer, or have them kept on disk if the server does that (`pi-client prepare`)"
+    )]
+    Full {
+        /// How many were asked for, in whole batches.
+        n_asked: usize,
+        /// How many wait.
+        n_prepared: usize,
+        /// How many may wait.
+        most: usize,
+    },
     /// The two programs are of different releases.
     #[error("{0}")]
     Version(String),
@@ -228,6 +240,7 @@ impl ClientError {
                 KeepError::Full | KeepError::Unavailable => ErrorClass::Quota,
                 _ => ErrorClass::Refused,
             },
+            Self::Full { .. } => ErrorClass::Quota,
             Self::Version(_) => ErrorClass::Version,
             Self::Input { .. } | Self::Model(ModelError::Input(_)) => ErrorClass::Input,
             Self::Mismatch(_) | Self::Model(_) | Self::Protocol(_) => ErrorClass::Protocol,

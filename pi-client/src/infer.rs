@@ -16,6 +16,7 @@ use pi_model::{Model, executor};
 use pi_protocol::client::Output;
 use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase};
+use pi_protocol::session::SessionOptions;
 use serde::Serialize;
 
 use crate::args::{ServerArgs, SessionArgs, StoreArgs};
@@ -138,6 +139,7 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
         true => None,
         false => Kept::find(args, &client, &description)?,
     };
+    let options = args.session.options();
     let mut session = {
         let _phase = interrupt::during(Doing::SettingUp);
         args.server.again(|| match &kept {
@@ -147,10 +149,11 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
             }
             _ => {
                 let n = inputs.len();
-                let batch = kept
-                    .as_ref()
-                    .map_or_else(|| batch(args.session.batch, n, &description), |k| k.batch);
-                client.session_with(&description, batch, args.session.options())
+                let batch = kept.as_ref().map_or_else(
+                    || batch(args.session.batch, n, &description, options),
+                    |k| k.batch,
+                );
+                client.session_with(&description, batch, options)
             }
         })?
     };
@@ -170,9 +173,9 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
                 if is_kept_only && kept.take().is_some() {
                     // Another process was faster, or the files are damaged: this session cannot prepare.
                     session.close()?;
-                    let batch = batch(args.session.batch, inputs.len() - i, &description);
+                    let batch = batch(args.session.batch, inputs.len() - i, &description, options);
                     let _phase = interrupt::during(Doing::SettingUp);
-                    session = client.session_with(&description, batch, args.session.options())?;
+                    session = client.session_with(&description, batch, options)?;
                 }
                 if session.n_prepared() == 0 {
                     prepare(&mut session, inputs.len() - i)?;
@@ -233,8 +236,13 @@ impl Kept {
 }
 
 /// How many are prepared together: what the user says, or batches of equal size, so that nothing is prepared in vain.
-pub(crate) fn batch(asked: Option<usize>, n: usize, description: &Description) -> usize {
-    let most = description.max_batch.min(DEFAULT_BATCH);
+pub(crate) fn batch(
+    asked: Option<usize>,
+    n: usize,
+    description: &Description,
+    options: SessionOptions,
+) -> usize {
+    let most = description.largest_batch(options).min(DEFAULT_BATCH);
     asked.unwrap_or_else(|| n.div_ceil(n.div_ceil(most).max(1)).max(1))
 }
 

@@ -49,8 +49,8 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
     if n > 0 {
         // Those that wait can be used in one session with the new ones only if their batches are of one size.
         let asked = args.session.batch.or(store.waiting()?.1);
-        let batch = infer::batch(asked, n, &description);
         let options = args.session.options();
+        let batch = infer::batch(asked, n, &description, options);
         let mut session = {
             let _phase = interrupt::during(Doing::SettingUp);
             args.server

@@ -11,6 +11,7 @@ use pi_model::spec::OutputMode;
 use pi_client::session::DEFAULT_BATCH;
 use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase};
+use pi_protocol::session::SessionOptions;
 
 use crate::bench::Bench;
 use crate::infer::Run;
@@ -166,7 +167,9 @@ pub(crate) fn layers(report: &Report) -> String {
 
 /// How many are prepared together when many are asked for.
 pub(crate) fn usual_batch(description: &Description) -> usize {
-    description.max_batch.min(DEFAULT_BATCH)
+    description
+        .largest_batch(SessionOptions::default())
+        .min(DEFAULT_BATCH)
 }
 
 /// What a server says about a model, who learns what, and what a query costs alone and in the usual batch.
@@ -265,8 +268,9 @@ pub(crate) fn description(description: &Description, costs: &[Cost; 2], tls: boo
     row(
         "limits",
         format!(
-            "batches of up to {}, sessions silent for up to {} s",
-            description.max_batch,
+            "batches of up to {}, {} prepared in a session, which may be silent for {} s",
+            description.largest_batch(SessionOptions::default()),
+            description.max_prepared,
             description.idle_timeout.as_secs()
         ),
     );

@@ -31,6 +31,7 @@ pub const DEFAULT_BATCH: usize = 16;
 pub struct Session {
     // Declared first: the driver must be gone before the network.
     driver: ClientSession<GrpcChannel>,
+    most_prepared: usize,
     prepared: VecDeque<Prepared>,
     plan: Arc<PublicPlan>,
     clocks: Clocks,
@@ -48,6 +49,21 @@ pub struct Answer {
     pub output: Output,
     /// Online time.
     pub time: Duration,
+}
+
+/// Whether a server prepares batches of `batch` where it grants at most `most`.
+///
+/// # Errors
+/// [`ClientError::Usage`] when it does not.
+pub fn check_batch(batch: usize, most: usize) -> Result<(), ClientError> {
+    if (1..=most).contains(&batch) {
+        return Ok(());
+    }
+    Err(ClientError::Usage(if most == 0 {
+        "this server has no memory for inferences that the client garbles: leave out --garbling client-digits, or ask its operator for a larger --prepared-memory".into()
+    } else {
+        format!("a batch of {batch}: this server prepares 1 to {most} inferences at once")
+    }))
 }
 
 impl Client {
@@ -92,12 +108,15 @@ impl Client {
         batch: usize,
         options: Option<SessionOptions>,
     ) -> Result<Session, ClientError> {
-        if !(1..=description.max_batch).contains(&batch) {
-            return Err(ClientError::Usage(format!(
-                "a batch of {batch}: this server prepares 1 to {} inferences at once",
-                description.max_batch
-            )));
-        }
+        let (most, most_prepared) = match options {
+            Some(options) => (
+                description.largest_batch(options),
+                description.most_prepared(options),
+            ),
+            // What is kept needs no memory of the session.
+            None => (description.max_batch, usize::MAX),
+        };
+        check_batch(batch, most)?;
         let plan = Arc::new(PublicPlan::with_goal(
             &description.model,
             batch,
@@ -141,6 +160,7 @@ impl Client {
             driver.map_err(|e| ClientError::in_session(&url, "setting up", e, farewell.get()))?;
         Ok(Session {
             driver,
+            most_prepared,
             prepared: VecDeque::new(),
             plan,
             clocks: Clocks {
@@ -181,11 +201,30 @@ impl Session {
         self.prepared.len()
     }
 
+    /// Whether `n` more may be prepared, in whole batches, without one being used.
+    ///
+    /// # Errors
+    /// [`ClientError::Full`] when the server's memory for this session is too small.
+    pub fn check_room(&self, n: usize) -> Result<(), ClientError> {
+        let batch = self.plan.batch();
+        let n_asked = n.div_ceil(batch).saturating_mul(batch);
+        let n_prepared = self.prepared.len();
+        if n_prepared.saturating_add(n_asked) <= self.most_prepared {
+            return Ok(());
+        }
+        Err(ClientError::Full {
+            n_asked,
+            n_prepared,
+            most: self.most_prepared,
+        })
+    }
+
     /// Prepares one more batch. Needs no input.
     ///
     /// # Errors
-    /// [`ClientError::Refused`], [`ClientError::Lost`] or [`ClientError::Protocol`]; the session is over then.
+    /// [`ClientError::Full`]; or [`ClientError::Refused`], [`ClientError::Lost`] or [`ClientError::Protocol`], and the session is over then.
     pub fn prepare(&mut self) -> Result<(), ClientError> {
+        self.check_room(self.plan.batch())?;
         let started = Instant::now();
         let batch = self.driver.prepare();
         let batch = batch.map_err(|e| self.explain("preparing", e))?;

@@ -87,6 +87,21 @@ async fn a_number_of_inferences_is_kept_prepared() {
 }
 
 #[tokio::test]
+async fn more_than_the_server_holds_is_refused_before_any_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = common::server(dir.path(), 1);
+    let client = Client::connect(Config::new(&url)).await.unwrap();
+    client.prepare(2).await.unwrap();
+    let n = client.n_prepared();
+    let error = client.prepare(usize::MAX / 2).await.unwrap_err();
+    assert!(matches!(error, ClientError::Full { n_prepared, .. } if n_prepared == n));
+    assert_eq!(error.class(), ErrorClass::Quota);
+    assert_eq!(client.n_prepared(), n);
+    let answer = client.infer(&image(1)).await.unwrap();
+    assert!(answer.stats.prepared_ahead);
+}
+
+#[tokio::test]
 async fn a_dropped_future_leaves_a_client_that_works() {
     let dir = tempfile::tempdir().unwrap();
     let url = common::server(dir.path(), 1);

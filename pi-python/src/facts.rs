@@ -6,6 +6,7 @@ use pi_model::PublicPlan;
 use pi_model::spec::OutputMode;
 use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase};
+use pi_protocol::session::SessionOptions;
 use pyo3::IntoPyObject;
 
 /// Becomes a dictionary, and then the fields of `private_inference.Description`.
@@ -24,6 +25,7 @@ pub(crate) struct Facts {
     accuracy: Option<f64>,
     server_version: String,
     max_batch: usize,
+    max_prepared: usize,
     batch: usize,
     setup_bytes: u64,
     offline_bytes: u64,
@@ -40,7 +42,8 @@ impl Facts {
             let plan = PublicPlan::with_goal(&description.model, batch, description.packing)?;
             Ok(Cost::of(&plan)?)
         };
-        let batch = description.max_batch.min(DEFAULT_BATCH);
+        let max_batch = description.largest_batch(SessionOptions::default());
+        let batch = max_batch.min(DEFAULT_BATCH);
         let (one, many) = (cost(1)?, cost(batch)?);
         let bytes =
             |c: &Cost, phase| c.bytes(phase, Direction::Up) + c.bytes(phase, Direction::Down);
@@ -62,7 +65,8 @@ impl Facts {
             relus_total: card.relus_total,
             accuracy: card.fixed_accuracy.or(card.float_accuracy),
             server_version: description.server_version.clone(),
-            max_batch: description.max_batch,
+            max_batch,
+            max_prepared: description.max_prepared,
             batch,
             setup_bytes: bytes(&one, Phase::Setup),
             offline_bytes: bytes(&one, Phase::Offline),

@@ -1,6 +1,7 @@
 """A real server with small random models, in a process of its own."""
 
 import os
+import signal
 import subprocess
 import warnings
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from private_inference import InputWarning
+
+# A program that is started in the background ignores Ctrl-C, and so would all that is started from here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(os.environ.get("PI_PROGRAMS", REPOSITORY / "target" / "debug"))

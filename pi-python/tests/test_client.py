@@ -88,8 +88,20 @@ def test_other_threads_run_while_one_waits(url):
         assert len(answers) == 4 and client.n_prepared >= 36
 
 
+def test_more_than_the_server_holds_is_refused_before_any_of_it(url):
+    with Client(url) as client:
+        client.prepare(4)
+        with pytest.raises(pi.QuotaError, match="holds at most"):
+            client.prepare(1_000_000)
+        assert client.n_prepared == 4
+        client.predict(IMAGE)
+        assert client.last_stats.n_prepared_ahead == 1
+
+
 def test_control_c_ends_a_call_and_leaves_a_client_that_works(url):
     with Client(url) as client:
+        # As many as there may be, which takes long.
+        n_many = client.describe().max_prepared // 4 * 4
         pressed = []
 
         def press():
@@ -99,13 +111,13 @@ def test_control_c_ends_a_call_and_leaves_a_client_that_works(url):
 
         threading.Thread(target=press).start()
         with pytest.raises(KeyboardInterrupt):
-            client.prepare(1_000_000)
+            client.prepare(n_many)
         assert time.monotonic() - pressed[0] < 5
         assert client.predict(IMAGE).shape == (5,)
 
 
 def test_control_c_ends_the_whole_program(url):
-    program = f"from private_inference import Client\nwith Client({url!r}) as c: print('ready', flush=True); c.prepare(10**6)"
+    program = f"from private_inference import Client\nwith Client({url!r}) as c: n = c.describe().max_prepared // 4 * 4; print('ready', flush=True); c.prepare(n)"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.2)

@@ -17,7 +17,7 @@ use prometheus_client::registry::{Metric, Registry};
 use tonic::Code;
 
 use crate::process::Process;
-use crate::store::Held;
+use crate::store::{Bounds, Held};
 
 /// What [`Metrics::text`] is, in a header `content-type`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -50,6 +50,8 @@ pub struct Metrics {
     kept: Counters<1>,
     kept_items: Gauge,
     kept_bytes: Gauge,
+    kept_limit: Gauge,
+    kept_failing: Gauge,
     load_failures: Counters<1>,
     queue: Histogram,
     waiting: Gauge,
@@ -95,6 +97,8 @@ impl Default for Metrics {
             ),
             kept_items: all.add("kept_items", "Prepared inferences in the store"),
             kept_bytes: all.add("kept_bytes", "Their bytes"),
+            kept_limit: all.add("kept_limit_bytes", "Most bytes that the store may hold; 0 without a store"),
+            kept_failing: all.add("kept_failing", "1 while the store does not work"),
             load_failures: all.add(
                 "model_load_failures",
                 "Models that could not be loaded, by model",
@@ -128,6 +132,9 @@ impl Default for Metrics {
         for outcome in ["ended", "failed", "refused", "panicked"] {
             let labels = [("outcome", outcome.to_owned())];
             drop(metrics.sessions.get_or_create(&labels));
+        }
+        for event in ["put", "take", "miss"] {
+            drop(metrics.kept_event(event));
         }
         metrics.bytes(0, 0);
         metrics
@@ -288,6 +295,12 @@ impl Metrics {
         self.kept_bytes.set(held.n_bytes as i64);
     }
 
+    /// The store may hold this much, and works or does not.
+    pub fn kept_works(&self, bounds: &Bounds, works: bool) {
+        self.kept_limit.set(bounds.total_bytes as i64);
+        self.kept_failing.set(i64::from(!works));
+    }
+
     fn kept_event(&self, event: &str) -> Counter {
         let labels = [("event", event.to_owned())];
         self.kept.get_or_create(&labels).clone()
@@ -342,6 +355,11 @@ mod tests {
             n_bytes: 99,
             next_expiry_s: 0,
         });
+        let bounds = Bounds {
+            total_bytes: 1000,
+            owner_bytes: 500,
+        };
+        metrics.kept_works(&bounds, false);
         metrics.sessions_limit(8);
         metrics.certificate_expires("tls-cert", 1_800_000_000);
         metrics.reload_failing("tokens", true);
@@ -378,6 +396,8 @@ mod tests {
             "pi_kept_total{event=\"miss\"} 1",
             "pi_kept_items 4",
             "pi_kept_bytes 99",
+            "pi_kept_limit_bytes 1000",
+            "pi_kept_failing 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

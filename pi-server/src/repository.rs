@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use bytes::Bytes;
 use pi_model::packing::PackingGoal;
 use pi_model::{Model, ModelError, Plan};
+use pi_protocol::gc::GarblingMode;
+use pi_protocol::ot::mode::OtMode;
 use pi_protocol::server::{check_plan, prepared_bytes};
 use pi_protocol::session::SessionOptions;
 use serde::Serialize;
@@ -30,6 +32,7 @@ pub struct Served {
     description: Bytes,
     card: Bytes,
     prepared_bytes: usize,
+    prepared_bytes_client_garbles: usize,
 }
 
 /// What a model needs to be served here.
@@ -241,17 +244,28 @@ impl Served {
             description,
             card: card.into(),
             prepared_bytes: 0,
+            prepared_bytes_client_garbles: 0,
         };
         let plan = served.plan(1)?;
-        served.prepared_bytes =
-            prepared_bytes(&plan, SessionOptions::default()).map_err(unplannable)?;
+        let bytes = |garbling| {
+            let ot = OtMode::default();
+            prepared_bytes(&plan, SessionOptions { ot, garbling }).map_err(unplannable)
+        };
+        served.prepared_bytes = bytes(GarblingMode::HalfGates)?;
+        served.prepared_bytes_client_garbles = bytes(GarblingMode::ClientDigits)?;
         Ok(served)
     }
 
-    /// Bytes that one prepared inference takes in memory.
+    /// Bytes that one prepared inference takes in memory where the server garbles.
     #[must_use]
     pub const fn prepared_bytes(&self) -> usize {
         self.prepared_bytes
+    }
+
+    /// The same where the client garbles.
+    #[must_use]
+    pub const fn prepared_bytes_client_garbles(&self) -> usize {
+        self.prepared_bytes_client_garbles
     }
 
     /// Its version, where it has one.

@@ -10,6 +10,7 @@
 pub mod embedded;
 pub mod key;
 pub mod shared;
+pub(crate) mod tidy;
 pub mod vault;
 
 use std::path::PathBuf;

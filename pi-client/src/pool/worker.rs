@@ -90,7 +90,8 @@ impl Worker {
     fn open(&mut self, n: usize) -> Result<&mut Session, ClientError> {
         self.forget_if_dead();
         let terms = &self.shared.terms;
-        let most = terms.description.max_batch.min(DEFAULT_BATCH);
+        let largest = terms.description.largest_batch(terms.options);
+        let most = largest.clamp(1, DEFAULT_BATCH);
         let n = n.max(1);
         // Batches of equal size, so that little is prepared in vain.
         let batch = terms.batch.unwrap_or_else(|| n.div_ceil(n.div_ceil(most)));
@@ -202,6 +203,9 @@ impl Worker {
 
     /// Prepares `n` more, in whole batches, until `is_cancelled`.
     fn prepare(&mut self, n: usize, is_cancelled: impl Fn() -> bool) -> Result<(), ClientError> {
+        if n > 0 {
+            self.open(n)?.check_room(n)?;
+        }
         let mut n_done = 0;
         while n_done < n && !is_cancelled() {
             n_done += self.prepare_batch(n)?;
@@ -211,6 +215,7 @@ impl Worker {
 
     fn prepare_batch(&mut self, n: usize) -> Result<usize, ClientError> {
         let session = self.open(n)?;
+        session.check_room(session.plan().batch())?;
         let (started, before) = (Instant::now(), wire_bytes(session));
         let n_before = session.n_prepared();
         if let Err(error) = session.prepare() {

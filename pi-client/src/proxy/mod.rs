@@ -131,14 +131,9 @@ async fn serve(args: &ProxyArgs, config: Config, is_local: bool) -> anyhow::Resu
         client = Client::connect(config) => client?,
         () = &mut stop => return Ok(()),
     };
-    if let Some(most) = args.session.batch
-        && !(1..=client.description().max_batch).contains(&most)
-    {
-        return Err(ClientError::Usage(format!(
-            "a batch of {most}: this server prepares 1 to {} inferences at once",
-            client.description().max_batch
-        ))
-        .into());
+    if let Some(batch) = args.session.batch {
+        let most = client.description().largest_batch(args.session.options());
+        pi_client::session::check_batch(batch, most)?;
     }
     let proxy = Arc::new(Proxy { client, is_local });
     let incoming = TcpIncoming::bind(args.listen)

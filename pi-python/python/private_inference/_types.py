@@ -63,6 +63,8 @@ class Description:
     server_version: str
     max_batch: int
     """Most inferences that the server prepares together."""
+    max_prepared: int
+    """Most inferences that the server holds prepared for one session."""
     batch: int
     """How many are prepared together as a rule."""
     setup_bytes: int

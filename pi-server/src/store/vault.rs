@@ -71,6 +71,12 @@ impl Vault {
         self.keep_for
     }
 
+    /// How much it may hold.
+    #[must_use]
+    pub const fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
     /// The store behind it.
     #[must_use]
     pub fn store(&self) -> &dyn PreparedStore {
