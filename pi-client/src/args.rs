@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pi_client::blocking::Client;
 use pi_client::connect::leaves_this_machine_unprotected;
 use pi_client::retry::Retries;
@@ -52,15 +53,27 @@ pub(crate) struct SessionArgs {
     /// 2 bits at 350,000 of them and under 1 from two million on, so of those 58 bytes hardly any stay. In exchange, preparing
     /// computes more on both sides, and security rests on one more assumption, the hardness of LPN. Batches too small
     /// to gain are made as with softspoken. Take silent where the network is slow.
-    #[arg(long, value_name = "MODE", default_value_t)]
+    #[arg(long, value_name = "MODE", default_value_t, value_parser = ot_modes())]
     ot: OtMode,
-    /// How circuits are garbled: half-gates or three-halves.
+    /// How ReLUs are garbled: half-gates, three-halves or client-digits.
     ///
     /// With half-gates an AND gate costs 32 bytes offline, with three-halves 24 and 5 bits: at 14-bit sign tests 416 or 321 bytes
     /// for each surviving ReLU. In exchange, both sides hash half as much again, in preparation and online. Take three-halves
-    /// where the network is slow.
-    #[arg(long, value_name = "MODE", default_value_t)]
+    /// where the network is slow. With client-digits the client garbles: a third of the bytes online, about twice those offline. Take it
+    /// where preparation may be long and the query must be short.
+    #[arg(long, value_name = "MODE", default_value_t, value_parser = garbling_modes())]
     garbling: GarblingMode,
+}
+
+// Listed values show in help and complete in shells.
+fn ot_modes() -> impl TypedValueParser<Value = OtMode> {
+    let names = [OtMode::SoftSpoken, OtMode::Silent].map(OtMode::name);
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<OtMode>())
+}
+
+fn garbling_modes() -> impl TypedValueParser<Value = GarblingMode> {
+    let names = GarblingMode::ALL.map(GarblingMode::name);
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<GarblingMode>())
 }
 
 /// Where prepared inferences lie.

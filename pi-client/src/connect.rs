@@ -371,12 +371,17 @@ impl Client {
                 model.spec().name
             )));
         }
+        // A server of before these were told says nothing of either.
+        let (max_prepared, max_prepared_client_garbles) = match answer.max_prepared {
+            0 => (usize::MAX, usize::MAX),
+            n => (n as usize, answer.max_prepared_client_garbles as usize),
+        };
         Ok(Description {
             model,
             server_version: answer.server_version,
             max_batch: (answer.max_batch as usize).max(1),
-            max_prepared: answer.max_prepared as usize,
-            max_prepared_client_garbles: answer.max_prepared_client_garbles as usize,
+            max_prepared,
+            max_prepared_client_garbles,
             idle_timeout: Duration::from_secs(answer.idle_timeout_seconds.into()),
             kept_for: Duration::from_secs(answer.kept_seconds),
             packing: PackingGoal::for_bandwidth(answer.packing_bandwidth),

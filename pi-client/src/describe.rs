@@ -55,22 +55,21 @@ pub(crate) fn run(args: &DescribeArgs) -> anyhow::Result<()> {
     for name in &names {
         descriptions.push(args.server.again(|| client.describe(Some(name)))?);
     }
-    if args.json {
-        let specs: Vec<_> = descriptions.iter().map(|d| d.model.spec()).collect();
-        return print::out(&serde_json::to_string_pretty(&specs)?);
-    }
-    let url = args.server.url(args.url.as_deref())?;
+    let tls = args.server.url(args.url.as_deref())?.starts_with("https:");
+    let mut values = Vec::with_capacity(descriptions.len());
     for description in &descriptions {
         let cost = |batch| -> anyhow::Result<Cost> {
             let plan = PublicPlan::with_goal(&description.model, batch, description.packing)?;
             Ok(Cost::of(&plan)?)
         };
         let costs = [cost(1)?, cost(print::usual_batch(description))?];
-        print::out(&print::description(
-            description,
-            &costs,
-            url.starts_with("https:"),
-        ))?;
+        match args.json {
+            true => values.push(print::description_json(description, &costs, tls)?),
+            false => print::out(&print::description(description, &costs, tls))?,
+        }
+    }
+    if args.json {
+        print::out(&serde_json::to_string_pretty(&values)?)?;
     }
     Ok(())
 }

@@ -21,6 +21,9 @@ use crate::npy;
 /// Largest file that is read.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
 
+/// Most pixels that an image may have; a small file can claim very many.
+const MAX_PIXELS: u64 = 100_000_000;
+
 /// What to do with pixels of another size than the model's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sizing {
@@ -143,6 +146,16 @@ impl Image {
         let mut decoder = ImageReader::with_format(Cursor::new(bytes), format)
             .into_decoder()
             .map_err(broken)?;
+        let (width, height) = decoder.dimensions();
+        if u64::from(width) * u64::from(height) > MAX_PIXELS {
+            return Err(refused(
+                name,
+                format!(
+                    "it has {width} x {height} pixels; at most {} million are read: make it smaller first",
+                    MAX_PIXELS / 1_000_000
+                ),
+            ));
+        }
         // A camera's image may be stored lying on its side.
         let orientation = decoder.orientation().map_err(broken)?;
         let mut picture = DynamicImage::from_decoder(decoder).map_err(broken)?;

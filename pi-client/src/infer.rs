@@ -1,17 +1,19 @@
 //! The command `infer`: from image files to one answer each, and what it cost.
 
+use std::io::IsTerminal as _;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pi_client::blocking::{Answer, Client, Session};
 use pi_client::image::{Image, Sizing};
 use pi_client::input::{self, Input};
 use pi_client::session::DEFAULT_BATCH;
 use pi_client::{ClientError, Description, Report, Store};
+use pi_model::spec::OutputMode;
 use pi_model::{Model, executor};
 use pi_protocol::client::Output;
 use pi_protocol::cost::Cost;
@@ -22,6 +24,8 @@ use serde::Serialize;
 use crate::args::{ServerArgs, SessionArgs, StoreArgs};
 use crate::interrupt::{self, Doing};
 use crate::print;
+
+const TEMPLATE: &str = "{msg} {bar:30} {decimal_bytes} of {decimal_total_bytes}  {elapsed}";
 
 #[derive(Args)]
 pub(crate) struct InferArgs {
@@ -113,7 +117,12 @@ pub(crate) struct Run {
     pub(crate) n_checked: usize,
     /// Agreeing ones among them.
     pub(crate) n_agree: usize,
-    pub(crate) report: Report,
+    /// What it cost, if all went well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) report: Option<Report>,
+    /// Why it ended before all images were answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
 }
 
 /// Runs the command.
@@ -135,75 +144,131 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
         (Some(file), Some(range)) => input::cifar10(file, range.clone(), &description.model)?,
         _ => fit(&images, args.exact_size, &description)?,
     };
-    let mut kept = match args.fresh {
+    if args.top.is_some() && description.model.spec().output.mode == OutputMode::Argmax {
+        eprintln!("note: this model opens the label alone, so there is nothing for --top to show");
+    }
+    let kept = match args.fresh {
         true => None,
         false => Kept::find(args, &client, &description)?,
     };
-    let options = args.session.options();
-    let mut session = {
-        let _phase = interrupt::during(Doing::SettingUp);
-        args.server.again(|| match &kept {
-            // Enough for all images: a session without keys and base OTs.
-            Some(kept) if kept.n >= inputs.len() => {
-                client.session_for_kept(&description, kept.batch)
-            }
-            _ => {
-                let n = inputs.len();
-                let batch = kept.as_ref().map_or_else(
-                    || batch(args.session.batch, n, &description, options),
-                    |k| k.batch,
-                );
-                client.session_with(&description, batch, options)
-            }
-        })?
-    };
-    let is_kept_only = kept.as_ref().is_some_and(|k| k.n >= inputs.len());
+    let printer = print::Answers::new(&inputs, &description, args.top);
     let mut results = Vec::with_capacity(inputs.len());
+    let done = ask(
+        args,
+        &client,
+        &description,
+        kept,
+        &inputs,
+        |session, input, answer| {
+            let mut result = outcome(session, input, answer, check.as_ref())?;
+            if let Some(n) = args.top {
+                result.top.truncate(n.into());
+            }
+            if !args.json {
+                print::out(&printer.line(&result))?;
+            }
+            results.push(result);
+            interrupt::answered();
+            Ok(())
+        },
+    );
+    let report = match done {
+        Ok(report) => report,
+        Err(error) => {
+            // What was answered is paid for, and its owner gets it whatever comes after.
+            if results.is_empty() {
+                return Err(error);
+            }
+            let answered = format!("after {} of {} images", results.len(), inputs.len());
+            if args.json {
+                let run = Run::new(results, None, Some(error.to_string()));
+                print::out(&serde_json::to_string_pretty(&run)?)?;
+            }
+            return Err(error.context(answered));
+        }
+    };
+    let run = Run::new(results, Some(report), None);
+    if args.json {
+        return print::out(&serde_json::to_string_pretty(&run)?);
+    }
+    let totals = print::totals(&run);
+    if !totals.is_empty() {
+        print::out(&totals)?;
+    }
+    let Some(report) = &run.report else {
+        return Ok(());
+    };
+    if std::io::stdout().is_terminal() {
+        print::out(&format!("\n{}", print::cost(report)))?;
+    }
+    if args.by_layer {
+        print::out(&format!("\n{}", print::layers(report)))?;
+    }
+    Ok(())
+}
+
+/// Opens a session and asks for all inputs, in order. `each` gets every answer as soon as it is there.
+fn ask(
+    args: &InferArgs,
+    client: &Client,
+    description: &Description,
+    mut kept: Option<Kept>,
+    inputs: &[Input],
+    mut each: impl FnMut(&Session, &Input, &Answer) -> anyhow::Result<()>,
+) -> anyhow::Result<Report> {
+    let options = args.session.options();
+    let open = |n| {
+        let _phase = interrupt::during(Doing::SettingUp);
+        let batch = batch(args.session.batch, n, description, options);
+        args.server
+            .again(|| client.session_with(description, batch, options))
+    };
+    // Enough for all images: a session without keys and base OTs.
+    let is_kept_only = kept.as_ref().is_some_and(|k| k.n >= inputs.len());
+    let mut session = match &kept {
+        Some(kept) => {
+            let _phase = interrupt::during(Doing::SettingUp);
+            args.server.again(|| match is_kept_only {
+                true => client.session_for_kept(description, kept.batch),
+                false => client.session_with(description, kept.batch, options),
+            })?
+        }
+        None => open(inputs.len())?,
+    };
     for (i, input) in inputs.iter().enumerate() {
-        let taken = match &mut kept {
-            Some(kept) => kept.store.take(session.plan())?,
+        let answered = match &kept {
+            Some(kept) => kept.infer(&mut session, input)?,
             None => None,
         };
-        let answer = match taken {
-            Some(prepared) => {
-                let _phase = interrupt::during(Doing::Inferring);
-                session.infer_with(prepared, &input.values)?
-            }
+        let answer = match answered {
+            Some(answer) => answer,
             None => {
-                if is_kept_only && kept.take().is_some() {
-                    // Another process was faster, or the files are damaged: this session cannot prepare.
+                if kept.take().is_some() && is_kept_only {
+                    // Another process was faster, or what was kept is of no use: this session cannot prepare.
                     session.close()?;
-                    let batch = batch(args.session.batch, inputs.len() - i, &description, options);
-                    let _phase = interrupt::during(Doing::SettingUp);
-                    session = client.session_with(&description, batch, options)?;
+                    session = open(inputs.len() - i)?;
                 }
                 if session.n_prepared() == 0 {
                     prepare(&mut session, inputs.len() - i)?;
                 }
-                let _phase = interrupt::during(Doing::Inferring);
-                session.infer(&input.values)?
+                infer(&mut session, |session| session.infer(&input.values))?
             }
         };
-        let mut result = outcome(&session, input, &answer, check.as_ref())?;
-        if let Some(n) = args.top {
-            result.top.truncate(n.into());
-        }
-        results.push(result);
+        each(&session, input, &answer)?;
     }
-    let report = session.close()?;
-    let run = Run::new(results, report);
-    if args.json {
-        return print::out(&serde_json::to_string_pretty(&run)?);
-    }
-    print::out(&format!(
-        "{}\n{}",
-        print::answers(&run, args.top),
-        print::cost(&run.report)
-    ))?;
-    if args.by_layer {
-        print::out(&format!("\n{}", print::layers(&run.report)))?;
-    }
-    Ok(())
+    Ok(session.close()?)
+}
+
+/// Does the online phase under a bar of its bytes.
+fn infer(
+    session: &mut Session,
+    what: impl FnOnce(&mut Session) -> Result<Answer, ClientError>,
+) -> Result<Answer, ClientError> {
+    let _phase = interrupt::during(Doing::Inferring);
+    let cost = Cost::with_options(session.plan(), session.options())?;
+    let n_bytes =
+        cost.bytes(Phase::Online, Direction::Up) + cost.bytes(Phase::Online, Direction::Down);
+    with_bar(session, n_bytes, "inferring", what)
 }
 
 /// What `pi-client prepare` has left for this server and model.
@@ -228,10 +293,47 @@ impl Kept {
             return Ok(None);
         };
         let (n, batch) = store.waiting()?;
+        if n > 0 && description.kept_for.is_zero() {
+            eprintln!(
+                "note: {n} kept inferences stay unused: the server keeps their other halves no more"
+            );
+            return Ok(None);
+        }
         let batch = batch.filter(|b| {
             *b <= description.max_batch && args.session.batch.is_none_or(|asked| asked == *b)
         });
         Ok(batch.map(|batch| Self { store, n, batch }))
+    }
+
+    /// Answers with the next one that both sides still have; none if there is none.
+    fn infer(&self, session: &mut Session, input: &Input) -> Result<Option<Answer>, ClientError> {
+        let (mut n_unusable, mut n_gone) = (0, 0);
+        let outcome = loop {
+            let taken = self.store.take(session.plan())?;
+            n_unusable += taken.n_unusable;
+            let Some(prepared) = taken.prepared else {
+                break Ok(None);
+            };
+            let outcome = infer(session, |session| {
+                session.infer_with(prepared, &input.values)
+            });
+            match outcome {
+                // Nothing of the image was sent, and the session goes on.
+                Err(error) if error.is_kept_gone() => n_gone += 1,
+                outcome => break outcome.map(Some),
+            }
+        };
+        if n_unusable > 0 {
+            eprintln!(
+                "note: {n_unusable} kept inferences were dropped: their files are damaged, or of another key or model"
+            );
+        }
+        if n_gone > 0 {
+            eprintln!(
+                "note: {n_gone} kept inferences were dropped: the server does not have their other halves any more"
+            );
+        }
+        outcome
     }
 }
 
@@ -250,6 +352,11 @@ pub(crate) fn batch(
 pub(crate) fn open(paths: &[PathBuf]) -> Result<Vec<Image>, ClientError> {
     let images = paths.iter().map(|path| match path.to_str() {
         Some("-") => Image::read("stdin", std::io::stdin().lock()),
+        Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
+            Err(ClientError::Usage(format!(
+                "{url} is a server, not an image; write --server {url}"
+            )))
+        }
         _ => Image::open(path),
     });
     images.collect()
@@ -278,29 +385,33 @@ pub(crate) fn fit(
 }
 
 /// Prepares a batch under a bar that follows the bytes on the wire.
-pub(crate) fn prepare(session: &mut Session, n_left: usize) -> anyhow::Result<()> {
+pub(crate) fn prepare(session: &mut Session, n_left: usize) -> Result<(), ClientError> {
     let _phase = interrupt::during(Doing::Preparing);
     let cost = Cost::with_options(session.plan(), session.options())?;
     let n_bytes =
         cost.bytes(Phase::Offline, Direction::Up) + cost.bytes(Phase::Offline, Direction::Down);
-    with_bar(session, n_bytes, n_left, Session::prepare)
+    let message = preparing(session, n_left);
+    with_bar(session, n_bytes, &message, Session::prepare)
 }
 
-/// Does `what` under a bar of so many bytes.
+/// What stands before the bar.
+pub(crate) fn preparing(session: &Session, n_left: usize) -> String {
+    format!("preparing {}, {n_left} to go", session.plan().batch())
+}
+
+/// Does `what` under a bar of so many bytes, which appears when it takes longer than a moment.
 pub(crate) fn with_bar<T>(
     session: &mut Session,
     n_bytes: u64,
-    n_left: usize,
+    message: &str,
     what: impl FnOnce(&mut Session) -> Result<T, ClientError>,
-) -> anyhow::Result<T> {
-    let batch = session.plan().batch();
-    let bar = ProgressBar::new(n_bytes).with_style(
-        ProgressStyle::with_template(
-            "{msg} {bar:30} {decimal_bytes} of {decimal_total_bytes}  {elapsed}",
-        )?
-        .progress_chars("=> "),
-    );
-    bar.set_message(format!("preparing {batch}, {n_left} to go"));
+) -> Result<T, ClientError> {
+    let bar = ProgressBar::with_draw_target(Some(n_bytes), ProgressDrawTarget::hidden());
+    // The template is ours: a test looks at it.
+    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(message.to_owned());
     let meter = Arc::clone(session.meter());
     let before = meter.n_bytes_sent() + meter.n_bytes_received();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
@@ -309,6 +420,9 @@ pub(crate) fn with_bar<T>(
         move || {
             use std::sync::mpsc::RecvTimeoutError::Timeout;
             while stopped.recv_timeout(Duration::from_millis(100)) == Err(Timeout) {
+                if bar.is_hidden() {
+                    bar.set_draw_target(ProgressDrawTarget::stderr());
+                }
                 bar.set_position(meter.n_bytes_sent() + meter.n_bytes_received() - before);
                 bar.tick();
             }
@@ -319,7 +433,7 @@ pub(crate) fn with_bar<T>(
     // The ticker cannot fail in a way that matters to the result.
     let _ = ticker.join();
     bar.finish_and_clear();
-    Ok(done?)
+    done
 }
 
 fn outcome(
@@ -375,7 +489,7 @@ fn outcome(
 }
 
 impl Run {
-    fn new(results: Vec<Outcome>, report: Report) -> Self {
+    fn new(results: Vec<Outcome>, report: Option<Report>, error: Option<String>) -> Self {
         let labelled = results.iter().filter(|r| r.label.is_some());
         let checked = results.iter().filter_map(|r| r.check.as_ref());
         Self {
@@ -387,6 +501,17 @@ impl Run {
             n_agree: checked.filter(|c| c.agrees).count(),
             results,
             report,
+            error,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_has_a_style() {
+        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
     }
 }

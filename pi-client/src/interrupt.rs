@@ -4,7 +4,7 @@
 //! session ends with the connection.
 
 use std::io::IsTerminal as _;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 /// The exit code of a program that was interrupted: 128 and the number of SIGINT.
 const INTERRUPTED: i32 = 130;
@@ -22,6 +22,7 @@ pub(crate) enum Doing {
 }
 
 static PHASE: AtomicU8 = AtomicU8::new(Doing::Idle as u8);
+static ANSWERED: AtomicUsize = AtomicUsize::new(0);
 
 /// Ends the phase when dropped.
 pub(crate) struct During(u8);
@@ -38,12 +39,26 @@ pub(crate) fn during(doing: Doing) -> During {
     During(PHASE.swap(doing as u8, Ordering::Relaxed))
 }
 
-const fn consequence(phase: u8) -> &'static str {
+/// Notes that one more image was answered.
+pub(crate) fn answered() {
+    ANSWERED.fetch_add(1, Ordering::Relaxed);
+}
+
+fn consequence(phase: u8, n_answered: usize) -> String {
+    let before = match n_answered {
+        0 => "",
+        1 => "; 1 image was answered before",
+        n => return format!("{}; {n} images were answered before", of_phase(phase)),
+    };
+    of_phase(phase).to_owned() + before
+}
+
+const fn of_phase(phase: u8) -> &'static str {
     match phase {
         1 => "interrupted while connecting: nothing was spent",
-        2 => "interrupted while setting up: nothing of an image was sent",
+        2 => "interrupted while setting up: nothing of the next image was sent",
         3 => {
-            "interrupted while preparing: nothing of an image was sent, and what was prepared in this session is gone"
+            "interrupted while preparing: nothing of the next image was sent, and what was prepared in this session is gone"
         }
         4 => {
             "interrupted while inferring: this inference is used up; of the image the server has seen masked values alone"
@@ -69,7 +84,9 @@ pub(crate) fn watch() {
             true => "\r\x1b[2K",
             false => "",
         };
-        eprintln!("{clear}{}", consequence(PHASE.load(Ordering::Relaxed)));
+        let n_answered = ANSWERED.load(Ordering::Relaxed);
+        let said = consequence(PHASE.load(Ordering::Relaxed), n_answered);
+        eprintln!("{clear}{said}");
         std::process::exit(INTERRUPTED);
     });
 }

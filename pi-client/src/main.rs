@@ -75,7 +75,9 @@ fn main() -> ExitCode {
         Command::Completions { shell } => {
             let mut out = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "pi-client", &mut out);
-            print::out(String::from_utf8_lossy(&out).trim_end())
+            // clap_complete 4.6 names the commands of a program with a hyphen in two ways in one script for bash.
+            let script = String::from_utf8_lossy(&out).replace("pi__subcmd__client", "pi__client");
+            print::out(script.trim_end())
         }
     };
     match outcome {

@@ -59,7 +59,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Array, String> {
     let n_values = n_values.ok_or_else(broken)?;
     let wrong_shape = |wanted| {
         Err(format!(
-            "its shape is {shape:?}; an array of {dtype} is taken as {wanted}"
+            "its shape is {shape:?}; an array of {} is taken as {wanted}",
+            name_of(dtype)
         ))
     };
     match dtype.trim_start_matches(['|', '<', '=']) {
@@ -92,10 +93,42 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Array, String> {
                 values: values.iter().map(|v| f32::from_le_bytes(*v)).collect(),
             })
         }
-        _ => Err(format!(
-            "its type is {dtype}; uint8 pixels (H, W, C) and normalised float32 tensors (C, H, W) are read: array.astype(numpy.float32)"
-        )),
+        other => Err(
+            match other.as_bytes().first().or(dtype.as_bytes().first()) {
+                Some(b'i' | b'u' | b'b') => format!(
+                    "its type is {}; pixels are read as uint8: array.astype(numpy.uint8), of shape (H, W, C)",
+                    name_of(dtype)
+                ),
+                Some(b'f' | b'>') => format!(
+                    "its type is {}; normalised tensors are read as float32: array.astype('<f4'), of shape (C, H, W)",
+                    name_of(dtype)
+                ),
+                _ => format!(
+                    "its type is {}; uint8 pixels (H, W, C) and normalised float32 tensors (C, H, W) are read",
+                    name_of(dtype)
+                ),
+            },
+        ),
     }
+}
+
+/// NumPy's own name of a type, where it is a usual one.
+fn name_of(dtype: &str) -> String {
+    let (order, kind) = match dtype.split_at_checked(1) {
+        Some((">", kind)) => ("big-endian ", kind),
+        Some(("<" | "|" | "=", kind)) => ("", kind),
+        _ => ("", dtype),
+    };
+    let bits = || Some(8 * kind.get(1..)?.parse::<u32>().ok()?);
+    let name = match (kind.as_bytes().first(), bits()) {
+        (Some(b'u'), Some(n)) => format!("uint{n}"),
+        (Some(b'i'), Some(n)) => format!("int{n}"),
+        (Some(b'f'), Some(n)) => format!("float{n}"),
+        (Some(b'b'), _) => "bool".into(),
+        (Some(b'O'), _) => "object".into(),
+        _ => kind.to_owned(),
+    };
+    format!("{order}{name}")
 }
 
 /// What stands behind `'key':` in the header, a Python dictionary.
@@ -134,7 +167,9 @@ mod tests {
         assert_eq!(tensor, Ok(expected));
         for (file, what) in [
             (file("<f8", "(1, 1, 1)", &[0; 8]), "float32"),
-            (file(">f4", "(1, 1, 1)", &[0; 4]), "float32"),
+            (file(">f4", "(1, 1, 1)", &[0; 4]), "big-endian float32"),
+            (file("<i8", "(1, 1, 1)", &[0; 8]), "int64; pixels"),
+            (file("|O", "(1, 1, 1)", &[0; 8]), "object"),
             (file("<f4", "(4,)", &[0; 16]), "(C, H, W)"),
             (file("|u1", "(2, 2)", &[0; 3]), "broken"),
             (file("|u1", "(99999999999, 99999999999)", &[]), "broken"),

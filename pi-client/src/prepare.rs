@@ -62,8 +62,8 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
         let mut n_done = 0;
         while n_done < n {
             let _phase = interrupt::during(Doing::Keeping);
-            let prepared =
-                infer::with_bar(&mut session, n_bytes, n - n_done, |s| s.prepare_kept())?;
+            let message = infer::preparing(&session, n - n_done);
+            let prepared = infer::with_bar(&mut session, n_bytes, &message, |s| s.prepare_kept())?;
             n_done += prepared.len();
             for prepared in prepared {
                 store.put(prepared, session.plan(), description.kept_for)?;

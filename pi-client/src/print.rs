@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
+use pi_client::input::Input;
 use pi_client::report::PhaseReport;
 use pi_client::{Description, Report};
 use pi_model::spec::OutputMode;
@@ -14,18 +15,35 @@ use pi_protocol::ledger::{Direction, Phase};
 use pi_protocol::session::SessionOptions;
 
 use crate::bench::Bench;
-use crate::infer::Run;
+use crate::infer::{Outcome, Run};
 
-/// One line for each image, and the counts.
-pub(crate) fn answers(run: &Run, top: Option<u16>) -> String {
-    let width = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0);
-    let image = width(&mut run.results.iter().map(|r| r.image.chars().count()));
-    let label = width(&mut run.results.iter().map(|r| r.prediction.chars().count()));
-    let mut text = String::new();
-    for r in &run.results {
+/// One line for each image, in columns.
+pub(crate) struct Answers {
+    image: usize,
+    label: usize,
+    top: Option<u16>,
+}
+
+impl Answers {
+    pub(crate) fn new(inputs: &[Input], description: &Description, top: Option<u16>) -> Self {
+        let width = |texts: &mut dyn Iterator<Item = &String>| {
+            texts.map(|t| t.chars().count()).max().unwrap_or(0)
+        };
+        let labels = &description.model.spec().labels;
+        Self {
+            image: width(&mut inputs.iter().map(|i| &i.name)),
+            // Of a thousand labels some are very long.
+            label: width(&mut labels.iter()).min(24),
+            top,
+        }
+    }
+
+    pub(crate) fn line(&self, r: &Outcome) -> String {
+        let (image, label) = (self.image, self.label);
+        let mut text = String::new();
         let _ = write!(text, "{:image$}  {:label$}", r.image, r.prediction);
         if let Some((_, logit)) = r.top.first() {
-            let n_others = top.map_or(2, |n| usize::from(n) - 1);
+            let n_others = self.top.map_or(2, |n| usize::from(n) - 1);
             let others: Vec<String> = r.top.iter().skip(1).take(n_others).map(scored).collect();
             let _ = write!(text, "  {logit:6.2}");
             if !others.is_empty() {
@@ -61,8 +79,13 @@ pub(crate) fn answers(run: &Run, top: Option<u16>) -> String {
             }
         }
         text.truncate(text.trim_end().len());
-        text.push('\n');
+        text
     }
+}
+
+/// How many were right, and as in the clear, where that is known.
+pub(crate) fn totals(run: &Run) -> String {
+    let mut text = String::new();
     if run.n_labelled > 0 {
         let _ = writeln!(text, "{} of {} right", run.n_correct, run.n_labelled);
     }
@@ -73,6 +96,7 @@ pub(crate) fn answers(run: &Run, top: Option<u16>) -> String {
             run.n_agree, run.n_checked
         );
     }
+    text.truncate(text.trim_end().len());
     text
 }
 
@@ -205,40 +229,11 @@ pub(crate) fn description(description: &Description, costs: &[Cost; 2], tls: boo
         "accuracy",
         percent(card.fixed_accuracy.or(card.float_accuracy)),
     );
-    row(
-        "you learn",
-        match spec.output.mode {
-            OutputMode::Logits => {
-                "the logits of all labels, the network's operations and which ReLUs it keeps; no weight"
-            }
-            OutputMode::Argmax => {
-                "the label and nothing else of the result, the network's operations and which ReLUs it keeps; no weight"
-            }
-        }
-        .into(),
-    );
-    row(
-        "it learns",
-        "who asks, when and how often; neither the image nor the answer".into(),
-    );
-    row(
-        "others learn",
-        if tls {
-            "times and sizes of messages, which are the same for every image"
-        } else {
-            "all messages: there is no TLS here. The image stays masked, but they could pose as the server"
-        }
-        .into(),
-    );
-    let offline = |cost: &Cost| {
-        let n: u64 = [Direction::Up, Direction::Down]
-            .map(|d| cost.bytes(Phase::Offline, d))
-            .iter()
-            .sum();
-        n / cost.batch() as u64
-    };
-    let both =
-        |phase| costs[0].bytes(phase, Direction::Up) + costs[0].bytes(phase, Direction::Down);
+    let [you, server, others] = who_learns(description, tls);
+    row("you learn", you.into());
+    row("it learns", server.into());
+    row("others learn", others.into());
+    let offline = |cost: &Cost| both(cost, Phase::Offline) / cost.batch() as u64;
     let mut ahead = format!(
         "{} in {} round trips before the image is known",
         bytes(offline(&costs[0])),
@@ -254,14 +249,14 @@ pub(crate) fn description(description: &Description, costs: &[Cost; 2], tls: boo
     }
     row(
         "a session",
-        format!("{} of set-up, once", bytes(both(Phase::Setup))),
+        format!("{} of set-up, once", bytes(both(&costs[0], Phase::Setup))),
     );
     row("a query", ahead);
     row(
         "",
         format!(
             "then {} in {} round trips",
-            bytes(both(Phase::Online)),
+            bytes(both(&costs[0], Phase::Online)),
             costs[0].round_trips(Phase::Online)
         ),
     );
@@ -285,6 +280,65 @@ pub(crate) fn description(description: &Description, costs: &[Cost; 2], tls: boo
     }
     row("server", format!("version {}", description.server_version));
     text
+}
+
+/// What this client, the server, and whoever listens in between learn.
+fn who_learns(description: &Description, tls: bool) -> [&'static str; 3] {
+    [
+        match description.model.spec().output.mode {
+            OutputMode::Logits => {
+                "the logits of all labels, the network's operations and which ReLUs it keeps; no weight"
+            }
+            OutputMode::Argmax => {
+                "the label and nothing else of the result, the network's operations and which ReLUs it keeps; no weight"
+            }
+        },
+        "who asks, when and how often; neither the image nor the answer",
+        if tls {
+            "times and sizes of messages, which are the same for every image"
+        } else {
+            "all messages: there is no TLS here. The image stays masked, but they could pose as the server"
+        },
+    ]
+}
+
+/// Bytes in both directions.
+fn both(cost: &Cost, phase: Phase) -> u64 {
+    cost.bytes(phase, Direction::Up) + cost.bytes(phase, Direction::Down)
+}
+
+/// The same as [`description()`] for programs: the public model with what else is known about it.
+pub(crate) fn description_json(
+    description: &Description,
+    costs: &[Cost; 2],
+    tls: bool,
+) -> serde_json::Result<serde_json::Value> {
+    let mut value = serde_json::to_value(description.model.spec())?;
+    let [you, server, others] = who_learns(description, tls);
+    let [one, many] = costs;
+    let more = serde_json::json!({
+        "who_learns": {"client": you, "server": server, "others": others},
+        "cost": {
+            "setup_bytes": both(one, Phase::Setup),
+            "offline_bytes": both(one, Phase::Offline),
+            "offline_round_trips": one.round_trips(Phase::Offline),
+            "online_bytes": both(one, Phase::Online),
+            "online_round_trips": one.round_trips(Phase::Online),
+            "batch": many.batch(),
+            "offline_bytes_in_batch": both(many, Phase::Offline) / many.batch() as u64,
+        },
+        "limits": {
+            "max_batch": description.largest_batch(SessionOptions::default()),
+            "max_prepared": description.max_prepared,
+            "idle_timeout_seconds": description.idle_timeout.as_secs(),
+            "kept_seconds": description.kept_for.as_secs(),
+        },
+        "server_version": description.server_version,
+    });
+    if let (Some(value), serde_json::Value::Object(more)) = (value.as_object_mut(), more) {
+        value.extend(more);
+    }
+    Ok(value)
 }
 
 /// Medians of `bench`.

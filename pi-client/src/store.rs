@@ -37,6 +37,15 @@ pub struct Store {
     place: String,
 }
 
+/// What [`Store::take`] found.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// The next inference, if there is one.
+    pub prepared: Option<Prepared>,
+    /// Files that were removed on the way: damaged, or of another key or other weights.
+    pub n_unusable: usize,
+}
+
 /// What the name of a file says.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Item {
@@ -147,7 +156,8 @@ impl Store {
     ///
     /// # Errors
     /// [`ClientError::Store`].
-    pub fn take(&self, plan: &PublicPlan) -> Result<Option<Prepared>, ClientError> {
+    pub fn take(&self, plan: &PublicPlan) -> Result<Taken, ClientError> {
+        let mut taken = Taken::default();
         for item in self.items()? {
             if item.batch != plan.batch() {
                 continue;
@@ -155,22 +165,24 @@ impl Store {
             let Some(sealed) = self.claim(&item.name)? else {
                 continue;
             };
-            let Some((nonce, sealed)) = sealed.split_at_checked(NONCE_BYTES) else {
-                continue;
-            };
-            let payload = Payload {
-                msg: sealed,
-                aad: &self.associated(&item.name),
-            };
-            let opened = self.cipher.decrypt(XNonce::from_slice(nonce), payload);
-            let Ok(bytes) = opened.map(Zeroizing::new) else {
-                continue;
-            };
-            if let Ok(prepared) = Prepared::from_secret_bytes(&bytes, plan) {
-                return Ok(Some(prepared));
+            taken.prepared = self.unseal(&item.name, &sealed, plan);
+            match taken.prepared {
+                Some(_) => break,
+                None => taken.n_unusable += 1,
             }
         }
-        Ok(None)
+        Ok(taken)
+    }
+
+    fn unseal(&self, name: &str, sealed: &[u8], plan: &PublicPlan) -> Option<Prepared> {
+        let (nonce, sealed) = sealed.split_at_checked(NONCE_BYTES)?;
+        let payload = Payload {
+            msg: sealed,
+            aad: &self.associated(name),
+        };
+        let opened = self.cipher.decrypt(XNonce::from_slice(nonce), payload);
+        let bytes = Zeroizing::new(opened.ok()?);
+        Prepared::from_secret_bytes(&bytes, plan).ok()
     }
 
     /// Reads a file that no other process reads, and removes it for good. None if another one was faster.

@@ -141,6 +141,34 @@ fn images_of_every_format_come_from_files_and_standard_input() {
 }
 
 #[test]
+fn describing_in_json_tells_costs_limits_and_who_learns_what() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = server(dir.path(), 1);
+    let said: serde_json::Value =
+        serde_json::from_str(&says(&["describe", &url, "--json"])).unwrap();
+    assert_eq!(said[0]["name"], "small");
+    assert!(said[0]["cost"]["online_bytes"].as_u64() > Some(0));
+    assert_eq!(said[0]["limits"]["max_batch"], 4);
+    assert!(said[0]["who_learns"]["server"].is_string());
+}
+
+#[test]
+fn completions_of_a_command_have_its_flags_and_their_values() {
+    let script = says(&["completions", "bash"]);
+    let label = script
+        .lines()
+        .find_map(|line| {
+            line.trim()
+                .strip_prefix("cmd=\"")?
+                .strip_suffix("__infer\"")
+        })
+        .unwrap();
+    let case = format!("{label}__infer)");
+    assert!(script.lines().any(|line| line.trim() == case), "{case}");
+    assert!(script.contains("half-gates three-halves client-digits"));
+}
+
+#[test]
 fn each_kind_of_mistake_has_one_line_and_its_exit_code() {
     let dir = tempfile::tempdir().unwrap();
     let url = server(dir.path(), 2);
@@ -184,17 +212,34 @@ fn each_kind_of_mistake_has_one_line_and_its_exit_code() {
     let (token, line) = pi_server::identity::new_token("alice").unwrap();
     let tokens = dir.path().join("tokens");
     std::fs::write(&tokens, line).unwrap();
-    let url = serve_with(dir.path(), 2, 150, |o| {
-        o.tokens = Some(tokens);
-        o.quota.inferences_per_day = Some(1);
-    });
+    let limited = || {
+        serve_with(dir.path(), 2, 150, |o| {
+            o.tokens = Some(tokens.clone());
+            o.quota.inferences_per_day = Some(1);
+        })
+    };
+    let mut url = limited();
     assert_eq!(
         code(infer(&url, &[image]), &["Unauthenticated", "PI_TOKEN"]),
         5
     );
-    let mut command = client(&["infer", "--server", &url, image, image]);
-    let output = command.env("PI_TOKEN", &token).output().unwrap();
-    assert_eq!(failed(&output, &["used up", "try again in"]), 6);
+    // What was answered before is not lost.
+    for (json, answer) in [(false, "a.png  "), (true, "\"prediction\"")] {
+        let mut command = client(&["infer", "--server", &url, image, image]);
+        if json {
+            command.arg("--json");
+        }
+        let output = command.env("PI_TOKEN", &token).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        let words = ["after 1 of 2 images", "used up", "try again in"];
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        assert_eq!(output.status.code(), Some(6));
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.matches(answer).count() == 1, "{said}");
+        // The next one begins anew.
+        url.clone_from(&limited());
+    }
 }
 
 /// Passes bytes on until the server has sent `n_down` of them, then closes both ends.

@@ -130,6 +130,31 @@ fn damaged_files_and_another_key_are_passed_over_and_no_plaintext_is_written() {
 }
 
 #[test]
+fn what_the_server_does_not_have_any_more_is_dropped_with_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = keeping_server(dir.path());
+    let (store, copy) = (dir.path().join("client"), dir.path().join("copy"));
+    said(&call(&["prepare", &url, "-n", "2", "--batch", "2"], &store));
+    let folder = kept(&store)[0].parent().unwrap().to_owned();
+    let copied = copy.join(folder.file_name().unwrap());
+    std::fs::create_dir_all(&copied).unwrap();
+    std::fs::copy(store.join("key"), copy.join("key")).unwrap();
+    for path in kept(&store) {
+        std::fs::copy(&path, copied.join(path.file_name().unwrap())).unwrap();
+    }
+    let image = png(dir.path(), "a.png", 8).display().to_string();
+    let args = ["infer", "--server", &url, "--json", &image, &image];
+    said(&call(&args, &store));
+    let output = call(&args, &copy);
+    let run: Value = serde_json::from_str(&said(&output)).unwrap();
+    assert_eq!(run["results"].as_array().unwrap().len(), 2);
+    assert_eq!(run["report"]["n_prepared"], 2);
+    let notes = String::from_utf8_lossy(&output.stderr);
+    assert!(notes.contains("2 kept inferences were dropped"), "{notes}");
+    assert!(kept(&copy).is_empty());
+}
+
+#[test]
 fn a_server_that_keeps_nothing_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let url = common::server(dir.path(), 2);

@@ -3,7 +3,7 @@
 use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand};
 use pi_trainer::data::DatasetKind;
-use pi_trainer::loss::{PRAM_WEIGHT, Pram};
+use pi_trainer::loss::Pram;
 use pi_trainer::net::Compute;
 use pi_trainer::optim::Shape;
 use pi_trainer::preset::Preset;
@@ -212,7 +212,7 @@ pub struct SearchOptions {
     /// Proxy densities for each layer, as `sensitivity` prints them, in place of the known ones
     #[arg(long, value_delimiter = ',', value_name = "D,D,...")]
     pub densities: Option<Vec<f64>>,
-    /// How the search chooses positions [default: the preset's: removal, or senet published]
+    /// How the search chooses positions [default: the preset's: anneal-kink, or senet published]
     #[arg(long, value_enum)]
     pub selection: Option<Selection>,
     /// Budgets of the layers follow the scores in each epoch; the rule gives only the first ones
@@ -243,9 +243,9 @@ pub struct PramOptions {
     /// How fine-tuning compares activations: attention maps, or whole maps as the paper writes it
     #[arg(long, value_enum, default_value = "collapsed")]
     pub pram: Pram,
-    /// Weight of that comparison in the loss; 0 leaves it out
-    #[arg(long, value_name = "W", default_value_t = PRAM_WEIGHT)]
-    pub pram_weight: f64,
+    /// Weight of that comparison in the loss; 0 leaves it out [default: the preset's: 0, or 1000 published]
+    #[arg(long, value_name = "W")]
+    pub pram_weight: Option<f64>,
     /// Let that weight fall linearly to 0 over the run
     #[arg(long)]
     pub pram_decay: bool,
@@ -255,7 +255,7 @@ pub struct PramOptions {
 #[derive(Args, Clone)]
 pub struct TargetOptions {
     /// Share of the cross-entropy with the labels; the rest is distillation from the teacher
-    /// [default: 0.5 search, 0.1 finetune]
+    /// [default: the preset's: 0.5, or 0.1 to fine-tune as published]
     #[arg(long, value_name = "SHARE")]
     pub ce_share: Option<f64>,
     /// Temperature at which the teacher's class scores are distilled
@@ -394,7 +394,7 @@ pub struct AllArgs {
     /// Share of the cross-entropy in the mask search [default: 0.5]
     #[arg(long, value_name = "SHARE")]
     pub search_ce_share: Option<f64>,
-    /// Share of the cross-entropy in the fine-tuning [default: 0.1]
+    /// Share of the cross-entropy in the fine-tuning [default: the preset's: 0.5, or 0.1 published]
     #[arg(long, value_name = "SHARE")]
     pub finetune_ce_share: Option<f64>,
     /// Temperature at which the teacher's class scores are distilled

@@ -356,7 +356,7 @@ fn relu_budget(arch: &Arch, args: &SearchOptions) -> Result<(Vec<usize>, &'stati
 /// Stage 2: finds the positions.
 pub fn search(args: &SearchArgs) -> Result<()> {
     let given = &args.options;
-    let targets = args.targets.or(Targets::SEARCH)?;
+    let targets = args.targets.or(args.train.preset.of("search").targets)?;
     let setting = Setting::new(&args.train.model, args.train.hold_out)?;
     let (teacher, trained) = load_teacher(&setting, args.teacher.as_deref(), &args.train)?;
     let (kept, budgets_from) = relu_budget(&setting.arch, given)?;
@@ -405,10 +405,11 @@ pub fn search(args: &SearchArgs) -> Result<()> {
 
 /// Stage 3: trains on under the frozen masks.
 pub fn finetune(args: &FinetuneArgs) -> Result<()> {
+    let preset = args.train.preset.of("finetune");
     let losses = Losses {
-        targets: args.targets.or(Targets::FINETUNE)?,
+        targets: args.targets.or(preset.targets)?,
         pram: args.pram.pram,
-        pram_weight: args.pram.pram_weight,
+        pram_weight: args.pram.pram_weight.unwrap_or(preset.pram_weight),
         pram_decay: args.pram.pram_decay,
     };
     losses.check()?;

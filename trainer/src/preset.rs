@@ -1,5 +1,6 @@
 //! Named training recipes: the published one, and a short one for a processor.
 
+use crate::loss::{PRAM_WEIGHT, Targets};
 use crate::net::Compute;
 use crate::optim::Shape;
 use crate::selection::Selection;
@@ -12,7 +13,8 @@ pub enum Preset {
     /// 32-bit floats, plain momentum, the student's own mismatch (senet) from fresh weights. As everywhere
     /// here, weight decay leaves BatchNorm and biases alone.
     Published,
-    /// 16 epochs teacher, 10 search, 15 fine-tuning; batch 64, one-cycle.
+    /// 16 epochs teacher, 10 search (anneal-kink), 15 fine-tuning (learning rate 0.01, half cross-entropy, half distillation, no comparison
+    /// of activations: the best of what was compared on held-out images); batch 64, one-cycle.
     Short,
 }
 
@@ -37,6 +39,10 @@ pub struct Settings {
     pub selection: Selection,
     /// A search starts from fresh weights.
     pub fresh: bool,
+    /// What search or fine-tuning learn from.
+    pub targets: Targets,
+    /// Weight of the comparison of activations in fine-tuning.
+    pub pram_weight: f64,
 }
 
 impl Preset {
@@ -48,7 +54,7 @@ impl Preset {
             (Self::Published, "finetune") => (240, 0.01),
             (Self::Published, _) => (240, 0.05),
             (Self::Short, "search") => (10, 0.05),
-            (Self::Short, "finetune") => (15, 0.05),
+            (Self::Short, "finetune") => (15, 0.01),
             (Self::Short, _) => (16, 0.15),
         };
         let published = self == Self::Published;
@@ -71,9 +77,14 @@ impl Preset {
             selection: if published {
                 Selection::Senet
             } else {
-                Selection::Removal
+                Selection::AnnealKink
             },
             fresh: published,
+            targets: match published && stage == "finetune" {
+                true => Targets::FINETUNE,
+                false => Targets::SEARCH,
+            },
+            pram_weight: if published { PRAM_WEIGHT } else { 0.0 },
         }
     }
 }
@@ -90,10 +101,14 @@ mod tests {
             assert_eq!((s.label_smoothing, s.nesterov), (0.0, false));
             assert_eq!((s.selection, s.fresh), (Selection::Senet, true));
             assert_eq!(s.compute, Compute::F32);
+            assert_eq!(s.pram_weight, 1000.0);
             (s.epochs, s.lr)
         };
         assert_eq!(of("teacher"), (240, 0.05));
         assert_eq!(of("search"), (150, 0.05));
         assert_eq!(of("finetune"), (240, 0.01));
+        let shares =
+            ["search", "finetune"].map(|stage| Preset::Published.of(stage).targets.ce_share);
+        assert_eq!(shares, [0.5, 0.1]);
     }
 }

@@ -181,7 +181,7 @@ impl Worker {
             self.session = Some(session);
         }
         match &self.session {
-            Some(session) => store.take(session.plan()),
+            Some(session) => Ok(store.take(session.plan())?.prepared),
             None => Ok(None),
         }
     }
@@ -240,6 +240,21 @@ impl Worker {
         called: Instant,
         is_cancelled: impl Fn() -> bool,
     ) -> Answered {
+        loop {
+            match self.infer_once(values, called, &is_cancelled) {
+                // The next one that was kept, or one that is prepared now.
+                Err(error) if error.is_kept_gone() => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn infer_once(
+        &mut self,
+        values: &[i64],
+        called: Instant,
+        is_cancelled: impl Fn() -> bool,
+    ) -> Answered {
         self.forget_if_dead();
         let has_stock = self.session.as_ref().is_some_and(|s| s.n_prepared() > 0);
         let restored = match has_stock {
@@ -278,6 +293,8 @@ impl Worker {
                 };
                 Ok((Arc::clone(session.plan()), answer.output, stats))
             }
+            // The session goes on.
+            Err(error) if error.is_kept_gone() => Err(error),
             Err(error) => {
                 self.forget();
                 Err(error)

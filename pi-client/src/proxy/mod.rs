@@ -11,8 +11,9 @@ mod grpc;
 mod rest;
 mod tensor;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
@@ -27,6 +28,10 @@ use crate::print;
 
 /// Largest request. 64 images of 224 x 224 as floats are 39 MB.
 const MAX_REQUEST_BYTES: usize = 64 << 20;
+/// How often it looks whether preparing goes well.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Most notes that are told.
+const MAX_NOTES: usize = 100;
 /// Most images in one request.
 const MAX_IMAGES: usize = 64;
 
@@ -61,6 +66,8 @@ pub(crate) struct Proxy {
     client: Client,
     /// Listening on loopback alone.
     is_local: bool,
+    /// Notes of what was guessed that were told already.
+    told: Mutex<HashSet<String>>,
 }
 
 impl Proxy {
@@ -92,7 +99,15 @@ impl Proxy {
         let images = input.images(&self.client.description().model)?;
         let mut answers = Vec::with_capacity(images.len());
         for image in &images {
-            answers.push(self.client.infer(image).await?);
+            let answer = self.client.infer(image).await?;
+            for note in &answer.notes {
+                let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+                // A client may send another size each time.
+                if told.len() < MAX_NOTES && told.insert(note.clone()) {
+                    eprintln!("note: {note} (told once)");
+                }
+            }
+            answers.push(answer);
         }
         Ok(answers)
     }
@@ -135,7 +150,11 @@ async fn serve(args: &ProxyArgs, config: Config, is_local: bool) -> anyhow::Resu
         let most = client.description().largest_batch(args.session.options());
         pi_client::session::check_batch(batch, most)?;
     }
-    let proxy = Arc::new(Proxy { client, is_local });
+    let proxy = Arc::new(Proxy {
+        client,
+        is_local,
+        told: Mutex::default(),
+    });
     let incoming = TcpIncoming::bind(args.listen)
         .map_err(|e| ClientError::Usage(format!("cannot listen at {}: {e}", args.listen)))?;
     let incoming = incoming.with_nodelay(Some(true));
@@ -149,6 +168,7 @@ async fn serve(args: &ProxyArgs, config: Config, is_local: bool) -> anyhow::Resu
         .serve_with_incoming(incoming);
     tokio::select! {
         outcome = served => outcome?,
+        () = tell_trouble(&proxy) => {}
         () = stop => {}
     }
     if let Ok(proxy) = Arc::try_unwrap(proxy).map_err(|_| ()) {
@@ -156,6 +176,22 @@ async fn serve(args: &ProxyArgs, config: Config, is_local: bool) -> anyhow::Resu
         let _ = tokio::time::timeout(Duration::from_millis(500), proxy.client.close()).await;
     }
     Ok(())
+}
+
+/// Says on standard error when this proxy is not ready, why, and when it is again. Never ends.
+async fn tell_trouble(proxy: &Proxy) {
+    let mut told = None;
+    loop {
+        let trouble = proxy.client.trouble();
+        if trouble != told {
+            match &trouble {
+                Some(trouble) => eprintln!("not ready: {trouble}"),
+                None => eprintln!("ready again"),
+            }
+            told = trouble;
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
 }
 
 /// Ctrl-C, or the request of a service manager to stop.

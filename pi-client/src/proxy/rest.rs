@@ -125,10 +125,10 @@ fn is_loopback(host: &str) -> bool {
             .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
-async fn ready(State(proxy): State<Arc<Proxy>>) -> StatusCode {
-    match proxy.is_ready() {
-        true => StatusCode::OK,
-        false => StatusCode::SERVICE_UNAVAILABLE,
+async fn ready(State(proxy): State<Arc<Proxy>>) -> Response {
+    match proxy.client.trouble() {
+        None => StatusCode::OK.into_response(),
+        Some(trouble) => failure(StatusCode::SERVICE_UNAVAILABLE, &trouble),
     }
 }
 
@@ -152,8 +152,12 @@ struct ModelPath {
 
 fn unknown(proxy: &Proxy, path: &ModelPath) -> Response {
     let ModelPath { model, version } = path;
+    let version = match version.as_str() {
+        "" => String::new(),
+        version => format!(" of version {version}"),
+    };
     let text = format!(
-        "no model '{model}' {version}; this proxy serves '{}'",
+        "no model '{model}'{version}; this proxy serves '{}'",
         proxy.name()
     );
     failure(StatusCode::NOT_FOUND, &text)
@@ -163,7 +167,7 @@ async fn model_ready(State(proxy): State<Arc<Proxy>>, Path(path): Path<ModelPath
     if !proxy.knows(&path.model, &path.version) {
         return unknown(&proxy, &path);
     }
-    ready(State(proxy)).await.into_response()
+    ready(State(proxy)).await
 }
 
 async fn about_model(State(proxy): State<Arc<Proxy>>, Path(path): Path<ModelPath>) -> Response {
