@@ -100,7 +100,8 @@ def test_other_sizes_are_resized_with_a_warning_or_refused(client, url):
     ("array", "words"),
     [
         (PIXELS[0].astype(np.float64), "astype"),
-        (PIXELS[0].astype(np.int64), "uint8"),
+        (PIXELS[0].astype(np.int64), r"astype\(numpy.uint8\)"),
+        ("cat.png", r"are taken$"),
         (PIXELS[0].transpose(2, 0, 1), r"transpose\(1, 2, 0\)"),
         (np.zeros((0, 8, 8, 3), np.uint8), "empty"),
         (np.zeros(7, np.float32), r"\(C, H, W\)"),

@@ -157,7 +157,7 @@ pub struct Settings {
     /// Most sessions at the same time for each identity. Clients without token and certificate are one identity together.
     #[arg(long, value_name = "N", env = "PI_SERVER_SESSIONS_PER_IDENTITY")]
     pub sessions_per_identity: Option<usize>,
-    /// Most calls a minute for each identity; opening a session is one call.
+    /// Most calls a minute for each identity; a new client makes two: it describes the model, and opens a session.
     #[arg(long, value_name = "N", env = "PI_SERVER_CALLS_PER_MINUTE")]
     pub calls_per_minute: Option<NonZeroU32>,
     /// Most inferences a day (UTC) for each identity.

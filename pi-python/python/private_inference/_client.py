@@ -193,9 +193,14 @@ def _images(array: npt.ArrayLike) -> Tuple[bool, bool, npt.NDArray[Any]]:
         wanted = "(C, H, W) or (N, C, H, W)"
         images = given.astype("<f4", copy=False)
     else:
+        advice = {
+            "i": "; if these are pixels from 0 to 255: array.astype(numpy.uint8)",
+            "u": "; if these are pixels from 0 to 255: array.astype(numpy.uint8)",
+            "f": "; if this is a normalised tensor: array.astype(numpy.float32)",
+        }
         raise InputError(
-            f"array: its type is {given.dtype}; uint8 pixels (H, W, C) and normalised float32 tensors (C, H, W) are taken: "
-            "array.astype(numpy.float32)"
+            f"array: its type is {given.dtype}; uint8 pixels (H, W, C) and normalised float32 tensors (C, H, W) are taken"
+            + advice.get(given.dtype.kind, "")
         )
     is_batch = given.ndim == 4
     if images.ndim == 3:
