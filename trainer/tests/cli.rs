@@ -142,7 +142,8 @@ fn every_stage_runs_from_the_command_line() {
         .unwrap();
     more_held_out[at + 1] = "7";
     refuse(args(&["search"], &more_held_out), "--hold-out 7 keeps back");
-    let removal = with(&["--relus", "600", "--empty-layers", "1"]);
+    let mut removal = with(&["--relus", "600", "--empty-layers", "1"]);
+    removal.extend(["--selection", "removal"]);
     refuse(args(&["search"], &removal), "anneal-kink");
     let half = ["--checkpoint-bits", "16", "--checkpoint-part", "1"];
     let search = [
