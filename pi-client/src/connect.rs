@@ -91,7 +91,7 @@ impl ConnectOptions {
             url: &self.url,
             has_identity: self.identity.is_some(),
             is_fresh,
-            waited: KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT,
+            connect_timeout: self.connect_timeout,
         }
     }
 }

@@ -280,7 +280,13 @@ impl ClientError {
             (_, pi_protocol::Error::Channel(reason)) => Self::Lost {
                 url: url.to_owned(),
                 during,
-                reason: broken.map_or(reason, |status| transport::broken_stream(status).into()),
+                reason: match (broken, word.map(Status::message)) {
+                    (Some(status), _) => transport::broken_stream(status).to_owned(),
+                    (None, Some(said)) if !said.is_empty() => {
+                        format!("the server ended the session: {said}")
+                    }
+                    _ => reason,
+                },
             },
             (_, error) => Self::Protocol(error),
         }

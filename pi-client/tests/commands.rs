@@ -189,7 +189,7 @@ fn each_kind_of_mistake_has_one_line_and_its_exit_code() {
         o.quota.inferences_per_day = Some(1);
     });
     assert_eq!(
-        code(infer(&url, &[image]), &["Unauthenticated", "PI_TOKEN"]),
+        code(infer(&url, &[image]), &["asks for a token", "PI_TOKEN"]),
         5
     );
     let mut command = client(&["infer", "--server", &url, image, image]);

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use pi_proto::limits::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 use tonic::{Code, Status};
 
 use super::ClientError;
@@ -36,8 +37,8 @@ pub(crate) struct Failed<'a> {
     pub(crate) has_identity: bool,
     /// Whether the server has never answered on it.
     pub(crate) is_fresh: bool,
-    /// How long it was waited for before the transport gave up by itself.
-    pub(crate) waited: Duration,
+    /// How long a connection may take.
+    pub(crate) connect_timeout: Duration,
 }
 
 impl Failed<'_> {
@@ -76,8 +77,15 @@ impl Failed<'_> {
                 }
             });
         }
-        if has(&["keep-alive timed out", "keepalivetimedout"]) {
-            return ClientError::silent(self.url, self.waited);
+        if has(&["keep-alive timed out"]) {
+            return ClientError::silent(self.url, KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT);
+        }
+        if has(&[
+            "deadline has elapsed",
+            "handshake timeout",
+            "handshake timed out",
+        ]) {
+            return ClientError::silent(self.url, self.connect_timeout);
         }
         ClientError::unreachable(self.url, error)
     }
@@ -192,7 +200,7 @@ mod tests {
             url,
             has_identity,
             is_fresh,
-            waited: Duration::from_secs(40),
+            connect_timeout: Duration::from_secs(7),
         };
         failed.because(&Error::other(text.to_owned()))
     }
@@ -234,6 +242,13 @@ mod tests {
             error.to_string().contains("no answer within 40 s"),
             "{error}"
         );
+        let error = failed(
+            "http://a:1",
+            false,
+            true,
+            "tcp connect: deadline has elapsed",
+        );
+        assert!(error.to_string().contains("within 7 s"), "{error}");
         let error = ClientError::silent("http://a:1", Duration::from_millis(250));
         assert!(error.to_string().contains("within 0.3 s"), "{error}");
         let text = "http2 error: connection error detected: frame with invalid size";
