@@ -5,6 +5,7 @@
 
 mod address;
 mod files;
+mod probe;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -317,6 +318,13 @@ impl Client {
             return ClientError::from_status(&self.options.url, status);
         }
         let is_fresh = !self.has_answered.load(Ordering::Relaxed);
+        let url = &self.options.url;
+        if is_fresh
+            && url.starts_with("http:")
+            && probe::speaks_something_else(url, self.options.connect_timeout)
+        {
+            return ClientError::no_http2(url);
+        }
         let cause = std::error::Error::source(status).unwrap_or(status);
         self.options.failed(is_fresh).because(cause)
     }

@@ -99,7 +99,9 @@ impl ClientError {
         let lower = causes.to_lowercase();
         let has = |text: &str| lower.contains(text);
         // What answers in clear HTTP/2's stead is an alert of TLS, or words of HTTP/1.
-        let is_no_http2 = url.starts_with("http:") && has("frame with invalid size");
+        if url.starts_with("http:") && has("frame with invalid size") {
+            return Self::no_http2(url);
+        }
         let tls = [
             "certificate",
             "tls",
@@ -107,10 +109,8 @@ impl ClientError {
             "corrupt message",
             "fatal alert",
         ];
-        let tls = is_no_http2 || tls.iter().any(|word| has(word));
-        let advice = if is_no_http2 {
-            "that port speaks TLS or is no pi-server: write https://, or check the port"
-        } else if has("expired") {
+        let tls = tls.iter().any(|word| has(word));
+        let advice = if has("expired") {
             "its certificate has expired: the server's operator must renew it, or this machine's clock is wrong"
         } else if has("notvalidyet") || has("not valid yet") {
             "its certificate is not valid yet: is this machine's clock right?"
@@ -137,6 +137,16 @@ impl ClientError {
             url: url.to_owned(),
             reason: format!("{advice} ({causes})"),
             tls,
+        }
+    }
+
+    /// A port that answers, and not in HTTP/2.
+    pub(crate) fn no_http2(url: &str) -> Self {
+        Self::Unreachable {
+            url: url.to_owned(),
+            reason: "that port speaks TLS or is no pi-server: write https://, or check the port"
+                .into(),
+            tls: true,
         }
     }
 
