@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pi_client::blocking::Client;
-use pi_client::connect::leaves_this_machine_unprotected;
+use pi_client::connect::{check_address, leaves_this_machine_unprotected};
 use pi_client::retry::Retries;
 use pi_client::{ClientError, ConnectOptions, Description, Token};
 use pi_protocol::gc::GarblingMode;
@@ -33,8 +33,8 @@ pub(crate) struct ServerArgs {
     /// Its private key in PEM.
     #[arg(long, value_name = "FILE", requires = "client_cert")]
     client_key: Option<PathBuf>,
-    /// Give up when the server is silent for so many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    /// Give up when the server does not answer for so many seconds, in a call or in a session; when connecting, after 10 at the latest.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
     /// Try so often again to connect, to describe and to open a session; a query is never sent twice.
     #[arg(long, value_name = "N", default_value_t = 2)]
@@ -122,6 +122,7 @@ impl ServerArgs {
     /// How to reach the server; warns where that is not protected.
     pub(crate) fn options(&self, url: Option<&str>) -> Result<ConnectOptions, ClientError> {
         let url = self.url(url)?;
+        check_address(&url)?;
         if leaves_this_machine_unprotected(&url) {
             eprintln!(
                 "warning: {url} is not protected by TLS: whoever is on the path can pose as the server. Use https:// across machines"
@@ -136,8 +137,7 @@ impl ServerArgs {
             ca: self.ca.clone(),
             token,
             identity: self.client_cert.clone().zip(self.client_key.clone()),
-            idle_timeout: Duration::from_secs(self.timeout.max(1)),
-            ..ConnectOptions::new(url)
+            ..ConnectOptions::new(url).with_timeout(Duration::from_secs(self.timeout))
         })
     }
 

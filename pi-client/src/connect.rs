@@ -3,8 +3,13 @@
 //! Security: the description is the server's word. The plan is computed here from it, and its hash goes back in Open, so
 //! both sides run the same plan or none.
 
+mod address;
+mod files;
+mod probe;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use pi_model::PublicModel;
@@ -22,10 +27,17 @@ use tokio::runtime::{Handle, Runtime};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Request, Status};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Response, Status};
 
-use crate::error::ClientError;
+use crate::error::{ClientError, Failed, is_broken};
+
+pub use address::{check_address, leaves_this_machine_unprotected};
+
+/// Longest wait for a connection when the user does not say.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest silence of a server when the user does not say.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How to reach a server.
 #[derive(Clone, Debug)]
@@ -38,9 +50,9 @@ pub struct ConnectOptions {
     pub token: Option<Token>,
     /// Certificate and private key of this client, in PEM, where the server asks for them.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// How long to wait for the connection.
+    /// How long to wait for the connection, TLS included.
     pub connect_timeout: Duration,
-    /// How long the server may be silent within a session. It computes for seconds in the offline phase.
+    /// How long the server may be silent when it is asked, and within a session. It computes for seconds in the offline phase.
     pub idle_timeout: Duration,
 }
 
@@ -53,9 +65,18 @@ impl ConnectOptions {
             ca: None,
             token: None,
             identity: None,
-            connect_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(300),
+            connect_timeout: CONNECT_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
         }
+    }
+
+    /// The same server, given up when it is silent for `timeout`: in a call, in a session, and when connecting, unless that has
+    /// less time already.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self.connect_timeout = self.connect_timeout.min(timeout);
+        self
     }
 
     /// The same server, trusting the certificate in `path`.
@@ -63,6 +84,16 @@ impl ConnectOptions {
     pub fn with_ca(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca = Some(path.into());
         self
+    }
+
+    /// A failure of a connection with these options.
+    fn failed(&self, is_fresh: bool) -> Failed<'_> {
+        Failed {
+            url: &self.url,
+            has_identity: self.identity.is_some(),
+            is_fresh,
+            connect_timeout: self.connect_timeout,
+        }
     }
 }
 
@@ -131,27 +162,6 @@ impl Interceptor for Bearer {
 /// The service's client with this client's token.
 pub(crate) type Stub = PrivateInferenceClient<InterceptedService<Channel, Bearer>>;
 
-/// Whether `url` is plain http to a host that is not this machine.
-#[must_use]
-pub fn leaves_this_machine_unprotected(url: &str) -> bool {
-    let Some(authority) = url
-        .strip_prefix("http://")
-        .and_then(|rest| rest.split('/').next())
-    else {
-        return false;
-    };
-    // What stands before an @ is a user's name, not the host.
-    let authority = authority.rsplit('@').next().unwrap_or_default();
-    let host = match authority.strip_prefix('[') {
-        Some(address) => address.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    };
-    let loopback = host
-        .parse()
-        .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    !loopback && host != "localhost"
-}
-
 /// What a server says about one of its models.
 #[derive(Clone, Debug)]
 pub struct Description {
@@ -209,21 +219,27 @@ pub struct Client {
     pub(crate) channel: Channel,
     pub(crate) network: Arc<Network>,
     pub(crate) options: ConnectOptions,
+    /// Whether the server has ever answered.
+    has_answered: AtomicBool,
 }
 
 impl Client {
     /// Connects.
     ///
     /// # Errors
-    /// [`ClientError::Address`], [`ClientError::Unreachable`], or [`ClientError::File`] for the certificate.
+    /// [`ClientError::Address`], [`ClientError::Usage`], [`ClientError::Unreachable`], or [`ClientError::File`] for a certificate or
+    /// its key.
     pub fn connect(options: ConnectOptions) -> Result<Self, ClientError> {
         let address = || ClientError::Address {
             url: options.url.clone(),
         };
-        let tls = options.url.starts_with("https://");
-        if !tls && !options.url.starts_with("http://") {
-            return Err(address());
+        check_address(&options.url)?;
+        if options.connect_timeout.is_zero() || options.idle_timeout.is_zero() {
+            return Err(ClientError::Usage(
+                "a timeout of nothing leaves no time for any answer; give some seconds".into(),
+            ));
         }
+        let tls = options.url.starts_with("https://");
         if options.token.is_some() && leaves_this_machine_unprotected(&options.url) {
             return Err(ClientError::Usage(format!(
                 "the token would travel to {} in the clear; use https://",
@@ -240,32 +256,15 @@ impl Client {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         if tls {
             let config = match &options.ca {
-                Some(path) => {
-                    let file = |reason| ClientError::File {
-                        path: path.clone(),
-                        reason,
-                    };
-                    let pem = std::fs::read(path)
-                        .map_err(|e| file(format!("cannot read the certificate: {e}")))?;
-                    if !pem.windows(11).any(|w| w == b"-----BEGIN ") {
-                        return Err(file("it holds no certificate in PEM form".into()));
-                    }
-                    ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
-                }
+                Some(path) => ClientTlsConfig::new().ca_certificate(files::authorities(path)?),
                 None => ClientTlsConfig::new().with_enabled_roots(),
             };
             let config = match &options.identity {
-                Some((certificate, key)) => {
-                    let read = |path: &PathBuf| {
-                        std::fs::read(path).map_err(|e| ClientError::File {
-                            path: path.clone(),
-                            reason: format!("cannot read it: {e}"),
-                        })
-                    };
-                    config.identity(Identity::from_pem(read(certificate)?, read(key)?))
-                }
+                Some((certificate, key)) => config.identity(files::identity(certificate, key)?),
                 None => config,
             };
+            // Of later connections, too: the transport makes a new one by itself when one breaks.
+            let config = config.timeout(options.connect_timeout);
             endpoint = endpoint
                 .tls_config(config)
                 .map_err(|e| ClientError::unreachable(&options.url, &e))?;
@@ -285,14 +284,18 @@ impl Client {
             handle: network.handle().clone(),
             runtime: Some(network),
         };
+        let connecting = endpoint.connect();
+        let limit = options.connect_timeout;
         let channel = network
             .handle
-            .block_on(endpoint.connect())
-            .map_err(|e| ClientError::unreachable(&options.url, &e))?;
+            .block_on(async { tokio::time::timeout(limit, connecting).await })
+            .map_err(|_| ClientError::silent(&options.url, limit))?
+            .map_err(|e| options.failed(true).because(&e))?;
         Ok(Self {
             channel,
             network: Arc::new(network),
             options,
+            has_answered: AtomicBool::new(false),
         })
     }
 
@@ -308,8 +311,70 @@ impl Client {
             .max_decoding_message_size(max_message_bytes)
     }
 
-    pub(crate) fn refused(&self, status: &tonic::Status) -> ClientError {
-        ClientError::from_status(&self.options.url, status)
+    /// What became of a call that failed with `status`.
+    pub(crate) fn refused(&self, status: &Status) -> ClientError {
+        if !is_broken(status) {
+            self.has_answered.store(true, Ordering::Relaxed);
+            return ClientError::from_status(&self.options.url, status);
+        }
+        let is_fresh = !self.has_answered.load(Ordering::Relaxed);
+        let url = &self.options.url;
+        if is_fresh
+            && url.starts_with("http:")
+            && probe::speaks_something_else(url, self.options.connect_timeout)
+        {
+            return ClientError::no_http2(url);
+        }
+        let cause = std::error::Error::source(status).unwrap_or(status);
+        self.options.failed(is_fresh).because(cause)
+    }
+
+    /// Waits for the answer to `call`, as long as the server may be silent.
+    fn ask<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<Response<T>, ClientError> {
+        let limit = self.options.idle_timeout;
+        let answer = self
+            .network
+            .handle
+            .block_on(async { tokio::time::timeout(limit, call).await })
+            .map_err(|_| ClientError::silent(&self.options.url, limit))?
+            .map_err(|s| self.refused(&s))?;
+        self.has_answered.store(true, Ordering::Relaxed);
+        Ok(answer)
+    }
+
+    /// Waits for `call`, which the server may hold back in a queue for as long as it likes. When half of the time is over in which
+    /// it may be silent, it is asked for something small, and has the other half for that.
+    pub(crate) fn ask_patiently<T>(
+        &self,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, ClientError> {
+        let half = self.options.idle_timeout / 2;
+        let mut probe = self.stub(MAX_MESSAGE_BYTES);
+        let outcome = self.network.handle.block_on(async {
+            let mut call = std::pin::pin!(call);
+            loop {
+                if let Ok(answer) = tokio::time::timeout(half, &mut call).await {
+                    return Some(answer);
+                }
+                let is_there = async {
+                    let sign = probe.list_models(ListModelsRequest {});
+                    // Whatever it says, it is there; a connection that broke ends the call, too.
+                    tokio::time::timeout(half, sign).await.is_ok()
+                };
+                tokio::select! {
+                    biased;
+                    answer = &mut call => return Some(answer),
+                    is_there = is_there => if !is_there { return None },
+                }
+            }
+        });
+        outcome
+            .ok_or_else(|| ClientError::silent(&self.options.url, 2 * half))?
+            .inspect(|_| self.has_answered.store(true, Ordering::Relaxed))
+            .map_err(|s| self.refused(&s))
     }
 
     /// Names of the models that the server has.
@@ -318,11 +383,7 @@ impl Client {
     /// [`ClientError::Refused`] or [`ClientError::Unreachable`].
     pub fn models(&self) -> Result<Vec<String>, ClientError> {
         let mut stub = self.stub(MAX_MESSAGE_BYTES);
-        let answer = self
-            .network
-            .handle
-            .block_on(stub.list_models(ListModelsRequest {}))
-            .map_err(|s| self.refused(&s))?;
+        let answer = self.ask(stub.list_models(ListModelsRequest {}))?;
         Ok(answer.into_inner().models)
     }
 
@@ -332,11 +393,7 @@ impl Client {
     /// As [`Self::models`].
     pub fn server_time(&self) -> Result<Option<SystemTime>, ClientError> {
         let mut stub = self.stub(MAX_MESSAGE_BYTES);
-        let answer = self
-            .network
-            .handle
-            .block_on(stub.list_models(ListModelsRequest {}))
-            .map_err(|s| self.refused(&s))?;
+        let answer = self.ask(stub.list_models(ListModelsRequest {}))?;
         let date = answer.metadata().get("date");
         let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
         Ok(date)
@@ -352,12 +409,7 @@ impl Client {
         let request = DescribeRequest {
             model: name.unwrap_or_default().to_owned(),
         };
-        let answer = self
-            .network
-            .handle
-            .block_on(stub.describe(request))
-            .map_err(|s| self.refused(&s))?
-            .into_inner();
+        let answer = self.ask(stub.describe(request))?.into_inner();
         if answer.protocol_version != PROTOCOL_VERSION {
             return Err(ClientError::Version(format!(
                 "the server ({}) speaks version {} of the protocol, this client version {PROTOCOL_VERSION}: install the same release on both sides",

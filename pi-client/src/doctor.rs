@@ -7,8 +7,10 @@ use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
-use pi_client::blocking::Client;
-use pi_client::{ClientError, Description};
+use indicatif::{ProgressBar, ProgressStyle};
+use pi_client::blocking::{Client, Session};
+use pi_client::error::HOLDING;
+use pi_client::{ClientError, ConnectOptions, Description};
 use pi_model::PublicPlan;
 use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase as Part};
@@ -20,6 +22,8 @@ use crate::print;
 
 /// More than this between the clocks makes certificates and tokens fail.
 const MAX_SKEW_S: i64 = 60;
+/// How often to look whether a session that is held is still there.
+const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Args)]
 pub(crate) struct DoctorArgs {
@@ -53,7 +57,31 @@ fn step<T>(what: &str, outcome: Result<T, ClientError>) -> anyhow::Result<T> {
     if outcome.is_err() {
         bad(what, "failed, see below")?;
     }
-    Ok(outcome?)
+    // This is the doctor: who reads it need not be sent there.
+    Ok(outcome.map_err(|error| match error {
+        ClientError::Lost {
+            url,
+            during,
+            reason,
+        } => ClientError::Unreachable {
+            url,
+            reason: format!("{reason} while {during}; something in between may cut streams"),
+            tls: false,
+        },
+        other => other,
+    })?)
+}
+
+/// Connects and asks once: with TLS, a server tells only then whether it takes this client's certificate.
+fn connect(options: ConnectOptions) -> Result<(Client, Duration), ClientError> {
+    let started = Instant::now();
+    let client = Client::connect(options)?;
+    let connected = started.elapsed();
+    match client.models() {
+        Err(error @ ClientError::Unreachable { .. }) => Err(error),
+        // What a server refuses is told at the step that it belongs to.
+        _ => Ok((client, connected)),
+    }
 }
 
 /// Runs the command.
@@ -61,12 +89,11 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     let _phase = interrupt::during(Doing::Connecting);
     let options = args.server.options(args.url.as_deref())?;
     let url = options.url.clone();
-    let rtt = step("TCP", reach(&url))?;
+    let rtt = step("TCP", reach(&url, options.connect_timeout))?;
     let tls = url.starts_with("https://");
-    let started = Instant::now();
     let what = if tls { "TLS" } else { "HTTP/2" };
-    let client = step(what, Client::connect(options))?;
-    let seconds = started.elapsed().as_secs_f64();
+    let (client, connected) = step(what, connect(options))?;
+    let seconds = connected.as_secs_f64();
     match tls {
         true => good(
             "TLS",
@@ -109,25 +136,22 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         &format!("set up in {:.3} s", setup.as_secs_f64()),
     )?;
     if args.hold > 0 {
-        std::thread::sleep(Duration::from_secs(args.hold));
+        let held = hold(&session, Duration::from_secs(args.hold))?;
+        let (seconds, allowed) = (held.as_secs(), description.idle_timeout.as_secs());
         match session.is_alive() {
-            true => good("stream", &format!("still open after {} s", args.hold))?,
-            false if args.hold >= description.idle_timeout.as_secs() => bad(
+            true => good("stream", &format!("still open after {seconds} s"))?,
+            // The server counts whole seconds, from its last frame on.
+            false if seconds + 1 >= allowed => bad(
                 "stream",
-                &format!(
-                    "closed within {} s, and the server allows {} s of silence",
-                    args.hold,
-                    description.idle_timeout.as_secs()
-                ),
+                &format!("closed after {seconds} s; the server allows {allowed} s of silence"),
             )?,
             false => {
-                bad("stream", &format!("cut within {} s", args.hold))?;
+                bad("stream", &format!("cut after {seconds} s"))?;
                 return Err(ClientError::Lost {
                     url,
-                    during: "holding a silent stream",
+                    during: HOLDING,
                     reason: format!(
-                        "something in between closed it, the server allows {} s of silence",
-                        description.idle_timeout.as_secs()
+                        "cut after {seconds} s; something in between closed it, the server allows {allowed} s of silence"
                     ),
                 }
                 .into());
@@ -149,8 +173,23 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     prediction(&description, &cost, rtt, [up, down])
 }
 
+/// Holds a session open for so long, or until something closes it, and says how long that was. A terminal sees it go on.
+fn hold(session: &Session, time: Duration) -> anyhow::Result<Duration> {
+    let bar = ProgressBar::new(time.as_secs()).with_style(
+        ProgressStyle::with_template("{msg} {bar:30} {pos} of {len} s")?.progress_chars("=> "),
+    );
+    bar.set_message("holding a silent stream");
+    let started = Instant::now();
+    while session.is_alive() && started.elapsed() < time {
+        bar.set_position(started.elapsed().as_secs());
+        std::thread::sleep(LOOK.min(time.saturating_sub(started.elapsed())));
+    }
+    bar.finish_and_clear();
+    Ok(started.elapsed())
+}
+
 /// Resolves the name and connects, and measures how long that takes.
-fn reach(url: &str) -> Result<Duration, ClientError> {
+fn reach(url: &str, limit: Duration) -> Result<Duration, ClientError> {
     let address = || ClientError::Address {
         url: url.to_owned(),
     };
@@ -184,7 +223,7 @@ fn reach(url: &str) -> Result<Duration, ClientError> {
     let mut last = None;
     for address in &found {
         let started = Instant::now();
-        match TcpStream::connect_timeout(address, Duration::from_secs(5)) {
+        match TcpStream::connect_timeout(address, limit.min(Duration::from_secs(5))) {
             Ok(_) => {
                 let rtt = started.elapsed();
                 let ms = rtt.as_secs_f64() * 1e3;

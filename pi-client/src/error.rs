@@ -7,6 +7,15 @@ use pi_model::ModelError;
 use pi_protocol::kept::KeepError;
 use tonic::{Code, Status};
 
+mod transport;
+
+pub(crate) use transport::{Failed, is_broken};
+
+/// [`ClientError::Lost::during`] before anything was prepared.
+pub const SETTING_UP: &str = "setting up";
+/// [`ClientError::Lost::during`] where a session is only held open, to see how long that goes well.
+pub const HOLDING: &str = "holding a silent stream";
+
 /// Why a query failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -31,7 +40,8 @@ pub enum ClientError {
     },
     /// The connection broke within a session.
     #[error(
-        "the connection to {url} broke while {during}: {reason}. What was prepared in it is gone and nothing of it is used again; if this happens each time, something in between cuts long streams: see `pi-client doctor`"
+        "the connection to {url} broke while {during}: {reason}{}",
+        consequence(during)
     )]
     Lost {
         /// The server's address.
@@ -42,7 +52,7 @@ pub enum ClientError {
         reason: String,
     },
     /// The server refused the call.
-    #[error("the server refused ({code:?}): {message}")]
+    #[error("the server refused: {message}")]
     Refused {
         /// The gRPC status code.
         code: Code,
@@ -179,46 +189,6 @@ impl ErrorClass {
 }
 
 impl ClientError {
-    /// An error of the transport to `url`, with advice drawn from its causes.
-    #[must_use]
-    pub fn unreachable(url: &str, error: &dyn std::error::Error) -> Self {
-        let causes = causes(error);
-        let lower = causes.to_lowercase();
-        let has = |text: &str| lower.contains(text);
-        let tls = ["certificate", "tls", "contenttype", "corrupt message"];
-        let tls = tls.iter().any(|word| has(word));
-        let advice = if has("expired") {
-            "its certificate has expired: the server's operator must renew it, or this machine's clock is wrong"
-        } else if has("notvalidyet") || has("not valid yet") {
-            "its certificate is not valid yet: is this machine's clock right?"
-        } else if has("notvalidforname") || has("not valid for name") {
-            "its certificate is made for another host name: use the name in the certificate, or a certificate made with --host for this one"
-        } else if has("unknownissuer") || has("unknown issuer") || has("badsignature") {
-            "its certificate is not trusted here: give the certificate, or that of its issuer, with --ca FILE"
-        } else if has("invalidcontenttype") || has("corrupt message") {
-            "it does not speak TLS there: use http://, or start the server with --tls-cert and --tls-key"
-        } else if has("certificaterequired") {
-            "it asks for a certificate of this client: give --client-cert and --client-key"
-        } else if has("certificate") || has("tls") {
-            "the TLS handshake failed"
-        } else if has("refused") {
-            "nothing listens there: start pi-server, or check host and port"
-        } else if has("dns") || has("lookup") {
-            "this host name is not known"
-        } else if has("elapsed") || has("timed out") || has("deadline") {
-            "no answer: check host, port and firewall"
-        } else if url.starts_with("http:") {
-            "the connection broke: if the server uses TLS, write https://"
-        } else {
-            "the connection broke"
-        };
-        Self::Unreachable {
-            url: url.to_owned(),
-            reason: format!("{advice} ({causes})"),
-            tls,
-        }
-    }
-
     /// What kind of error it is.
     #[must_use]
     pub const fn class(&self) -> ErrorClass {
@@ -275,10 +245,10 @@ impl ClientError {
     /// A refused call to `url`, or a connection that broke during it.
     #[must_use]
     pub fn from_status(url: &str, status: &Status) -> Self {
-        if let Some(source) = std::error::Error::source(status) {
-            return Self::unreachable(url, source);
+        match is_broken(status) {
+            true => Self::unreachable(url, std::error::Error::source(status).unwrap_or(status)),
+            false => Self::refused(status),
         }
-        Self::refused(status)
     }
 
     fn refused(status: &Status) -> Self {
@@ -287,7 +257,10 @@ impl ClientError {
         Self::Refused {
             code: status.code(),
             message: match status.message() {
-                "" => "it gives no reason; is there a pi-server at this address?".to_owned(),
+                "" => format!(
+                    "it gives no reason ({:?}); is there a pi-server at this address?",
+                    status.code()
+                ),
                 message => message.to_owned(),
             },
             retry_after: seconds.map(Duration::from_secs),
@@ -301,7 +274,11 @@ impl ClientError {
         error: pi_protocol::Error,
         farewell: Option<&Status>,
     ) -> Self {
-        let refusal = farewell.filter(|status| {
+        let (broken, word) = match farewell {
+            Some(status) if is_broken(status) => (Some(status), None),
+            word => (None, word),
+        };
+        let refusal = word.filter(|status| {
             matches!(
                 status.code(),
                 Code::ResourceExhausted
@@ -311,28 +288,61 @@ impl ClientError {
             ) || status.code() == Code::Unavailable && !status.message().is_empty()
         });
         match (refusal, error) {
-            (Some(status), _) if std::error::Error::source(status).is_none() => {
-                Self::refused(status)
-            }
+            (Some(status), _) => Self::refused(status),
             (_, pi_protocol::Error::Channel(reason)) => Self::Lost {
                 url: url.to_owned(),
                 during,
-                reason,
+                reason: match (broken, word.map(Status::message)) {
+                    (Some(status), _) => transport::broken_stream(status).to_owned(),
+                    (None, Some(said)) if !said.is_empty() => {
+                        format!("the server ended the session: {said}")
+                    }
+                    _ => reason,
+                },
             },
             (_, error) => Self::Protocol(error),
         }
     }
 }
 
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut texts = vec![error.to_string()];
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if texts.last().is_none_or(|last| !last.contains(&text)) {
-            texts.push(text);
+/// What a lost connection has cost, and what to do.
+fn consequence(during: &str) -> &'static str {
+    match during {
+        SETTING_UP => {
+            "; if this happens each time, something in between cuts long streams: see `pi-client doctor`"
         }
-        next = cause.source();
+        HOLDING => "",
+        _ => {
+            ". What was prepared in it is gone and nothing of it is used again; if this happens each time, something in between cuts long streams: see `pi-client doctor`"
+        }
     }
-    texts.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_connection_says_what_was_lost_and_no_more() {
+        let lost = |during| {
+            let broken = Status::unknown("h2 protocol error: error reading a body from connection");
+            let error = pi_protocol::Error::Channel("(Unknown): h2 protocol error".into());
+            ClientError::in_session("http://a:1", during, error, Some(&broken)).to_string()
+        };
+        let text = lost("preparing");
+        assert!(text.contains("the connection was cut. What was prepared in it is gone"));
+        for during in [SETTING_UP, HOLDING] {
+            let text = lost(during);
+            assert!(text.contains("was cut") && !text.contains("gone"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_servers_words_alone() {
+        let error = ClientError::from_status("", &Status::permission_denied("no silent OTs"));
+        assert_eq!(error.to_string(), "the server refused: no silent OTs");
+        assert_eq!(error.class(), ErrorClass::Refused);
+        let error = ClientError::from_status("", &Status::unimplemented(""));
+        assert!(error.to_string().contains("Unimplemented"), "{error}");
+    }
 }

@@ -58,8 +58,26 @@ fn exit_codes() -> String {
     text + "  130  interrupted (Ctrl-C)"
 }
 
+/// Makes a file beyond the limit of its size (`ulimit -f`) an error of the write that is told, instead of the end of the process.
+#[cfg(unix)]
+fn outlive_file_limit() {
+    /// SIGXFSZ, on Linux and on macOS.
+    const FILE_TOO_LARGE: i32 = 25;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build();
+    // Without it the process ends as before. The handler stays when the runtime is gone.
+    if let Ok(runtime) = runtime {
+        let _inside = runtime.enter();
+        let kind = tokio::signal::unix::SignalKind::from_raw(FILE_TOO_LARGE);
+        let _ = tokio::signal::unix::signal(kind);
+    }
+}
+
 fn main() -> ExitCode {
     let command = Cli::parse().command;
+    #[cfg(unix)]
+    outlive_file_limit();
     // A proxy is stopped by Ctrl-C in good order.
     if !matches!(command, Command::Proxy(_)) {
         interrupt::watch();

@@ -1,5 +1,7 @@
 //! Trying again, where nothing that can be used once has been spent: connecting, describing, opening a session.
 //!
+//! A server that was silent for as long as it may be is not asked again: that would take as long once more.
+//!
 //! A server that says when to come back is believed, if that is soon; otherwise the wait doubles each time.
 
 use std::time::Duration;
@@ -34,7 +36,8 @@ impl Retries {
     /// How long to wait after the try number `n_tried` (from 1) failed with `error`; `None` to give up.
     #[must_use]
     pub fn wait(&self, n_tried: u32, error: &ClientError) -> Option<Duration> {
-        let asked = error.retry_after().filter(|_| n_tried <= self.n)?;
+        let again = n_tried <= self.n && !error.is_silence();
+        let asked = error.retry_after().filter(|_| again)?;
         let doubled = Duration::from_millis(500) * (1 << (n_tried - 1).min(10));
         let wait = asked.max(doubled);
         (asked <= self.longest).then_some(wait.min(self.longest))
@@ -96,6 +99,8 @@ mod tests {
         assert_eq!(retries.wait(2, &down(false)), Some(Duration::from_secs(1)));
         assert_eq!(retries.wait(1, &down(true)), None);
         assert_eq!(retries.wait(1, &ClientError::Closed), None);
+        let silent = ClientError::silent("", Duration::from_secs(1));
+        assert_eq!(retries.wait(1, &silent), None);
         assert_eq!(Retries::NONE.wait(1, &down(false)), None);
     }
 }

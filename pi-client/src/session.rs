@@ -21,7 +21,7 @@ use tokio_stream::StreamExt as _;
 use tonic::Status;
 
 use crate::connect::{Client, Description, Network};
-use crate::error::ClientError;
+use crate::error::{ClientError, SETTING_UP};
 use crate::report::{Clocks, Report};
 
 /// Most inferences that are prepared together when the user does not say.
@@ -135,14 +135,11 @@ impl Client {
         let (to_server, stream) = outbound();
         let mut stub = self.stub(MAX_MESSAGE_BYTES);
         let inbound = self
-            .network
-            .handle
-            .block_on(async {
+            .ask_patiently(async {
                 // The queue is empty and its other end is in this function: this cannot fail.
                 let _ = to_server.send(Ok(open)).await;
                 stub.session(stream.map_while(Result::ok)).await
-            })
-            .map_err(|s| self.refused(&s))?
+            })?
             .into_inner();
         let mut channel = GrpcChannel::new(
             self.network.handle.clone(),
@@ -157,7 +154,7 @@ impl Client {
             None => ClientSession::connect_online(channel, Arc::clone(&plan)),
         };
         let driver =
-            driver.map_err(|e| ClientError::in_session(&url, "setting up", e, farewell.get()))?;
+            driver.map_err(|e| ClientError::in_session(&url, SETTING_UP, e, farewell.get()))?;
         Ok(Session {
             driver,
             most_prepared,

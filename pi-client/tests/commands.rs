@@ -220,7 +220,7 @@ fn each_kind_of_mistake_has_one_line_and_its_exit_code() {
     };
     let mut url = limited();
     assert_eq!(
-        code(infer(&url, &[image]), &["Unauthenticated", "PI_TOKEN"]),
+        code(infer(&url, &[image]), &["asks for a token", "PI_TOKEN"]),
         5
     );
     // What was answered before is not lost.

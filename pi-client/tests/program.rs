@@ -192,7 +192,7 @@ fn a_token_comes_from_a_file_or_the_environment_and_is_not_shown() {
     let image = image.to_str().unwrap();
     let said = fails(&url, &[image]);
     assert!(
-        said.contains("Unauthenticated") && said.contains("PI_TOKEN"),
+        said.contains("asks for a token") && said.contains("PI_TOKEN"),
         "{said}"
     );
     let file = dir.path().join("token");

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pi_client::retry::Retries;
 use pi_client::{Client, ClientError, Config, ConnectOptions, Image, Prediction, Sizing, Token};
@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tokio::runtime::Runtime;
 
-use crate::error::{raise, usage};
+use crate::error::{in_python, raise, usage};
 use crate::facts::Facts;
 use crate::wait::wait;
 
@@ -48,7 +48,7 @@ pub(crate) struct NativeClient {
 impl NativeClient {
     /// Connects and reads the model's description.
     #[new]
-    #[pyo3(signature = (url, model, *, token, token_file, ca, identity, keep_prepared, batch, resize, n_retries))]
+    #[pyo3(signature = (url, model, *, token, token_file, ca, identity, keep_prepared, batch, resize, n_retries, timeout))]
     #[allow(
         clippy::too_many_arguments,
         reason = "the keywords of one call in Python"
@@ -65,7 +65,12 @@ impl NativeClient {
         batch: Option<usize>,
         resize: bool,
         n_retries: u32,
+        timeout: f64,
     ) -> PyResult<Self> {
+        let timeout = Duration::try_from_secs_f64(timeout)
+            .ok()
+            .filter(|timeout| !timeout.is_zero())
+            .ok_or_else(|| usage(py, "timeout is a number of seconds greater than 0"))?;
         let token = match (token, token_file) {
             (Some(text), _) => Some(Token::new(text)),
             (None, Some(path)) => Some(Token::read(&path)),
@@ -75,7 +80,7 @@ impl NativeClient {
             token: token.transpose().map_err(|e| raise(py, &e))?,
             ca,
             identity,
-            ..ConnectOptions::new(url)
+            ..ConnectOptions::new(url).with_timeout(timeout)
         };
         let sizing = match resize {
             true => Sizing::Resize,
@@ -174,7 +179,7 @@ impl NativeClient {
 
     /// Why preparing in the background does not work at present.
     fn trouble(&self, py: Python<'_>) -> PyResult<Option<String>> {
-        Ok(self.open(py)?.trouble())
+        Ok(self.open(py)?.trouble().map(in_python))
     }
 
     /// What the last answered call of `predict` cost.

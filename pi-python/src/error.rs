@@ -3,6 +3,27 @@
 use pi_client::{ClientError, ErrorClass};
 use pyo3::prelude::*;
 
+/// What the program's flags are called in Python. Servers name them, too.
+const WORDS: [(&str, &str); 4] = [
+    (
+        "--client-cert and --client-key",
+        "identity=(CERTIFICATE, KEY)",
+    ),
+    ("with --ca FILE", "with ca=FILE"),
+    ("--token-file or PI_TOKEN", "token="),
+    (
+        ", prepare fewer, or have them kept on disk if the server does that (`pi-client prepare`)",
+        " or prepare fewer",
+    ),
+];
+
+/// The same advice for who writes Python.
+pub(crate) fn in_python(text: String) -> String {
+    WORDS
+        .iter()
+        .fold(text, |text, (flag, argument)| text.replace(flag, argument))
+}
+
 /// The exception for `error`: its words, and what a program may decide by.
 pub(crate) fn raise(py: Python<'_>, error: &ClientError) -> PyErr {
     let class = error.class();
@@ -22,7 +43,7 @@ pub(crate) fn raise(py: Python<'_>, error: &ClientError) -> PyErr {
         let exception = py
             .import("private_inference.errors")?
             .getattr(name)?
-            .call1((error.to_string(),))?;
+            .call1((in_python(error.to_string()),))?;
         let retry_after = error.retry_after().map(|wait| wait.as_secs_f64());
         exception.setattr("retry_after", retry_after)?;
         PyResult::Ok(PyErr::from_value(exception))

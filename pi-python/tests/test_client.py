@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.resources
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -170,6 +171,8 @@ def test_every_error_has_its_class(url, serve, tmp_path):
     fails(pi.UsageError, "https", url, ca="ca.pem")
     fails(pi.RefusedError, "other", url, "other")
     fails(pi.TlsError, "TLS", url.replace("http:", "https:"))
+    fails(pi.UsageError, "timeout", url, timeout=0)
+    fails(pi.UsageError, "timeout", url, timeout="soon")
     with pytest.raises(pi.UsageError, match="keep_prepared"):
         Client(url, keep_prepared=-1)
 
@@ -190,11 +193,31 @@ def test_a_token_is_asked_for_and_shown_nowhere(serve, tmp_path):
     hashes = tmp_path / "tokens"
     hashes.write_text(said.stdout)
     server = serve("--token-file", hashes)
-    with pytest.raises(pi.RefusedError, match="token"):
+    with pytest.raises(pi.RefusedError, match="token=") as caught:
         Client(server.url, n_retries=0)
+    assert "--token-file" not in str(caught.value)
     file = tmp_path / "mine"
     file.write_text(token + "\n")
     for given in (token, file):
         with Client(server.url, token=given) as client:
             assert client.predict(IMAGE).shape == (5,)
             assert token not in repr(client) + repr(vars(client))
+
+
+def test_a_server_that_is_silent_is_given_up_after_the_timeout(serve):
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        for scheme in ("http", "https"):
+            started = time.monotonic()
+            with pytest.raises(pi.UnreachableError, match="no answer within 1 s"):
+                Client(f"{scheme}://127.0.0.1:{deaf.getsockname()[1]}", timeout=1)
+            assert time.monotonic() - started < 3
+    server = serve()
+    with Client(server.url, keep_prepared=2, timeout=2) as client:
+        until(lambda: client.n_prepared >= 2)
+        server.process.send_signal(signal.SIGSTOP)
+        for what in (lambda: client.predict(IMAGE), client.models):
+            started = time.monotonic()
+            with pytest.raises(pi.UnreachableError):
+                what()
+            assert time.monotonic() - started < 4
+        client._native.close(False)

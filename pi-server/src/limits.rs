@@ -253,7 +253,13 @@ pub fn exhausted(limit: &'static str, text: &str, wait: Duration) -> Status {
         MetadataValue::from(seconds * 1000),
     );
     metadata.insert(REFUSED_BY, MetadataValue::from_static(limit));
-    let text = format!("{text}; try again in {seconds} s");
+    let (hours, minutes) = (seconds / 3600, seconds % 3600 / 60);
+    let wait = match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} minutes", seconds / 60),
+        _ => format!("{hours} hours and {minutes} minutes"),
+    };
+    let text = format!("{text}; try again in {wait}");
     Status::with_metadata(Code::ResourceExhausted, text, metadata)
 }
 
@@ -314,6 +320,9 @@ mod tests {
             refused(account.may_work_at(noon)),
             ("inferences".into(), DAY_SECONDS / 2)
         );
+        let morning = account.may_work_at(noon - 3 * 3600 - 61).unwrap_err();
+        let words = "try again in 15 hours and 1 minutes";
+        assert!(morning.message().ends_with(words), "{morning}");
         refused(account.may_work_at(noon - DAY_SECONDS));
         account.may_work_at(noon + DAY_SECONDS).unwrap();
         account.used(noon + DAY_SECONDS).n_bytes = 100;

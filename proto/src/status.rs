@@ -13,7 +13,9 @@ use tonic::Status;
 pub fn from_protocol(error: &Error) -> Status {
     match error {
         Error::Peer { .. } => Status::invalid_argument(error.to_string()),
-        Error::Plan(_) | Error::Refused(_) => Status::failed_precondition(error.to_string()),
+        Error::Plan(_) => Status::failed_precondition(error.to_string()),
+        // The code says already that it is a refusal, and that another release changes nothing.
+        Error::Refused(why) => Status::permission_denied(why),
         Error::Channel(_) => Status::aborted(error.to_string()),
         Error::Kept(KeepError::Full) => Status::resource_exhausted(error.to_string()),
         Error::Kept(KeepError::Unavailable) => Status::unavailable(error.to_string()),
@@ -47,7 +49,7 @@ mod tests {
         assert!(peer.message().contains("labels"));
         let code = |e| from_protocol(&e).code();
         assert_eq!(code(Error::Plan("x".into())), Code::FailedPrecondition);
-        assert_eq!(code(Error::Refused("x".into())), Code::FailedPrecondition);
+        assert_eq!(code(Error::Refused("x".into())), Code::PermissionDenied);
         assert_eq!(code(Error::Channel("x".into())), Code::Aborted);
         assert_eq!(code(Error::Kept(KeepError::Full)), Code::ResourceExhausted);
         assert_eq!(code(Error::Kept(KeepError::NotThere)), Code::NotFound);

@@ -35,6 +35,8 @@ class Client:
     :param batch: How many are prepared together; chosen by what is asked for if ``None``.
     :param resize: Whether pixels of another size than the model's are cropped and resized, or refused.
     :param n_retries: How often to try again to connect and to open a session. Predictions are never repeated.
+    :param timeout: Seconds after which a server that does not answer is given up with :class:`UnreachableError`, in a call or in the
+        midst of a prediction; when connecting, after 10 at the latest.
 
     May be used by several threads. All calls that wait let other threads run, and end at Ctrl-C: the client stays usable then. Not
     to be carried into a process made by ``fork``. Use it in a ``with`` statement, or call :meth:`close`.
@@ -52,6 +54,7 @@ class Client:
         batch: Optional[int] = None,
         resize: bool = True,
         n_retries: int = 2,
+        timeout: float = 300,
     ) -> None:
         is_file = token is not None and not isinstance(token, str)
         self._native = NativeClient(
@@ -65,6 +68,7 @@ class Client:
             batch=None if batch is None else _natural("batch", batch),
             resize=resize,
             n_retries=_natural("n_retries", n_retries),
+            timeout=_seconds("timeout", timeout),
         )
         labels, self._opens_logits = self._native.output()
         self._labels = tuple(labels)
@@ -219,4 +223,14 @@ def _natural(name: str, value: int) -> int:
         raise UsageError(f"{name} is a whole number, not {type(value).__name__}") from None
     if not 0 <= number < 1 << 32:
         raise UsageError(f"{name} is between 0 and 4294967295, not {number}")
+    return number
+
+
+def _seconds(name: str, value: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} is a number of seconds, not {type(value).__name__}") from None
+    if not 0 < number < float("inf"):
+        raise UsageError(f"{name} is a number of seconds greater than 0, not {number}")
     return number

@@ -17,6 +17,7 @@ class NativeClient:
         batch: Optional[int],
         resize: bool,
         n_retries: int,
+        timeout: float,
     ) -> NativeClient: ...
     def predict(
         self, are_pixels: bool, shape: List[int], data: bytes
