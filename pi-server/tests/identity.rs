@@ -120,9 +120,9 @@ fn each_identity_has_its_own_sessions_inferences_and_calls() {
     one.infer(&input).unwrap();
     one.infer(&input).unwrap();
     // Prepared, but the day's inferences are used up.
-    let said = one.infer(&input).unwrap_err().to_string();
+    let (code, said) = refused(one.infer(&input));
     assert!(
-        said.contains("ResourceExhausted") && said.contains("2 inferences"),
+        code == Code::ResourceExhausted && said.contains("2 inferences"),
         "{said}"
     );
     let (code, message) = soon(|| match refused(alice.session(&description, 1)) {
