@@ -40,10 +40,7 @@ impl Service {
         if self.0.knows(model, version) {
             return Ok(());
         }
-        Err(Status::not_found(format!(
-            "no model '{model}' {version}; this proxy serves '{}'",
-            self.0.name()
-        )))
+        Err(Status::not_found(self.0.unknown(model, version)))
     }
 
     async fn infer(&self, request: &ModelInferRequest) -> Result<ModelInferResponse, ClientError> {

@@ -76,6 +76,16 @@ impl Proxy {
         model == self.name() && matches!(version, "" | "1")
     }
 
+    /// What is said of a model that is not.
+    fn unknown(&self, model: &str, version: &str) -> String {
+        let version = match version {
+            "" => String::new(),
+            version => format!(" of version {version}"),
+        };
+        let name = self.name();
+        format!("no model '{model}'{version}; this proxy serves '{name}'")
+    }
+
     fn name(&self) -> &str {
         &self.client.description().model.spec().name
     }

@@ -151,15 +151,7 @@ struct ModelPath {
 }
 
 fn unknown(proxy: &Proxy, path: &ModelPath) -> Response {
-    let ModelPath { model, version } = path;
-    let version = match version.as_str() {
-        "" => String::new(),
-        version => format!(" of version {version}"),
-    };
-    let text = format!(
-        "no model '{model}'{version}; this proxy serves '{}'",
-        proxy.name()
-    );
+    let text = proxy.unknown(&path.model, &path.version);
     failure(StatusCode::NOT_FOUND, &text)
 }
 
