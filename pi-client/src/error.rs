@@ -217,8 +217,8 @@ impl ClientError {
         }
     }
 
-    /// Whether a kept inference is of no use any more, because the server does not have its half. Nothing of the input was sent, and the
-    /// session goes on.
+    /// Whether a kept inference is of no use any more, because the server does not have its half. The server has seen the masked
+    /// input by then; the session goes on, and the others that wait are discarded ([`crate::Store::discard`]).
     #[must_use]
     pub const fn is_kept_gone(&self) -> bool {
         matches!(

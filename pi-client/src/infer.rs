@@ -318,8 +318,11 @@ impl Kept {
                 session.infer_with(prepared, &input.values)
             });
             match outcome {
-                // Nothing of the image was sent, and the session goes on.
-                Err(error) if error.is_kept_gone() => n_gone += 1,
+                // The server has seen the masked image. One mask of an older copy is bad enough: none of the others is tried.
+                Err(error) if error.is_kept_gone() => {
+                    n_gone = 1 + self.store.discard()?;
+                    break Ok(None);
+                }
                 outcome => break outcome.map(Some),
             }
         };
@@ -330,7 +333,7 @@ impl Kept {
         }
         if n_gone > 0 {
             eprintln!(
-                "note: {n_gone} kept inferences were dropped: the server does not have their other halves any more"
+                "note: {n_gone} kept inferences were dropped: the server does not have the other half of the first, so its store was replaced, or this folder is an older copy"
             );
         }
         outcome

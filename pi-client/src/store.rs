@@ -174,6 +174,20 @@ impl Store {
         Ok(taken)
     }
 
+    /// Removes all that waits, and says how many it were. To be called when the server does not have its half of one: then its store was
+    /// replaced, or this folder is a copy whose inferences may have been used, and each further try could show the server the
+    /// difference of two images.
+    ///
+    /// # Errors
+    /// [`ClientError::Store`].
+    pub fn discard(&self) -> Result<usize, ClientError> {
+        let mut n = 0;
+        for item in self.items()? {
+            n += usize::from(self.claim(&item.name)?.is_some());
+        }
+        Ok(n)
+    }
+
     fn unseal(&self, name: &str, sealed: &[u8], plan: &PublicPlan) -> Option<Prepared> {
         let (nonce, sealed) = sealed.split_at_checked(NONCE_BYTES)?;
         let payload = Payload {

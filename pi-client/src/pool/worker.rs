@@ -242,8 +242,12 @@ impl Worker {
     ) -> Answered {
         loop {
             match self.infer_once(values, called, &is_cancelled) {
-                // The next one that was kept, or one that is prepared now.
-                Err(error) if error.is_kept_gone() => {}
+                // One that is prepared now answers.
+                Err(error) if error.is_kept_gone() => {
+                    if let Some(store) = &self.shared.terms.store {
+                        store.discard()?;
+                    }
+                }
                 outcome => return outcome,
             }
         }

@@ -104,21 +104,18 @@ fn resnet18_with_joined_shortcuts_keeps_its_marks() {
         down: 56,
     };
     for (batch, most) in [(1, 40_000_000), (16, 12_500_000)] {
-        let mut costs = vec![];
-        for goal in [
+        let [fewest, default, fastest] = [
             PackingGoal::FEWEST_BYTES,
             PackingGoal::DEFAULT,
             PackingGoal::for_bandwidth(1 << 50),
-        ] {
+        ]
+        .map(|goal| {
             let mut cost = PackingCost::default();
             for spec in resnet18_joined(batch, 100) {
                 cost += rank(&spec, 4096, bits, &goal, 1).unwrap()[0].cost;
             }
-            costs.push(cost);
-        }
-        let [fewest, default, fastest] = costs[..] else {
-            unreachable!()
-        };
+            cost
+        });
         assert!(default.bytes / batch < most, "batch {batch}: {default:?}");
         assert!(fewest.bytes <= default.bytes && default.bytes <= fastest.bytes);
         let work = |cost: &PackingCost| PackingGoal::for_bandwidth(1 << 50).nanoseconds(cost);
