@@ -356,9 +356,10 @@ pub(crate) fn open(paths: &[PathBuf]) -> Result<Vec<Image>, ClientError> {
     let images = paths.iter().map(|path| match path.to_str() {
         Some("-") => Image::read("stdin", std::io::stdin().lock()),
         Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
-            Err(ClientError::Usage(format!(
-                "{url} is a server, not an image; write --server {url}"
-            )))
+            // It may hold a password, and is not repeated.
+            Err(ClientError::Usage(
+                "an address was given where images stand; write --server URL".into(),
+            ))
         }
         _ => Image::open(path),
     });
