@@ -307,36 +307,29 @@ impl Kept {
 
     /// Answers with the next one that both sides still have; none if there is none.
     fn infer(&self, session: &mut Session, input: &Input) -> Result<Option<Answer>, ClientError> {
-        let (mut n_unusable, mut n_gone) = (0, 0);
-        let outcome = loop {
-            let taken = self.store.take(session.plan())?;
-            n_unusable += taken.n_unusable;
-            let Some(prepared) = taken.prepared else {
-                break Ok(None);
-            };
-            let outcome = infer(session, |session| {
-                session.infer_with(prepared, &input.values)
-            });
-            match outcome {
-                // The server has seen the masked image. One mask of an older copy is bad enough: none of the others is tried.
-                Err(error) if error.is_kept_gone() => {
-                    n_gone = 1 + self.store.discard()?;
-                    break Ok(None);
-                }
-                outcome => break outcome.map(Some),
-            }
+        let taken = self.store.take(session.plan())?;
+        if taken.n_unusable > 0 {
+            eprintln!(
+                "note: {} kept inferences were dropped: their files are damaged, or of another key or model",
+                taken.n_unusable
+            );
+        }
+        let Some(prepared) = taken.prepared else {
+            return Ok(None);
         };
-        if n_unusable > 0 {
-            eprintln!(
-                "note: {n_unusable} kept inferences were dropped: their files are damaged, or of another key or model"
-            );
+        match infer(session, |session| {
+            session.infer_with(prepared, &input.values)
+        }) {
+            // The server has seen the masked image. One mask of an older copy is bad enough: none of the others is tried.
+            Err(error) if error.is_kept_gone() => {
+                let n_gone = 1 + self.store.discard()?;
+                eprintln!(
+                    "note: {n_gone} kept inferences were dropped: the server does not have the other half of the first, so its store was replaced, or this folder is an older copy"
+                );
+                Ok(None)
+            }
+            outcome => outcome.map(Some),
         }
-        if n_gone > 0 {
-            eprintln!(
-                "note: {n_gone} kept inferences were dropped: the server does not have the other half of the first, so its store was replaced, or this folder is an older copy"
-            );
-        }
-        outcome
     }
 }
 
@@ -355,8 +348,8 @@ pub(crate) fn batch(
 pub(crate) fn open(paths: &[PathBuf]) -> Result<Vec<Image>, ClientError> {
     let images = paths.iter().map(|path| match path.to_str() {
         Some("-") => Image::read("stdin", std::io::stdin().lock()),
+        // It may hold a password, and is not repeated.
         Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
-            // It may hold a password, and is not repeated.
             Err(ClientError::Usage(
                 "an address was given where images stand; write --server URL".into(),
             ))
