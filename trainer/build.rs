@@ -11,6 +11,16 @@ fn main() {
                 .is_file() =>
         {
             println!("cargo:rustc-link-arg=-Wl,-rpath,{dir}/lib");
+            // Nothing refers to the half for GPUs by name, so that a linker would leave it out.
+            if std::path::Path::new(&dir)
+                .join("lib/libtorch_cuda.so")
+                .is_file()
+            {
+                println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
+                println!("cargo:rustc-link-arg=-L{dir}/lib");
+                println!("cargo:rustc-link-arg=-ltorch_cuda");
+                println!("cargo:rustc-link-arg=-Wl,--as-needed");
+            }
         }
         Ok(dir) => fail(&format!("LIBTORCH={dir} holds no lib/libtorch_cpu.so")),
         Err(_) => fail("LIBTORCH is not set"),

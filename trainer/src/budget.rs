@@ -60,6 +60,10 @@ pub fn allocate(sizes: &[usize], densities: &[f64], total: usize) -> Result<Vec<
         let what = format!("{} densities for {n} layers", densities.len());
         return Err(Error::Budget(what));
     }
+    if let Some(d) = densities.iter().find(|d| !(0.0..=1.0).contains(*d)) {
+        let what = format!("a density of {d}: densities are shares from 0 to 1");
+        return Err(Error::Budget(what));
+    }
     let all: usize = sizes.iter().sum();
     if total > all {
         return Err(Error::Budget(format!(
@@ -169,6 +173,15 @@ pub fn explicit(sizes: &[usize], list: &[usize]) -> Result<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn densities_are_shares() {
+        for wrong in [f64::NAN, f64::INFINITY, -0.1, 1.1] {
+            let e = allocate(&[10, 10], &[0.5, wrong], 5).unwrap_err();
+            assert!(e.to_string().contains("shares from 0 to 1"), "{e}");
+        }
+        assert_eq!(allocate(&[10, 10], &[0.0, 1.0], 12).unwrap(), [10, 2]);
+    }
     use crate::net::Arch;
 
     #[test]

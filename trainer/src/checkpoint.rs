@@ -98,17 +98,20 @@ fn write(path: &Path, tensors: &[(&str, Tensor)]) -> Result<()> {
 /// names of the other files, which lie beside it. Those are written first under names not yet in use, so
 /// that the old or the new set is whole at any moment.
 pub fn save(path: &Path, meta: &impl Serialize, tensors: &State, size: Size) -> Result<()> {
+    /// Of a tensor's entry in a file's header, besides its name.
+    const ENTRY: usize = 150;
+    let json = serde_json::to_vec(meta)?;
     let mut parts: Vec<Vec<(&str, Tensor)>> = vec![vec![]];
-    let mut n_bytes = 0;
+    let mut n_bytes = json.len() + 2 * ENTRY;
     for (name, t) in tensors {
         let t = size.narrow(name, t);
-        let bytes = t.numel() * t.kind().elt_size_in_bytes();
+        let bytes = t.numel() * t.kind().elt_size_in_bytes() + name.len() + ENTRY;
         if size
             .part_bytes
-            .is_some_and(|max| n_bytes > 0 && n_bytes + bytes > max)
+            .is_some_and(|max| n_bytes + bytes > max && parts.last().is_some_and(|p| !p.is_empty()))
         {
             parts.push(vec![]);
-            n_bytes = 0;
+            n_bytes = ENTRY;
         }
         n_bytes += bytes;
         if let Some(part) = parts.last_mut() {
@@ -124,10 +127,15 @@ pub fn save(path: &Path, meta: &impl Serialize, tensors: &State, size: Size) -> 
     let mut names = Vec::new();
     for (i, part) in parts.iter().enumerate().skip(1) {
         let name = part_name(path, generation, i + 1);
-        write(&path.with_file_name(&name), part)?;
         names.push(name);
+        if let Err(e) = write(&path.with_file_name(&names[i - 1]), part) {
+            // They would only fill the disk.
+            for name in &names {
+                let _ = std::fs::remove_file(path.with_file_name(name));
+            }
+            return Err(e);
+        }
     }
-    let json = serde_json::to_vec(meta)?;
     let list = serde_json::to_vec(&names)?;
     let mut first = vec![(META, Tensor::from_slice(&json))];
     if !names.is_empty() {
@@ -199,14 +207,25 @@ pub fn load<M: DeserializeOwned>(path: &Path) -> Result<(M, State)> {
             tensors.extend(read(&path.with_file_name(name))?);
         }
     }
-    for (_, t) in &mut tensors {
+    for (name, t) in &mut tensors {
         if matches!(t.kind(), Kind::Half | Kind::BFloat16) {
             *t = t.to_kind(Kind::Float);
+        }
+        if !is_finite(t) {
+            return Err(fail(format!(
+                "{name} holds values that are no numbers; the file is damaged: take a copy, or train it again"
+            )));
         }
     }
     let meta = serde_json::from_slice(&json)
         .map_err(|e| fail(format!("its record is of another version or broken ({e})")))?;
     Ok((meta, tensors))
+}
+
+/// No infinity and nothing that is no number, in tensors that could hold any.
+pub fn is_finite(t: &Tensor) -> bool {
+    let float = matches!(t.kind(), Kind::Float | Kind::Double);
+    !float || t.isfinite().all().int64_value(&[]) == 1
 }
 
 /// The first 16 hex digits of SHA-256 over the tensors' names, shapes and values, in order of their names:
@@ -330,7 +349,7 @@ mod tests {
         let path = dir.path().join("x.safetensors");
         let size = Size {
             half: true,
-            part_bytes: Some(4_500),
+            part_bytes: Some(5_000),
         };
         for (n, n_files) in [(5, 3), (7, 4), (2, 1), (3, 2)] {
             save(&path, &n, &weights(n, 0.1), size).unwrap();
@@ -339,7 +358,7 @@ mod tests {
             let longest = files
                 .iter()
                 .map(|f| f.as_ref().unwrap().metadata().unwrap().len());
-            assert!(longest.max().unwrap() < 5_000);
+            assert!(longest.max().unwrap() <= 5_000);
             let (meta, state) = load::<usize>(&path).unwrap();
             assert_eq!((meta, state.len()), (n, n));
             assert_eq!(state[0].1.kind(), Kind::Float);

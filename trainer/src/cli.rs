@@ -113,7 +113,7 @@ pub struct TrainArgs {
     /// Weight decay
     #[arg(long, default_value_t = 5e-4)]
     pub weight_decay: f64,
-    /// Label smoothing of the teacher [default: the preset's]
+    /// Label smoothing of this stage (`all`: of the teacher) [default: 0.1 for a teacher, 0 published]
     #[arg(long)]
     pub label_smoothing: Option<f64>,
     /// Zeros around an image before the random crop
@@ -207,7 +207,12 @@ pub struct SearchOptions {
     )]
     pub relus: Vec<usize>,
     /// ReLUs to keep for each layer, stem first, in place of the rule
-    #[arg(long, value_delimiter = ',', value_name = "N,N,...")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "N,N,...",
+        conflicts_with = "relus"
+    )]
     pub relu_list: Option<Vec<usize>>,
     /// Proxy densities for each layer, as `sensitivity` prints them, in place of the known ones
     #[arg(long, value_delimiter = ',', value_name = "D,D,...")]
@@ -322,16 +327,19 @@ pub struct ExportArgs {
     /// Settings of the numbers.
     #[command(flatten)]
     pub numbers: NumberArgs,
+    /// Leave a model that is there and measured as it is.
+    #[arg(skip)]
+    pub only_missing: bool,
 }
 
 /// Fixed-point numbers and where they go.
 #[derive(Args, Clone)]
 pub struct NumberArgs {
-    /// Folder that gets a folder for the model
-    #[arg(long, value_name = "DIR", default_value = "models")]
-    pub models: PathBuf,
+    /// Folder that gets a folder for the model [default: models; `all`: models in --out]
+    #[arg(long, value_name = "DIR")]
+    pub models: Option<PathBuf>,
     /// Fraction bits of every activation
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=15))]
     pub fraction_bits: u32,
     /// Bits of a weight, 2 to 16 [default: 8, or as many up to 12 as keep the accuracy within 0.3 points
     /// of the float one on the held-out images, or on the calibration images where none were held out]

@@ -3,190 +3,26 @@
 use crate::cli::{
     BenchArgs, FinetuneArgs, ModelArgs, SearchArgs, SearchOptions, TargetOptions, TrainArgs,
 };
+use crate::setting::Setting;
 use anyhow::{Context, Result, bail};
 use pi_trainer::checkpoint::{self, Size};
-use pi_trainer::data::{self, Augment, Batches, Dataset, Images, Mix, Normaliser};
+use pi_trainer::data::{self, Augment, Mix};
 use pi_trainer::finetune::{Finetune, Losses};
 use pi_trainer::loss::{Pram, Targets};
-use pi_trainer::net::{Arch, MaskSet, Net, prefix_masks};
+use pi_trainer::net::{Arch, MaskSet, Net};
 use pi_trainer::optim::Schedule;
 use pi_trainer::recipe::{Progress, Recipe};
-use pi_trainer::report::Outcome;
-use pi_trainer::run::Run;
 use pi_trainer::search::{Options, Search};
 use pi_trainer::teacher::Teacher;
-use pi_trainer::{bench, budget, device, evaluate};
-use std::path::{Path, PathBuf};
-use tch::Device;
+use pi_trainer::{bench, budget, device};
+use std::path::Path;
 
-/// Images, split, and the network's shape.
-pub struct Setting {
-    /// Training images, the held-out part removed.
-    pub train: Images,
-    holdout: Option<Images>,
-    /// Test images.
-    pub test: Images,
-    normaliser: Normaliser,
-    /// The network's shape.
-    pub arch: Arch,
-    /// Where to compute.
-    pub device: Device,
-    /// Images of the whole training set.
-    n_all: usize,
-}
-
-impl Setting {
-    /// Reads the images.
-    pub fn new(args: &ModelArgs, holdout: usize) -> Result<Setting> {
-        tch::set_num_threads(args.threads()?);
-        let device = device::parse(&args.device)?;
-        let dir = args.data_dir()?;
-        let Dataset { train, test } = data::load(args.dataset, dir, args.image_size)?;
-        let n_all = train.len();
-        let train = match args.limit {
-            Some(0) => bail!("--limit 0: keep at least one image"),
-            Some(n) => train.slice(0, n),
-            None => train,
-        };
-        let normaliser = Normaliser::measure(&train);
-        let arch = Arch::parse(&args.arch, train.shape, train.n_classes)?;
-        if holdout >= train.len() {
-            bail!(
-                "--hold-out {holdout}: there are {} training images",
-                train.len()
-            );
-        }
-        let cut = train.len() - holdout;
-        let (train, holdout) = if holdout == 0 {
-            (train, None)
-        } else {
-            (train.slice(0, cut), Some(train.slice(cut, train.len())))
-        };
-        Ok(Setting {
-            train,
-            holdout,
-            test,
-            normaliser,
-            arch,
-            device,
-            n_all,
-        })
+/// How checkpoints are written.
+pub fn size(args: &TrainArgs) -> Size {
+    Size {
+        half: args.checkpoint_bits == 16,
+        part_bytes: args.checkpoint_part.map(|mb| mb.max(1) * 1_000_000),
     }
-
-    /// A fresh network on the device.
-    pub fn net(&self, seed: u64, widths: &[f64]) -> Result<Net> {
-        Ok(Net::on(&self.arch, seed, self.device).with_widths(widths)?)
-    }
-
-    /// Refuses a checkpoint of another network; its tensors' names alone might fit by chance.
-    pub fn expect(&self, progress: &Progress, path: &Path) -> Result<()> {
-        let recipe = &progress.recipe;
-        if recipe.arch != self.arch.name {
-            bail!(
-                "{} holds a {} trained on {}, not a {}: give its --arch, or another file",
-                path.display(),
-                recipe.arch,
-                recipe.dataset,
-                self.arch.name
-            );
-        }
-        Ok(())
-    }
-
-    /// Refuses to go on from stages that trained on the images held out now: accuracies on those would
-    /// be too high, and whatever is chosen by them chosen wrongly.
-    fn expect_held_out(&self, progress: &Progress, path: &Path) -> Result<()> {
-        let Some(holdout) = &self.holdout else {
-            return Ok(());
-        };
-        if progress.n_seen(self.n_all) > self.train.len() {
-            bail!(
-                "{} was trained on images that --hold-out {} keeps back (it held out {}): train the teacher and each stage after it with --hold-out, or leave it out throughout",
-                path.display(),
-                holdout.len(),
-                progress.recipe.holdout
-            );
-        }
-        Ok(())
-    }
-
-    /// A run of a stage.
-    pub fn run<'a>(&'a self, net: &'a Net, args: &TrainArgs, path: PathBuf) -> Run<'a> {
-        Run {
-            net,
-            train: &self.train,
-            holdout: self.holdout.as_ref(),
-            path,
-            resume: args.resume,
-            max_steps: None,
-            size: Size {
-                half: args.checkpoint_bits == 16,
-                part_bytes: args.checkpoint_part.map(|mb| mb.max(1) * 1_000_000),
-            },
-        }
-    }
-
-    /// Where a run of `recipe` starts, after the stages that `earlier` ends.
-    pub fn progress(&self, recipe: Recipe, earlier: Option<Progress>) -> Progress {
-        let (normaliser, checksum) = (self.normaliser.clone(), self.train.checksum.clone());
-        let mut progress = Progress::new(recipe, normaliser, checksum);
-        progress.device = device::describe(self.device);
-        if let Some(p) = earlier {
-            // The teacher's, should it come from elsewhere.
-            progress.normaliser = p.normaliser;
-            progress.history = [p.history, vec![p.recipe]].concat();
-            progress.commands = p.commands;
-            progress.earlier_seconds = p.earlier_seconds + p.seconds;
-            progress.curve = p.curve;
-        }
-        // `all` is one command for every stage.
-        if progress.commands.last() != Some(&command_line()) {
-            progress.commands.push(command_line());
-        }
-        progress
-    }
-
-    /// Float accuracy on the test set, percent.
-    pub fn test_accuracy(&self, net: &Net, masks: &MaskSet, normaliser: &Normaliser) -> f64 {
-        accuracy(net, masks, normaliser, &self.test)
-    }
-
-    /// Measures every width on the test set, says it, and leaves it beside the checkpoint.
-    pub fn report(
-        &self,
-        net: &Net,
-        masks: &MaskSet,
-        path: &Path,
-        progress: &Progress,
-    ) -> Result<()> {
-        for i in 0..net.n_widths() {
-            let form = net.at_width(i);
-            let own = MaskSet::new(prefix_masks(masks.masks(), &form.arch)).on(self.device);
-            let accuracy = self.test_accuracy(&form, &own, &progress.normaliser);
-            let mut outcome =
-                Outcome::new(&form.arch, own.masks(), progress, accuracy, self.test.len());
-            if i > 0 {
-                // The held-out images were seen by the full form alone.
-                outcome.holdout_accuracy = None;
-            }
-            println!(
-                "{}: {accuracy:.2} % of {} test images, {} ReLUs of {} ({})",
-                path.display(),
-                outcome.n_test,
-                outcome.relus_kept,
-                outcome.relus_total,
-                outcome.selection
-            );
-            outcome.save(path, i)?;
-        }
-        Ok(())
-    }
-}
-
-/// Float accuracy on images, percent.
-pub fn accuracy(net: &Net, masks: &MaskSet, normaliser: &Normaliser, images: &Images) -> f64 {
-    let batches = Batches::plain(images, normaliser, 250).on(net.device());
-    100.0 * evaluate::accuracy(net, masks, &batches)
 }
 
 impl ModelArgs {
@@ -212,7 +48,7 @@ fn all_cores() -> i32 {
 }
 
 /// The command as typed, with the program's bare name.
-fn command_line() -> String {
+pub fn command_line() -> String {
     let args: Vec<String> = std::env::args().skip(1).collect();
     format!("pi-trainer {}", args.join(" "))
 }
@@ -235,7 +71,7 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
         momentum: 0.9,
         nesterov: preset.nesterov && !args.plain_momentum,
         weight_decay: args.weight_decay,
-        label_smoothing: if stage == "teacher" { smoothing } else { 0.0 },
+        label_smoothing: smoothing,
         augment: Augment {
             crop_pad: args.crop_pad,
             flip: args.model.dataset != data::DatasetKind::FashionMnist,
@@ -287,8 +123,15 @@ fn load_teacher(
             path.display()
         );
     }
-    setting.expect(&progress, &path)?;
-    setting.expect_held_out(&progress, &path)?;
+    let masked = state.iter().any(|(n, _)| n.starts_with("mask."));
+    if progress.recipe.stage != "teacher" || masked {
+        bail!(
+            "{} is no teacher but comes from the stage {}: give the checkpoint of `pi-trainer teacher` or `import`",
+            path.display(),
+            progress.recipe.stage
+        );
+    }
+    setting.expect_stage(&progress, &path)?;
     let net = setting.net(0, &[])?;
     net.load_state(&state)
         .with_context(|| path.display().to_string())?;
@@ -297,10 +140,11 @@ fn load_teacher(
 
 impl TargetOptions {
     /// What was given, else the stage's.
-    fn or(&self, stage: Targets) -> Result<Targets> {
+    fn or(&self, stage: Targets, label_smoothing: f64) -> Result<Targets> {
         let targets = Targets {
             ce_share: self.ce_share.unwrap_or(stage.ce_share),
             temperature: self.temperature,
+            label_smoothing,
         };
         targets.check()?;
         Ok(targets)
@@ -353,33 +197,60 @@ fn relu_budget(arch: &Arch, args: &SearchOptions) -> Result<(Vec<usize>, &'stati
     Ok((kept, from))
 }
 
-/// Stage 2: finds the positions.
-pub fn search(args: &SearchArgs) -> Result<()> {
+/// A search as asked for, checked as far as it can be before anything is trained.
+pub struct Searched {
+    /// ReLUs to keep in each layer.
+    pub kept: Vec<usize>,
+    budgets_from: &'static str,
+    recipe: Recipe,
+    options: Options,
+}
+
+/// Checks the settings of a search for a network.
+pub fn check_search(args: &SearchArgs, arch: &Arch) -> Result<Searched> {
     let given = &args.options;
-    let targets = args.targets.or(args.train.preset.of("search").targets)?;
-    let setting = Setting::new(&args.train.model, args.train.hold_out)?;
-    let (teacher, trained) = load_teacher(&setting, args.teacher.as_deref(), &args.train)?;
-    let (kept, budgets_from) = relu_budget(&setting.arch, given)?;
-    println!(
-        "ReLUs by layer: {kept:?}, {} in all, by {budgets_from}",
-        kept.iter().sum::<usize>()
-    );
     let preset = args.train.preset.of("search");
-    let selection = given.selection.unwrap_or(preset.selection);
-    let fresh = given.fresh || preset.fresh;
-    let net = setting.net(args.train.seed, &given.widths)?;
-    if !fresh {
-        net.load_shared(&teacher.state())?;
-    }
+    let recipe = recipe("search", &args.train);
+    recipe.check()?;
     let options = Options {
-        selection,
+        selection: given.selection.unwrap_or(preset.selection),
         per_channel: given.per_channel,
         stop_distance: given.stop_distance,
         budgets_from_scores: given.budgets_from_scores,
         empty_layers: given.empty_layers,
-        targets,
+        targets: args.targets.or(preset.targets, recipe.label_smoothing)?,
     };
-    let mut recipe = recipe("search", &args.train);
+    let (kept, budgets_from) = relu_budget(arch, given)?;
+    options.check(arch, &kept)?;
+    Ok(Searched {
+        kept,
+        budgets_from,
+        recipe,
+        options,
+    })
+}
+
+/// Stage 2: finds the positions.
+pub fn search(args: &SearchArgs) -> Result<()> {
+    let given = &args.options;
+    let setting = Setting::new(&args.train.model, args.train.hold_out)?;
+    let Searched {
+        kept,
+        budgets_from,
+        mut recipe,
+        options,
+    } = check_search(args, &setting.arch)?;
+    let (teacher, trained) = load_teacher(&setting, args.teacher.as_deref(), &args.train)?;
+    println!(
+        "ReLUs by layer: {kept:?}, {} in all, by {budgets_from}",
+        kept.iter().sum::<usize>()
+    );
+    let (selection, targets) = (options.selection, options.targets);
+    let fresh = given.fresh || args.train.preset.of("search").fresh;
+    let net = setting.net(args.train.seed, &given.widths)?;
+    if !fresh {
+        net.load_shared(&teacher.state())?;
+    }
     recipe.relu_budget = Some(kept.iter().sum());
     recipe.widths = given.widths.clone();
     recipe.choices = vec![
@@ -390,6 +261,7 @@ pub fn search(args: &SearchArgs) -> Result<()> {
         format!("empty_layers={}", given.empty_layers),
         format!("fresh={fresh}"),
         format!("budgets_from={budgets_from}"),
+        format!("densities={:?}", given.densities),
         format!("relus_by_layer={kept:?}"),
         format!("teacher={}", checkpoint::fingerprint(&teacher.state())?),
     ];
@@ -400,21 +272,37 @@ pub fn search(args: &SearchArgs) -> Result<()> {
     let path = args.train.out.join("search.safetensors");
     let run = setting.run(&net, &args.train, path.clone());
     let done = run.train(&mut stage, progress)?;
+    let ended = stage.masks.masks().iter().map(|m| m.n_kept());
+    let ended: Vec<usize> = ended.collect();
+    if ended != kept {
+        println!("ReLUs by layer in the end: {ended:?}");
+    }
     setting.report(&net, &stage.masks, &path, &done)
 }
 
-/// Stage 3: trains on under the frozen masks.
-pub fn finetune(args: &FinetuneArgs) -> Result<()> {
+/// Checks the settings of a fine-tuning over widths.
+pub fn check_finetune(args: &FinetuneArgs, widths: &[f64]) -> Result<(Recipe, Losses)> {
     let preset = args.train.preset.of("finetune");
+    let recipe = recipe("finetune", &args.train);
+    recipe.check()?;
     let losses = Losses {
-        targets: args.targets.or(preset.targets)?,
+        targets: args.targets.or(preset.targets, recipe.label_smoothing)?,
         pram: args.pram.pram,
         pram_weight: args.pram.pram_weight.unwrap_or(preset.pram_weight),
         pram_decay: args.pram.pram_decay,
     };
     losses.check()?;
+    if !widths.is_empty() && losses.pram == Pram::Full {
+        bail!("--pram full compares maps of equal width; with --widths take collapsed");
+    }
+    Ok((recipe, losses))
+}
+
+/// Stage 3: trains on under the frozen masks.
+pub fn finetune(args: &FinetuneArgs) -> Result<()> {
+    check_finetune(args, &[])?;
     let setting = Setting::new(&args.train.model, args.train.hold_out)?;
-    let (teacher, _) = load_teacher(&setting, args.teacher.as_deref(), &args.train)?;
+    let (teacher, taught) = load_teacher(&setting, args.teacher.as_deref(), &args.train)?;
     let default = || args.train.out.join("search.safetensors");
     let found = args.from.clone().unwrap_or_else(default);
     let (searched, state): (Progress, _) = checkpoint::load(&found)?;
@@ -424,8 +312,13 @@ pub fn finetune(args: &FinetuneArgs) -> Result<()> {
             found.display()
         );
     }
-    setting.expect(&searched, &found)?;
-    setting.expect_held_out(&searched, &found)?;
+    setting.expect_stage(&searched, &found)?;
+    if searched.normaliser != taught.normaliser {
+        bail!(
+            "{} scales pixels in another way than the teacher: give it the --teacher of its search",
+            found.display()
+        );
+    }
     if !state.iter().any(|(n, _)| n.starts_with("mask.")) {
         bail!(
             "{} holds no masks: it is a teacher; give --from a search's or a student's checkpoint",
@@ -433,15 +326,12 @@ pub fn finetune(args: &FinetuneArgs) -> Result<()> {
         );
     }
     let widths = searched.recipe.widths.clone();
-    if !widths.is_empty() && losses.pram == Pram::Full {
-        bail!("--pram full compares maps of equal width; with --widths take collapsed");
-    }
+    let (mut recipe, losses) = check_finetune(args, &widths)?;
     let net = setting.net(args.train.seed, &widths)?;
     net.load_state(&state)
         .with_context(|| found.display().to_string())?;
     let load_masks = || checkpoint::load_masks(&setting.arch, &state, &found);
     let masks = MaskSet::new(load_masks()?);
-    let mut recipe = recipe("finetune", &args.train);
     recipe.relu_budget = Some(masks.n_kept());
     recipe.widths = widths;
     recipe.choices = losses.choices();
@@ -468,6 +358,10 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     if threads.iter().any(|&n| n < 1) || args.batch < 1 {
         bail!("--threads and --batch: at least 1");
     }
+    if !(args.seconds > 0.0 && args.seconds <= 3600.0) {
+        bail!("--seconds: above 0, and at most 3600");
+    }
+    tch::set_num_threads(threads[0]);
     println!(
         "{}, batch {}, {}: images/s",
         arch.name,

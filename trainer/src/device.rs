@@ -11,10 +11,15 @@ pub fn parse(name: &str) -> Result<Device> {
             Cuda::cudnn_set_benchmark(true);
             return Ok(Device::Cuda(index));
         }
-        Err(Error::Usage(format!(
-            "--device {name}: this libtorch sees {} GPUs; set LIBTORCH to a libtorch with CUDA when building, and see whether `nvidia-smi` works",
-            Cuda::device_count()
-        )))
+        let why = if tch::utils::has_cudart() {
+            format!(
+                "libtorch sees {} GPUs; see whether `nvidia-smi` lists them, and CUDA_VISIBLE_DEVICES does not hide them",
+                Cuda::device_count()
+            )
+        } else {
+            "this libtorch has no CUDA; build with LIBTORCH naming one that has, such as the folder `torch` of an installed PyTorch (trainer/README.md)".into()
+        };
+        Err(Error::Usage(format!("--device {name}: {why}")))
     };
     match name {
         "cpu" => Ok(Device::Cpu),
@@ -26,6 +31,15 @@ pub fn parse(name: &str) -> Result<Device> {
                 "--device {name}: take auto, cpu, cuda or cuda:N"
             ))),
         },
+    }
+}
+
+/// Whether a device has instructions for products of bf16 numbers, as far as we can tell.
+pub fn multiplies_bf16(device: Device) -> bool {
+    match device {
+        #[cfg(target_arch = "x86_64")]
+        Device::Cpu => is_x86_feature_detected!("avx512bf16"),
+        _ => true,
     }
 }
 

@@ -39,7 +39,7 @@ pub enum Error {
     Interrupted(PathBuf),
     /// The loss, or a weight, is no number.
     #[error(
-        "the loss or a weight became {value} in epoch {epoch}: stopped. Lower --lr (or use --compute f32); the last checkpoint, if one was written, is intact in {path}"
+        "the loss or a weight became {value} in epoch {epoch}: stopped. Start again with a lower --lr (or --compute f32) in another --out; the last checkpoint, if one was written, is intact in {path}"
     )]
     Diverged {
         /// The loss, or the sum of the weights.

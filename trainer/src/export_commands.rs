@@ -4,7 +4,8 @@ use crate::cli::{
     AllArgs, EvaluateArgs, ExportArgs, FinetuneArgs, NumberArgs, ReportArgs, SamplesArgs,
     SearchArgs, TargetOptions,
 };
-use crate::commands::{self, Setting};
+use crate::commands;
+use crate::setting::{self, Setting};
 use crate::{report_commands, sensitivity_command};
 use anyhow::{Context, Result, bail};
 use pi_model::spec::Card;
@@ -16,7 +17,7 @@ use pi_trainer::export::{self, Exported, Frame, Precision};
 use pi_trainer::net::{MaskSet, Net, prefix_masks};
 use pi_trainer::report::Outcome;
 use pi_trainer::run::Progress;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A network of one of its widths with its masks, and how it came about.
 fn load(setting: &Setting, path: &Path, width: usize) -> Result<(Net, MaskSet, Progress)> {
@@ -51,26 +52,32 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     }
     let total: usize = net.arch.relu_counts().iter().sum();
     let kept = masks.n_kept();
-    let suffix = if kept == total {
-        "all".to_owned()
-    } else {
-        format!("relu{kept}")
-    };
     let width = match args.width {
         0 => String::new(),
         i => format!("-w{}", progress.recipe.widths[i - 1]),
     };
-    let default = || {
-        let dataset = args.model.dataset.name();
-        format!("{}{width}-{dataset}-{suffix}", net.arch.name)
-    };
+    let form = format!("{}{width}", net.arch.name);
+    let default = || model_name(&form, args.model.dataset.name(), kept, total);
     let name = args.name.clone().unwrap_or_else(default);
     if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
         bail!("--name {name}: a plain folder name");
     }
-    let dir = args.numbers.models.join(&name);
+    let models = args.numbers.models.clone();
+    let dir = models.unwrap_or_else(|| "models".into()).join(&name);
     let origin = format!("Checkpoint {}", checkpoint::fingerprint(&net.state())?);
     refuse_another(&dir, &origin)?;
+    let outcome = Outcome::load(&Outcome::path(&args.checkpoint, args.width));
+    if args.only_missing
+        && dir.join("model.json").is_file()
+        && outcome.is_ok_and(|o| o.fixed_accuracy.is_some())
+    {
+        println!("{}: exported and measured already", dir.display());
+        return Ok(());
+    }
+    let teacher = match &args.teacher {
+        Some(path) => Some(load(&setting, path, 0)?),
+        None => None,
+    };
     let frame = Frame {
         name: name.clone(),
         normaliser: progress.normaliser.clone(),
@@ -79,14 +86,12 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let numbers = &args.numbers;
     let calibration = setting.train.slice(0, numbers.calibrate);
     // Images that no stage has seen, where there are some.
-    let n_limited = args
-        .model
-        .limit
-        .unwrap_or(usize::MAX)
-        .min(setting.train.len());
-    let n_seen = progress.n_seen(n_limited);
-    let judged = match n_seen < n_limited {
-        true => (setting.train.slice(n_seen, n_limited), "held-out"),
+    let n_seen = progress.n_seen(setting.n_all);
+    let judged = match n_seen < setting.train.len() {
+        true => {
+            let unseen = setting.train.slice(n_seen, setting.train.len());
+            (unseen, "held-out")
+        }
         false => (calibration.clone(), CALIBRATION),
     };
     let (done, lost) = quantise(&net, &masks, &frame, numbers, &calibration, &judged)?;
@@ -94,13 +99,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let wraps = PublicPlan::new(done.parts.model()?.public(), 1)?.expected_failures();
     let tested = export::survey(&done.parts.model()?, &setting.test)?;
     let float = setting.test_accuracy(&net, &masks, &progress.normaliser);
-    let teacher = match &args.teacher {
-        Some(path) => {
-            let (net, masks, taught) = load(&setting, path, 0)?;
-            Some(setting.test_accuracy(&net, &masks, &taught.normaliser))
-        }
-        None => None,
-    };
+    let teacher = teacher.map(|(net, masks, p)| setting.test_accuracy(&net, &masks, &p.normaliser));
     let violations = done.calibration.n_range_violations + tested.n_range_violations;
     let mut parts = done.parts;
     let by_layer: Vec<usize> = masks.masks().iter().map(|m| m.n_kept()).collect();
@@ -165,6 +164,14 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     Ok(())
 }
 
+/// What a model is called unless told otherwise.
+fn model_name(form: &str, dataset: &str, kept: usize, total: usize) -> String {
+    match kept == total {
+        true => format!("{form}-{dataset}-all"),
+        false => format!("{form}-{dataset}-relu{kept}"),
+    }
+}
+
 /// What the images to judge by are called where none were held out.
 const CALIBRATION: &str = "calibration";
 
@@ -176,7 +183,7 @@ fn refuse_another(dir: &Path, origin: &str) -> Result<()> {
     };
     if !text.contains(origin) {
         bail!(
-            "{} is the model of another checkpoint: give this one a --name, or remove that folder",
+            "{} is the model of another checkpoint: give this one a --name, take another --models folder, or remove that one",
             path.display()
         );
     }
@@ -194,7 +201,7 @@ fn quantise(
 ) -> Result<(Exported, f64)> {
     const MOST_LOST: f64 = 0.3;
     const WIDEST: u32 = 12;
-    let float = commands::accuracy(net, masks, &frame.normaliser, images);
+    let float = setting::accuracy(net, masks, &frame.normaliser, images);
     let mut weight_bits = numbers.weight_bits.unwrap_or(8);
     loop {
         let precision = Precision {
@@ -217,11 +224,16 @@ fn quantise(
                     "{weight_bits}-bit weights lose {lost:.2} points on {} {which} images{}",
                     images.len(),
                     if lost > MOST_LOST {
-                        ", which is much"
+                        ", more than 0.3"
                     } else {
                         ""
                     }
                 );
+                if last && lost > MOST_LOST {
+                    println!(
+                        "warning: fixed point loses {lost:.2} points; try more --weight-bits or --fraction-bits"
+                    );
+                }
                 if lost <= MOST_LOST || last {
                     return Ok((done, lost));
                 }
@@ -273,6 +285,17 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
     }
     if let Some(dir) = &args.exported {
         let model = Model::load(dir)?;
+        let spec = model.public().spec();
+        let (trained, given) = (&spec.card.dataset, args.model.dataset.name());
+        if spec.labels.len() != setting.test.n_classes || (!trained.is_empty() && trained != given)
+        {
+            bail!(
+                "{} knows {} classes of {trained}, and {given} has {}: give its --dataset and --data",
+                dir.display(),
+                spec.labels.len(),
+                setting.test.n_classes
+            );
+        }
         let seen = export::survey(&model, &setting.test)?;
         println!(
             "{}: fixed point {:.2} % of {} images, {} values out of range",
@@ -289,13 +312,17 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
 /// is skipped.
 pub fn all(args: &AllArgs) -> Result<()> {
     let budgets = &args.search.relus;
-    let several = budgets.len() > 1;
-    if budgets.is_empty() || (several && args.search.relu_list.is_some()) {
-        bail!("--relus: one budget or several; --relu-list says one budget by itself");
+    let twice = |(i, n): (usize, &usize)| budgets[..i].contains(n);
+    if budgets.is_empty() || budgets.iter().enumerate().any(twice) {
+        bail!("--relus: one budget or several, each once");
     }
     let mut train = args.train.clone();
     train.resume = true;
     let out = train.out.clone();
+    let mut numbers = args.numbers.clone();
+    let models = numbers.models.get_or_insert_with(|| out.join("models"));
+    let planned = plan(args)?;
+    refuse_taken(&planned, models)?;
     let teacher = match &args.teacher {
         Some(path) => path.clone(),
         None => {
@@ -303,62 +330,119 @@ pub fn all(args: &AllArgs) -> Result<()> {
             out.join("teacher.safetensors")
         }
     };
-    let mut options = args.search.clone();
+    let mut densities = args.search.densities.clone();
     if args.train_proxy {
         let mut proxy = train.clone();
         proxy.epochs = args.proxy_epochs;
-        options.densities = Some(sensitivity_command::train(&proxy)?.1);
+        densities = Some(sensitivity_command::train(&proxy)?.1);
     }
-    train.lr = args.student_lr;
-    let targets = |ce_share| TargetOptions {
-        ce_share,
-        temperature: args.temperature,
-    };
-    let mut runs = vec![out.clone()];
     let mut results = vec![(teacher.clone(), 0)];
     for &relus in budgets {
-        if several {
-            train.out = out.join(format!("relu{relus}"));
-            runs.push(train.out.clone());
-        }
-        let mut search = SearchArgs {
-            train: train.clone(),
-            options: options.clone(),
-            targets: targets(args.search_ce_share),
-            teacher: Some(teacher.clone()),
-        };
-        search.options.relus = vec![relus];
-        search.train.epochs = args.search_epochs;
+        let (mut search, mut finetune) = student(args, relus);
+        search.options.densities.clone_from(&densities);
+        search.teacher = Some(teacher.clone());
+        finetune.teacher = Some(teacher.clone());
         commands::search(&search)?;
-        let mut finetune = FinetuneArgs {
-            train: train.clone(),
-            pram: args.pram.clone(),
-            targets: targets(args.finetune_ce_share),
-            from: None,
-            teacher: Some(teacher.clone()),
-        };
-        finetune.train.epochs = args.finetune_epochs;
         commands::finetune(&finetune)?;
-        let student = train.out.join("student.safetensors");
+        let student = search.train.out.join("student.safetensors");
         let widths = 0..=args.search.widths.len();
         results.extend(widths.map(|w| (student.clone(), w)));
     }
-    // Last, for the plaintext executor leaves a GPU idle.
+    // Last, for the plaintext executor leaves a GPU idle. What one refuses shall not keep back the others.
+    let mut refused = Ok(());
     for (checkpoint, width) in results {
-        export(&ExportArgs {
+        let exported = export(&ExportArgs {
             model: train.model.clone(),
             checkpoint,
             width,
             name: None,
             teacher: Some(teacher.clone()),
-            numbers: args.numbers.clone(),
-        })?;
+            numbers: numbers.clone(),
+            only_missing: true,
+        });
+        if let Err(e) = exported {
+            eprintln!("not exported: {e:#}");
+            refused = refused.and(Err(e));
+        }
     }
     report_commands::report(&ReportArgs {
-        runs,
+        runs: vec![out.clone()],
         to: out.join("report"),
         model: train.model.clone(),
-    })
+    })?;
+    refused
+}
+
+/// Search and fine-tuning of `all` for one of its budgets.
+fn student(args: &AllArgs, relus: usize) -> (SearchArgs, FinetuneArgs) {
+    let mut train = args.train.clone();
+    (train.resume, train.lr) = (true, args.student_lr);
+    train.label_smoothing = None;
+    if args.search.relus.len() > 1 {
+        train.out = train.out.join(format!("relu{relus}"));
+    }
+    let targets = |ce_share| TargetOptions {
+        ce_share,
+        temperature: args.temperature,
+    };
+    let mut search = SearchArgs {
+        train: train.clone(),
+        options: args.search.clone(),
+        targets: targets(args.search_ce_share),
+        teacher: args.teacher.clone(),
+    };
+    search.options.relus = vec![relus];
+    search.train.epochs = args.search_epochs;
+    let mut finetune = FinetuneArgs {
+        train,
+        pram: args.pram.clone(),
+        targets: targets(args.finetune_ce_share),
+        from: None,
+        teacher: args.teacher.clone(),
+    };
+    finetune.train.epochs = args.finetune_epochs;
+    (search, finetune)
+}
+
+/// Checks every setting of `all` before anything is trained: a mistake in the last budget shall not be
+/// found after a night. Returns the models that will come out and the checkpoints they come from.
+fn plan(args: &AllArgs) -> Result<Vec<(String, PathBuf)>> {
+    let setting = Setting::new(&args.train.model, args.train.hold_out)?;
+    let (arch, dataset) = (&setting.arch, args.train.model.dataset.name());
+    let all: usize = arch.relu_counts().iter().sum();
+    let mut planned = Vec::new();
+    if args.teacher.is_none() {
+        commands::recipe("teacher", &args.train).check()?;
+        let checkpoint = args.train.out.join("teacher.safetensors");
+        planned.push((model_name(&arch.name, dataset, all, all), checkpoint));
+    }
+    let net = setting.net(0, &args.search.widths)?;
+    for &relus in &args.search.relus {
+        let (search, finetune) = student(args, relus);
+        let kept = commands::check_search(&search, arch)?.kept;
+        commands::check_finetune(&finetune, &args.search.widths)?;
+        let checkpoint = finetune.train.out.join("student.safetensors");
+        // Which channels a narrower form keeps is not known yet.
+        if net.n_widths() == 1 {
+            let name = model_name(&arch.name, dataset, kept.iter().sum(), all);
+            planned.push((name, checkpoint));
+        }
+    }
+    Ok(planned)
+}
+
+/// Refuses a folder that holds models of the same names from other runs.
+fn refuse_taken(planned: &[(String, PathBuf)], models: &Path) -> Result<()> {
+    let taken = planned
+        .iter()
+        .find(|(name, checkpoint)| models.join(name).exists() && !checkpoint.exists());
+    match taken {
+        Some((name, _)) => bail!(
+            "{} exists already, and what this run trains would have to go there: choose another --models folder",
+            models.join(name).display()
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Writes sample images.

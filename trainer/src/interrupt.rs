@@ -41,7 +41,8 @@ pub fn watch() -> Result<()> {
                 }
                 let again = REQUESTED.swap(true, Ordering::Relaxed);
                 if again || !HEEDED.load(Ordering::Relaxed) {
-                    std::process::exit(130);
+                    // Without C++ destructors, under which kernels of other threads would go on.
+                    signal_hook::low_level::exit(130);
                 }
                 eprintln!("stopping: saving a checkpoint (once more to stop at once)");
             }

@@ -31,6 +31,8 @@ pub struct Targets {
     pub ce_share: f64,
     /// Temperature of the distillation.
     pub temperature: f64,
+    /// Label smoothing of the cross-entropy.
+    pub label_smoothing: f64,
 }
 
 impl Targets {
@@ -38,23 +40,25 @@ impl Targets {
     pub const SEARCH: Targets = Targets {
         ce_share: 0.5,
         temperature: 4.0,
+        label_smoothing: 0.0,
     };
     /// As published for fine-tuning.
     pub const FINETUNE: Targets = Targets {
         ce_share: 0.1,
         temperature: 4.0,
+        label_smoothing: 0.0,
     };
 
     /// share CE + (1 - share) T^2 KL.
     pub fn loss(self, student: &Tensor, teacher: &Tensor, target: &Tensor) -> Tensor {
-        let ce = cross_entropy(student, target, 0.0) * self.ce_share;
+        let ce = cross_entropy(student, target, self.label_smoothing) * self.ce_share;
         ce + distillation(student, teacher, self.temperature) * (1.0 - self.ce_share)
     }
 
     /// Refuses numbers that make no loss.
     pub fn check(self) -> Result<()> {
         if !(0.0..=1.0).contains(&self.ce_share) {
-            let what = "the share of cross-entropy (--ce-share) goes from 0 to 1";
+            let what = "the share of cross-entropy (--ce-share; of `all`, --search-ce-share and --finetune-ce-share) goes from 0 to 1";
             return Err(Error::Usage(what.into()));
         }
         if !(self.temperature.is_finite() && self.temperature > 0.0) {
@@ -147,9 +151,18 @@ mod tests {
         let targets = Targets {
             ce_share: 0.25,
             temperature: 2.0,
+            label_smoothing: 0.0,
         };
         let want = 0.25 * 2f64.ln() + 0.75 * 4.0 * forward;
         close(&targets.loss(&student, &teacher, &label), want);
+        // With a fifth of the label spread over both classes: ln 4 - 0.9 ln 3 for scores of 0 and ln 3.
+        let smooth = Targets {
+            ce_share: 1.0,
+            label_smoothing: 0.2,
+            ..targets
+        };
+        let want = 4f64.ln() - 0.9 * 3f64.ln();
+        close(&smooth.loss(&rows(&[0.0, ln3]), &teacher, &label), want);
         let shares = [Targets::SEARCH, Targets::FINETUNE].map(|t| (t.ce_share, t.temperature));
         assert_eq!(shares, [(0.5, 4.0), (0.1, 4.0)]);
         assert!(

@@ -5,6 +5,7 @@ mod commands;
 mod export_commands;
 mod report_commands;
 mod sensitivity_command;
+mod setting;
 
 use clap::Parser;
 

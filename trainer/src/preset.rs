@@ -29,7 +29,7 @@ pub struct Settings {
     pub schedule: Shape,
     /// Images a minibatch.
     pub batch: usize,
-    /// Label smoothing of the teacher.
+    /// Label smoothing.
     pub label_smoothing: f64,
     /// Nesterov's momentum.
     pub nesterov: bool,
@@ -67,7 +67,11 @@ impl Preset {
                 Shape::OneCycle
             },
             batch: if published { 128 } else { 64 },
-            label_smoothing: if published { 0.0 } else { 0.1 },
+            label_smoothing: if !published && stage == "teacher" {
+                0.1
+            } else {
+                0.0
+            },
             nesterov: !published,
             compute: if published {
                 Compute::F32

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::net::Compute;
 use crate::optim::Schedule;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// What a stage is trained with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -111,9 +112,21 @@ impl Recipe {
         let (mine, theirs) = (fields(self)?, fields(other)?);
         let differ = |(key, a): (&String, &serde_json::Value)| {
             let b = theirs.get(key)?;
-            (a != b).then(|| format!("{key}: {a} here, {b} there"))
+            (key != "choices" && a != b).then(|| format!("{key}: {a} here, {b} there"))
         };
-        Ok(mine.iter().filter_map(differ).collect())
+        let mut all: Vec<String> = mine.iter().filter_map(differ).collect();
+        // One by one; a choice that an older record lacks was not there to be made.
+        let split = |r: &'_ Recipe| -> Vec<(String, String)> {
+            let pairs = r.choices.iter().filter_map(|c| c.split_once('='));
+            pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+        };
+        let theirs: HashMap<String, String> = split(other).into_iter().collect();
+        for (key, a) in split(self) {
+            if let Some(b) = theirs.get(&key).filter(|b| **b != a) {
+                all.push(format!("{key}={a} here, {key}={b} there"));
+            }
+        }
+        Ok(all)
     }
 }
 

@@ -1,28 +1,55 @@
 //! `pi-trainer report` and `pi-trainer import`.
 
 use crate::cli::{ImportArgs, ReportArgs};
-use crate::commands::{self, Setting};
+use crate::commands;
+use crate::setting::Setting;
 use anyhow::{Context, Result, bail};
-use pi_trainer::checkpoint::{self, Size, write_atomic};
+use pi_trainer::checkpoint::{self, write_atomic};
 use pi_trainer::import;
 use pi_trainer::net::{Arch, MaskSet, prefix_masks};
 use pi_trainer::recipe::Progress;
 use pi_trainer::report::{Entry, Outcome, page};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+
+/// Folders below those given that are looked into: `all` makes one for each budget.
+const DEPTH: usize = 2;
+
+/// Checkpoints of teachers and students in a folder and those below it, in the order of their names.
+fn find(dir: &Path, depth: usize, to: &mut Vec<PathBuf>) -> Result<()> {
+    let stages = ["teacher", "student"].map(|s| dir.join(format!("{s}.safetensors")));
+    to.extend(stages.into_iter().filter(|p| p.is_file()));
+    let entries = std::fs::read_dir(dir)?.collect::<std::io::Result<Vec<_>>>()?;
+    let mut folders: Vec<PathBuf> = entries.iter().map(std::fs::DirEntry::path).collect();
+    folders.retain(|p| p.is_dir() && depth > 0);
+    folders.sort();
+    for folder in folders {
+        find(&folder, depth - 1, to)?;
+    }
+    Ok(())
+}
 
 /// Writes report.json and report.html over finished runs.
 pub fn report(args: &ReportArgs) -> Result<()> {
-    let mut entries = Vec::new();
+    let mut found = Vec::new();
     for dir in &args.runs {
-        for stage in ["teacher", "student"] {
-            let path = dir.join(format!("{stage}.safetensors"));
-            if path.is_file() {
-                entries.extend(read(args, &path)?);
-            }
+        let n = found.len();
+        find(dir, DEPTH, &mut found).with_context(|| dir.display().to_string())?;
+        if found.len() == n {
+            println!(
+                "note: no teacher.safetensors or student.safetensors in {}",
+                dir.display()
+            );
         }
     }
+    let mut seen = HashSet::new();
+    found.retain(|p| seen.insert(p.canonicalize().unwrap_or_else(|_| p.clone())));
+    let mut entries = Vec::new();
+    for path in &found {
+        entries.extend(read(args, path)?);
+    }
     if entries.is_empty() {
-        bail!("no teacher.safetensors or student.safetensors in the folders given");
+        bail!("nothing to report: no finished teacher or student in the folders given");
     }
     // A teacher that several runs start from appears once.
     let key = |e: &Entry| {
@@ -113,6 +140,12 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         bail!("{} exists; choose another --out", path.display());
     }
     let tensors = import::read(&args.checkpoint)?;
+    if let Some((name, _)) = tensors.iter().find(|(_, t)| !checkpoint::is_finite(t)) {
+        bail!(
+            "{}: {name} holds values that are no numbers",
+            args.checkpoint.display()
+        );
+    }
     let net = setting.net(0, &[])?;
     let matched =
         import::load(&net, &tensors).with_context(|| args.checkpoint.display().to_string())?;
@@ -137,7 +170,9 @@ pub fn import(args: &ImportArgs) -> Result<()> {
     let mut progress = setting.progress(recipe, None);
     if let (Some(mean), Some(std)) = (&args.mean, &args.std) {
         let channels = setting.arch.input[0];
-        if mean.len() != channels || std.len() != channels || std.iter().any(|&s| s <= 0.0) {
+        let wrong = |&s: &f64| !s.is_finite() || s <= 0.0;
+        let finite = mean.iter().all(|m| m.is_finite());
+        if mean.len() != channels || std.len() != channels || !finite || std.iter().any(wrong) {
             bail!(
                 "--mean and --std: one number for each of the {channels} channels, --std above 0"
             );
@@ -145,7 +180,8 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         progress.normaliser.mean.clone_from(mean);
         progress.normaliser.std.clone_from(std);
     }
-    checkpoint::save(&path, &progress, &net.state(), Size::default())?;
+    let size = commands::size(&args.train);
+    checkpoint::save(&path, &progress, &net.state(), size)?;
     let masks = MaskSet::all_relu(&setting.arch);
     setting.report(&net, &masks, &path, &progress)
 }

@@ -87,6 +87,13 @@ impl Run<'_> {
     pub fn train(&self, stage: &mut dyn Stage, mut progress: Progress) -> Result<Progress> {
         let recipe = progress.recipe.clone();
         recipe.check()?;
+        let [_, h, w] = self.train.shape;
+        if recipe.augment.crop_pad >= h.min(w) {
+            return Err(Error::Usage(format!(
+                "--crop-pad {}: less than the {h} x {w} pixels of an image",
+                recipe.augment.crop_pad
+            )));
+        }
         let _alone = checkpoint::lock(&self.path)?;
         let _heeded = interrupt::heed();
         let mut changing = Changing {
@@ -164,7 +171,9 @@ impl Run<'_> {
             progress.seconds += clock.elapsed().as_secs_f64();
             bar.finish_and_clear();
             let rate = ((n_batches - first) * recipe.batch) as f64 / epoch_seconds.max(1e-9);
+            clock = Instant::now();
             self.finish_epoch(stage, &mut changing, &mut progress, n_batches, rate)?;
+            progress.seconds += clock.elapsed().as_secs_f64();
             self.save(stage, &mut changing, &mut progress)?;
             saved = Instant::now();
         }

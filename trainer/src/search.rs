@@ -1,11 +1,13 @@
 //! Stage 2: where the ReLUs go (Kundu et al., ICLR 2023, section 3.2).
 //!
 //! The partial-ReLU network trains by distillation while a score is summed at every position; after
-//! each epoch but the last a layer keeps exactly its r(l) highest scores; the last epoch trains under the
-//! masks that are the result, so that its accuracies are theirs. [`Selection`] says which score, and whether
+//! each epoch but the last a layer keeps exactly its r(l) highest scores; the last epoch, also that of a search
+//! which stops because its masks have settled, trains under the masks that are the result, so that its
+//! accuracies are theirs. [`Selection`] says which score, and whether
 //! r(l) comes down from all positions. Options beyond the paper: budgets that follow the scores across
 //! layers, and layers emptied altogether, each of which saves the private inference a round trip.
 
+use crate::budget;
 use crate::checkpoint::{self, State};
 use crate::data::Batches;
 use crate::error::{Error, Result};
@@ -47,6 +49,26 @@ impl Options {
             targets: Targets::SEARCH,
         }
     }
+
+    /// Refuses what could not be kept up to the end of a search with `budget[l]` ReLUs in layer l.
+    pub fn check(&self, arch: &Arch, budget: &[usize]) -> Result<()> {
+        let across = self.budgets_from_scores || self.empty_layers > 0;
+        if across && !self.selection.needs_gradients() {
+            return Err(Error::Usage(format!(
+                "--budgets-from-scores and --empty-layers compare scores of different layers, which those of {} do not allow: a layer's grow with its activations. Take a selection by gradients, such as anneal-kink",
+                self.selection.name()
+            )));
+        }
+        if self
+            .stop_distance
+            .is_some_and(|d| !(0.0..=1.0).contains(&d))
+        {
+            let what = "--stop-distance: a share from 0 to 1, such as 0.05";
+            return Err(Error::Usage(what.into()));
+        }
+        let sizes = arch.relu_counts();
+        selection::check_closing(&sizes, budget.iter().sum(), self.empty_layers)
+    }
 }
 
 /// A layer's activation and the factor of its score that waits for the gradient.
@@ -66,11 +88,15 @@ pub struct Search {
     n_widths: usize,
     shapes: Vec<[i64; 3]>,
     budget: Vec<usize>,
+    /// ReLUs in all, however the layers share them.
+    total: usize,
     closed: Vec<bool>,
     scores: Vec<Tensor>,
     pending: Vec<Pending>,
     epoch: usize,
     epochs: usize,
+    /// The masks move no more; one epoch follows under them.
+    settled: bool,
     options: Options,
 }
 
@@ -87,24 +113,14 @@ impl Search {
     ) -> Result<Search> {
         let arch = teacher.arch.clone();
         let shapes = arch.relu_shapes();
-        let across = options.budgets_from_scores || options.empty_layers > 0;
-        if across && !options.selection.needs_gradients() {
-            return Err(Error::Usage(format!(
-                "--budgets-from-scores and --empty-layers compare scores of different layers, which those of {} do not allow: a layer's grow with its activations. Take a selection by gradients, such as anneal-kink",
-                options.selection.name()
-            )));
-        }
-        selection::check_closing(
-            &arch.relu_counts(),
-            budget.iter().sum(),
-            options.empty_layers,
-        )?;
+        options.check(&arch, budget)?;
         let masks = shapes.iter().zip(budget).enumerate();
         let first = |(i, (s, &n)): (usize, (&[i64; 3], &usize))| {
-            if options.selection.anneals() {
-                Mask::ones(*s)
-            } else {
-                Mask::random(*s, n, seed.wrapping_add(i as u64))
+            let seed = seed.wrapping_add(i as u64);
+            match (options.selection.anneals(), options.per_channel) {
+                (true, _) => Mask::ones(*s),
+                (false, false) => Mask::random(*s, n, seed),
+                (false, true) => Mask::random_channels(*s, n, seed),
             }
         };
         let device = teacher.device();
@@ -121,9 +137,11 @@ impl Search {
             closed: vec![false; shapes.len()],
             shapes,
             budget: budget.to_vec(),
+            total: budget.iter().sum(),
             pending: vec![],
             epoch: 0,
             epochs,
+            settled: false,
             options,
         })
     }
@@ -136,13 +154,20 @@ impl Search {
     /// The next masks from the scores of the epoch that has ended.
     fn select(&mut self) -> Result<Vec<Mask>> {
         let scores = selection::values(&self.scores)?;
-        let total: usize = self.budget.iter().sum();
+        let (total, per_channel) = (self.total, self.options.per_channel);
         let n = self.options.empty_layers;
         if n > 0 && self.epoch == self.half() {
             (self.closed, self.budget) = selection::close_layers(&scores, &self.budget, n)?;
         }
         if self.options.budgets_from_scores {
             self.budget = selection::revisit(&scores, &self.closed, total);
+        }
+        if per_channel {
+            let open = |l: usize| if self.closed[l] { 0 } else { scores[l].len() };
+            let sizes: Vec<usize> = (0..scores.len()).map(open).collect();
+            let planes = self.shapes.iter().map(|s| (s[1] * s[2]) as usize);
+            let planes: Vec<usize> = planes.collect();
+            self.budget = budget::whole_channels(&sizes, &planes, &self.budget);
         }
         let kept = |l: usize| {
             if self.closed[l] {
@@ -153,7 +178,6 @@ impl Search {
             selection.n_kept(size, budget, self.epoch, self.epochs)
         };
         let kept: Vec<usize> = (0..scores.len()).map(kept).collect();
-        let per_channel = self.options.per_channel;
         Ok(selection::masks(&self.shapes, &scores, &kept, per_channel))
     }
 }
@@ -214,9 +238,10 @@ impl Stage for Search {
 
     fn end_epoch(&mut self, _net: &Net, _sgd: &Sgd) -> Result<(String, bool)> {
         self.epoch += 1;
-        if self.epoch == self.epochs && self.epochs > 1 {
+        if self.settled || (self.epoch == self.epochs && self.epochs > 1) {
             let n = self.masks.n_kept();
-            return Ok((format!(", {n} ReLUs kept, masks as they were"), false));
+            let note = format!(", {n} ReLUs kept, masks as they were");
+            return Ok((note, self.settled));
         }
         let masks = self.select()?;
         let old = self.masks.masks();
@@ -232,14 +257,11 @@ impl Stage for Search {
         let n = self.masks.n_kept();
         let emptied = self.options.empty_layers == 0 || self.epoch >= self.half();
         let arrived = n <= self.budget.iter().sum() && emptied;
-        let stop = self
-            .options
-            .stop_distance
-            .is_some_and(|limit| most <= limit)
-            && arrived;
+        let limit = self.options.stop_distance;
+        self.settled = arrived && limit.is_some_and(|limit| most <= limit);
         let note =
             format!(", {n} ReLUs kept, masks moved by {mean:.3} on average and at most {most:.3}");
-        Ok((note, stop))
+        Ok((note, false))
     }
 
     fn state(&self) -> State {
@@ -248,6 +270,8 @@ impl Stage for Search {
         let closed: Vec<u8> = self.closed.iter().map(|&c| c.into()).collect();
         state.push(("search.epoch".into(), Tensor::from(self.epoch as i64)));
         state.push(("search.budget".into(), Tensor::from_slice(&numbers)));
+        let settled = Tensor::from_slice(&[u8::from(self.settled)]);
+        state.push(("search.settled".into(), settled));
         state.push(("search.closed".into(), Tensor::from_slice(&closed)));
         for (i, s) in self.scores.iter().enumerate() {
             state.push((format!("score.{i}"), s.shallow_clone()));
@@ -272,6 +296,11 @@ impl Stage for Search {
         self.epoch = i64::try_from(find("search.epoch", &[])?)? as usize;
         let budget = Vec::<i64>::try_from(find("search.budget", &[n])?)?;
         self.budget = budget.iter().map(|&b| b.max(0) as usize).collect();
+        // Checkpoints of earlier versions stopped where this one settles.
+        self.settled = match find("search.settled", &[1]) {
+            Ok(t) => Vec::<u8>::try_from(t)? == [1],
+            Err(_) => false,
+        };
         let closed = Vec::<u8>::try_from(find("search.closed", &[n])?)?;
         self.closed = closed.iter().map(|&c| c != 0).collect();
         for (i, score) in self.scores.iter_mut().enumerate() {

@@ -172,8 +172,8 @@ impl Stage for Sensitivity {
     }
 
     fn end_epoch(&mut self, net: &Net, sgd: &Sgd) -> Result<(String, bool)> {
-        self.epoch += 1;
         let rate = PRUNE_RATE * (1.0 - self.epoch as f64 / self.epochs as f64).max(0.0);
+        self.epoch += 1;
         let n = self.prune_and_regrow(net, sgd, rate)?;
         self.renew(net);
         Ok((format!(", {n} weights moved"), false))
@@ -225,6 +225,47 @@ mod tests {
     use super::*;
     use crate::net::Arch;
     use tch::Kind;
+
+    #[test]
+    fn the_smallest_go_and_come_back_by_mean_momentum_where_momentum_is_largest() {
+        let net = Net::new(&Arch::custom(&[4], 1, [3, 4, 4], 3), 1);
+        let mut stage = Sensitivity::new(&net, 2, 1);
+        stage.layers.truncate(2);
+        let (first, second) = (stage.layers[0].0, stage.layers[1].0);
+        let n = |i: usize| net.params[i].tensor.numel();
+        let alive = |n: usize, ones: &[usize]| (0..n).map(|k| ones.contains(&k)).collect();
+        stage.layers[0].1 = alive(n(first), &[0, 1, 2, 3]);
+        stage.layers[1].1 = alive(n(second), &[0, 1, 2, 3]);
+        let set = |t: &Tensor, values: Vec<f32>| {
+            let values = Tensor::from_slice(&values).view(t.size().as_slice());
+            tch::no_grad(|| t.shallow_clone().copy_(&values));
+        };
+        // Of each, the two smallest weights go: 1 and 3.
+        let small = |n: usize| (0..n).map(|k| [4.0f32, -0.1, 3.0, 0.2][k % 4]).collect();
+        set(&net.params[first].tensor, small(n(first)));
+        set(&net.params[second].tensor, small(n(second)));
+        // Mean momenta of the living 1 and 3: one of the four comes back in the first layer, three in the second.
+        let sgd = Sgd::new(&net, 0.9, true, 0.0);
+        let momenta = |n: usize, mean: f32, large: &[usize]| {
+            let one = |k: usize| match (k < 4, large.contains(&k)) {
+                (true, _) => mean,
+                (false, true) => -9.0 - k as f32,
+                (false, false) => 0.5,
+            };
+            (0..n).map(one).collect()
+        };
+        set(sgd.momentum(first), momenta(n(first), 1.0, &[7]));
+        set(sgd.momentum(second), momenta(n(second), 3.0, &[9, 20, 30]));
+        assert_eq!(stage.prune_and_regrow(&net, &sgd, PRUNE_RATE).unwrap(), 4);
+        let living = |l: usize| -> Vec<usize> {
+            let alive = stage.layers[l].1.iter().enumerate();
+            alive.filter(|(_, a)| **a).map(|(k, _)| k).collect()
+        };
+        assert_eq!(
+            (living(0), living(1)),
+            (vec![0, 2, 7], vec![0, 2, 9, 20, 30])
+        );
+    }
 
     #[test]
     fn the_number_of_living_weights_stays_and_dead_weights_are_zero() {

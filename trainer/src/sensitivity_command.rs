@@ -1,7 +1,8 @@
 //! `pi-trainer sensitivity`: stage 1's table, JSON and plot.
 
 use crate::cli::{SensitivityArgs, TrainArgs};
-use crate::commands::{self, Setting};
+use crate::commands;
+use crate::setting::Setting;
 use anyhow::{Context, Result, bail};
 use pi_trainer::budget;
 use pi_trainer::net::Arch;

@@ -145,6 +145,8 @@ fn every_stage_runs_from_the_command_line() {
     let mut removal = with(&["--relus", "600", "--empty-layers", "1"]);
     removal.extend(["--selection", "removal"]);
     refuse(args(&["search"], &removal), "anneal-kink");
+    let wrong = ["--relus", "600", "--densities", "nan,0,0,0,0,0,0"];
+    refuse(args(&["search"], &with(&wrong)), "shares from 0 to 1");
     let half = ["--checkpoint-bits", "16", "--checkpoint-part", "1"];
     let search = [
         "--relus",
@@ -178,6 +180,15 @@ fn every_stage_runs_from_the_command_line() {
         path("run/student.safetensors"),
         path("run/teacher.safetensors"),
     );
+    let no_teacher = [
+        "--relus",
+        "600",
+        "--out",
+        "elsewhere",
+        "--teacher",
+        &student,
+    ];
+    refuse(args(&["search"], &no_teacher), "is no teacher");
     // The same settings from other masks and weights are another run.
     let other = [&ema[..], &["--resume", "--from"]].concat();
     let other = [&train[..], &other, &[&student], &half].concat();
@@ -305,6 +316,110 @@ fn an_interrupt_saves_first_and_resume_goes_on() {
 }
 
 #[test]
+#[cfg(unix)]
+fn an_interrupt_where_nothing_is_to_be_saved_ends_at_once_and_cleanly() {
+    use std::io::{BufRead, BufReader};
+    let bench = [
+        "bench",
+        "--arch",
+        "resnet8",
+        "--threads",
+        "2",
+        "--seconds",
+        "120",
+    ];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pi-trainer"))
+        .args(bench)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    said.read_line(&mut first).unwrap();
+    // In the midst of a kernel.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(sent.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+/// The official binary files of CIFAR-10, black but for the first images, which are of the colour of their class.
+fn official_cifar10(dir: &Path) {
+    use std::io::Write;
+    std::fs::create_dir_all(dir).unwrap();
+    let names = [
+        "data_batch_1",
+        "data_batch_2",
+        "data_batch_3",
+        "data_batch_4",
+        "data_batch_5",
+        "test_batch",
+    ];
+    for name in names {
+        let mut file = std::fs::File::create(dir.join(format!("{name}.bin"))).unwrap();
+        for i in 0..200u8 {
+            file.write_all(&[i % 10]).unwrap();
+            let plane = |c: u8| [(i % 10) * 20 + c * 10 + i / 10; 1024];
+            file.write_all(&[0, 1, 2].map(plane).concat()).unwrap();
+        }
+        file.set_len(30_730_000).unwrap();
+    }
+    std::fs::write(
+        dir.join("batches.meta.txt"),
+        "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n",
+    )
+    .unwrap();
+}
+
+#[test]
+fn official_files_train_teach_and_are_searched() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |p: &str| dir.path().join(p).to_string_lossy().into_owned();
+    let (data, out) = (path("data"), path("run"));
+    official_cifar10(Path::new(&data));
+    let args = [
+        "--data",
+        &data,
+        "--arch",
+        "resnet8",
+        "--limit",
+        "200",
+        "--hold-out",
+        "40",
+        "--out",
+        &out,
+        "--batch",
+        "20",
+        "--epochs",
+        "1",
+        "--compute",
+        "f32",
+        "--threads",
+        "2",
+    ];
+    let said = ok(&[&["teacher"], &args[..]].concat());
+    assert!(
+        said.contains("of 10000 test images, 73728 ReLUs of 73728"),
+        "{said}"
+    );
+    let said = ok(&[&["search", "--relus", "14746"], &args[..]].concat());
+    assert!(said.contains("14746 ReLUs of 73728"), "{said}");
+    // As many images of other labels: the search must not go on from the teacher of these.
+    let test = dir.path().join("data/test_batch.bin");
+    std::fs::copy(test, dir.path().join("data/data_batch_2.bin")).unwrap();
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(dir.path().join("data/data_batch_2.bin"));
+    std::os::unix::fs::FileExt::write_all_at(&file.unwrap(), &[7], 0).unwrap();
+    let mut args = args;
+    args[9] = &data;
+    let teacher = path("run/teacher.safetensors");
+    let other = ["search", "--relus", "14746", "--teacher", &teacher];
+    fails(&[&other, &args[..]].concat(), "other images");
+}
+
+#[test]
 fn all_sweeps_budgets_and_reports() {
     let dir = tempfile::tempdir().unwrap();
     let path = |p: &str| dir.path().join(p).to_string_lossy().into_owned();
@@ -351,6 +466,13 @@ fn all_sweeps_budgets_and_reports() {
         "1",
     ];
     assert!(ok(&args).contains("report.html: 3 results"));
+    // In another folder the models would be others.
+    let mut other = args;
+    let at = other.iter().position(|a| *a == out).unwrap();
+    let elsewhere = path("elsewhere");
+    other[at] = &elsewhere;
+    fails(&other, "another --models folder");
+    assert!(!Path::new(&elsewhere).exists(), "nothing was trained");
     // Everything is there now: a second call trains nothing.
     let again = trainer(&args);
     let said = String::from_utf8_lossy(&again.stderr);
@@ -361,12 +483,15 @@ fn all_sweeps_budgets_and_reports() {
     assert_eq!(std::fs::read_dir(&models).unwrap().count(), 3);
     let list = ["--relu-list", "1,2,3,4,5,6,7"];
     fails(&[&args[..], &list].concat(), "--relu-list");
-    let known: Vec<&str> = args
-        .iter()
-        .copied()
-        .filter(|a| *a != "--train-proxy")
-        .collect();
-    let at = known.iter().position(|a| *a == "--proxy-epochs").unwrap();
-    let known = [&known[..at], &known[at + 2..], &list].concat();
-    fails(&known, "--relu-list says one budget");
+    // A mistake in the last budget, or in the last stage, is found before the first step.
+    other[at] = &out;
+    let at = other.iter().position(|a| *a == "300,700").unwrap();
+    other[at] = "300,99999";
+    fails(&other, "the network has");
+    other[at] = "300,300";
+    fails(&other, "each once");
+    let mut other = args;
+    let at = args.iter().position(|a| *a == "0.3").unwrap();
+    other[at] = "2";
+    fails(&other, "--ce-share");
 }

@@ -1,13 +1,15 @@
 //! All three stages on a tiny network and synthetic images, and resume at any step.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
+use common::*;
 use pi_trainer::budget;
-use pi_trainer::checkpoint::{self, Size, State};
-use pi_trainer::data::{Augment, Batches, Images, Mix, Normaliser};
-use pi_trainer::evaluate;
+use pi_trainer::checkpoint::{self, Size};
+use pi_trainer::data::Batches;
 use pi_trainer::finetune::{Finetune, Losses};
-use pi_trainer::net::{Arch, Compute, MaskSet, Mode, Net};
-use pi_trainer::optim::{Schedule, Shape};
+use pi_trainer::net::{MaskSet, Mode, Net};
+use pi_trainer::optim::Shape;
 use pi_trainer::run::{Progress, Recipe, Run, Stage};
 use pi_trainer::search::{Options, Search};
 use pi_trainer::selection::Selection;
@@ -15,113 +17,6 @@ use pi_trainer::sensitivity::Sensitivity;
 use pi_trainer::teacher::Teacher;
 use std::path::Path;
 use tch::{Kind, Tensor};
-
-fn arch() -> Arch {
-    Arch::custom(&[4, 8], 1, [3, 8, 8], 3)
-}
-
-/// Three classes told apart by the colour that is bright.
-fn images(n: usize) -> Images {
-    let pixel = |i: usize| {
-        let (image, channel) = (i / 192, i / 64 % 3);
-        let noise = (i * 2_654_435_761 % 97) as u8;
-        if image % 3 == channel {
-            150 + noise
-        } else {
-            noise
-        }
-    };
-    Images {
-        shape: [3, 8, 8],
-        n_classes: 3,
-        pixels: (0..n * 192).map(pixel).collect(),
-        labels: (0..n).map(|i| (i % 3) as u16).collect(),
-        checksum: "synthetic".into(),
-    }
-}
-
-fn progress(stage: &str, set: &Images, epochs: usize) -> Progress {
-    let recipe = Recipe {
-        stage: stage.into(),
-        dataset: "synthetic".into(),
-        arch: "custom".into(),
-        epochs,
-        batch: 4,
-        lr: Schedule {
-            shape: Shape::OneCycle,
-            peak: 0.05,
-            warmup: 0.2,
-        },
-        momentum: 0.9,
-        nesterov: true,
-        weight_decay: 5e-4,
-        label_smoothing: 0.0,
-        augment: Augment {
-            crop_pad: 1,
-            flip: true,
-        },
-        mix: Mix::default(),
-        ema: None,
-        compute: Compute::F32,
-        seed: 5,
-        holdout: 0,
-        limit: None,
-        select_best: false,
-        widths: vec![],
-        relu_budget: None,
-        choices: vec![],
-    };
-    Progress::new(recipe, Normaliser::measure(set), set.checksum.clone())
-}
-
-fn train(
-    stage: &mut dyn Stage,
-    net: &Net,
-    set: &Images,
-    path: &Path,
-    name: &str,
-    max_steps: Option<usize>,
-) -> pi_trainer::Result<Progress> {
-    tch::set_num_threads(1);
-    let run = Run {
-        net,
-        train: set,
-        holdout: Some(set),
-        path: path.into(),
-        resume: true,
-        max_steps,
-        size: Size::default(),
-    };
-    run.train(stage, progress(name, set, 3))
-}
-
-fn tensors(path: &Path) -> State {
-    let mut state = checkpoint::load::<Progress>(path).unwrap().1;
-    state.sort_by(|a, b| a.0.cmp(&b.0));
-    state
-}
-
-/// What a checkpoint says besides its tensors, without the times.
-fn record(path: &Path) -> serde_json::Value {
-    let (mut p, _) = checkpoint::load::<Progress>(path).unwrap();
-    (p.seconds, p.earlier_seconds) = (0.0, 0.0);
-    p.curve.iter_mut().for_each(|e| e.rate = 0.0);
-    serde_json::to_value(p).unwrap()
-}
-
-fn on_all(net: &Net, masks: &MaskSet, set: &Images, progress: &Progress) -> f64 {
-    evaluate::accuracy(net, masks, &Batches::plain(set, &progress.normaliser, 250))
-}
-
-fn teacher(set: &Images, path: &Path, max_steps: Option<usize>) -> (Net, Progress) {
-    let net = Net::new(&arch(), 5);
-    let mut stage = Teacher {
-        masks: MaskSet::all_relu(&arch()),
-        label_smoothing: 0.0,
-    };
-    let p = train(&mut stage, &net, set, path, "teacher", max_steps).unwrap();
-    (net, p)
-}
 
 #[test]
 fn a_stopped_search_resumes_to_the_same_bits_and_the_stages_learn() {
@@ -213,30 +108,6 @@ fn other_settings_or_a_forgotten_resume_are_refused() {
     assert!(forgot.contains("--resume"), "{forgot}");
 }
 
-/// Trains `stage` on a fresh copy of the teacher, with `change` applied to the recipe.
-fn train_with(
-    stage: &mut dyn Stage,
-    net: &Net,
-    set: &Images,
-    path: &Path,
-    max_steps: Option<usize>,
-    change: &dyn Fn(&mut Recipe),
-) -> Progress {
-    tch::set_num_threads(1);
-    let mut progress = progress("any", set, 4);
-    change(&mut progress.recipe);
-    let run = Run {
-        net,
-        train: set,
-        holdout: Some(set),
-        path: path.into(),
-        resume: true,
-        max_steps,
-        size: Size::default(),
-    };
-    run.train(stage, progress).unwrap()
-}
-
 #[test]
 fn two_and_two_epochs_are_four() {
     let dir = tempfile::tempdir().unwrap();
@@ -313,37 +184,6 @@ fn two_and_two_epochs_are_four() {
     let kept: Vec<usize> = masks.iter().map(|m| m.n_kept()).collect();
     assert_eq!(kept.iter().sum::<usize>(), 301, "{kept:?}");
     assert!(kept.contains(&0), "a layer was to be emptied: {kept:?}");
-}
-
-#[test]
-fn every_selection_keeps_the_budget_exactly() {
-    let dir = tempfile::tempdir().unwrap();
-    let set = images(24);
-    let kept = budget::allocate(&arch().relu_counts(), &[0.8, 0.6, 0.5, 0.2, 0.1], 200).unwrap();
-    for selection in [
-        Selection::Senet,
-        Selection::Removal,
-        Selection::Taylor,
-        Selection::Kink,
-        Selection::Anneal,
-        Selection::AnnealTaylor,
-        Selection::AnnealKink,
-    ] {
-        let options = Options::new(selection);
-        let mut search = Search::new(Net::new(&arch(), 1), &kept, 7, 4, 1, options).unwrap();
-        let path = dir.path().join(format!("{selection:?}"));
-        train_with(
-            &mut search,
-            &Net::new(&arch(), 1),
-            &set,
-            &path,
-            None,
-            &|_| {},
-        );
-        let masks = checkpoint::load_masks(&arch(), &tensors(&path), &path).unwrap();
-        let by_layer: Vec<usize> = masks.iter().map(|m| m.n_kept()).collect();
-        assert_eq!(by_layer, kept, "{selection:?}");
-    }
 }
 
 /// A teacher that breaks after its second step: in the loss, or in the gradients alone.
@@ -467,19 +307,4 @@ fn a_run_goes_on_from_sixteen_bits() {
     }
     // Momentum while it runs, none in the result.
     assert_eq!(kinds, [true, false]);
-}
-
-#[test]
-fn layers_that_cannot_be_emptied_are_refused_before_the_first_epoch() {
-    let kept = budget::allocate(&arch().relu_counts(), &[0.8, 0.6, 0.5, 0.2, 0.1], 301).unwrap();
-    let refused = |selection, empty_layers, budgets_from_scores| {
-        let mut options = Options::new(selection);
-        (options.empty_layers, options.budgets_from_scores) = (empty_layers, budgets_from_scores);
-        let search = Search::new(Net::new(&arch(), 1), &kept, 7, 4, 1, options);
-        search.err().map(|e| e.to_string()).unwrap_or_default()
-    };
-    assert!(refused(Selection::Kink, 5, false).contains("5 of 5 layers"));
-    assert_eq!(refused(Selection::Kink, 1, true), "");
-    assert!(refused(Selection::Removal, 1, false).contains("anneal-kink"));
-    assert!(refused(Selection::Senet, 0, true).contains("anneal-kink"));
 }

@@ -50,8 +50,12 @@ for wheel in wheels:
                 put(archive, member, os.path.join(target, name[len("torch/"):]))
 "#;
 
-/// The folder of libtorch, downloaded and unpacked if it is not there yet.
+/// The folder that LIBTORCH names (such as that of a PyTorch with CUDA), else our own, downloaded and unpacked
+/// if it is not there yet.
 pub fn ensure() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("LIBTORCH").filter(|v| !v.is_empty()) {
+        return chosen(Path::new(&dir));
+    }
     let cache = cache_dir()?;
     let target = cache.join(format!("libtorch-{VERSION}"));
     match missing(&target) {
@@ -105,14 +109,43 @@ pub fn cache_dir() -> Result<PathBuf> {
     std::path::absolute(&dir).with_context(|| format!("resolving {}", dir.display()))
 }
 
+/// A libtorch that is not ours: unpacked, or the folder `torch` of an installed PyTorch.
+fn chosen(dir: &Path) -> Result<PathBuf> {
+    let advice = "unset LIBTORCH to have one fetched, or name the folder with include/ and lib/";
+    let dir = std::path::absolute(dir).with_context(|| format!("LIBTORCH={}", dir.display()))?;
+    let has = |part: &str| dir.join(part).is_file();
+    if !has("lib/libtorch_cpu.so") || !has("include/torch/csrc/api/include/torch/torch.h") {
+        bail!("LIBTORCH={} is no libtorch; {advice}", dir.display());
+    }
+    match version(&dir) {
+        Some(v) if v.split('+').next() == Some(VERSION) => Ok(dir),
+        Some(v) => bail!(
+            "LIBTORCH={} is libtorch {v}, the trainer needs {VERSION}; {advice} of that version",
+            dir.display()
+        ),
+        None => bail!(
+            "LIBTORCH={} does not say its version (no build-version, no version.py); {advice}",
+            dir.display()
+        ),
+    }
+}
+
+/// What a libtorch says of itself, such as `2.11.0+cu130`.
+fn version(dir: &Path) -> Option<String> {
+    if let Ok(text) = std::fs::read_to_string(dir.join("build-version")) {
+        return Some(text.trim().to_owned());
+    }
+    let text = std::fs::read_to_string(dir.join("version.py")).ok()?;
+    let value = text.lines().find_map(|l| l.strip_prefix("__version__"))?;
+    let (_, value) = value.split_once('=')?;
+    Some(value.trim().trim_matches(['\'', '"']).to_owned())
+}
+
 /// What an unpacked libtorch lacks, if anything.
 fn missing(dir: &Path) -> Option<String> {
-    let version = std::fs::read_to_string(dir.join("build-version")).unwrap_or_default();
-    if version.trim().split('+').next() != Some(VERSION) {
-        return Some(format!(
-            "build-version says {:?}, not {VERSION}",
-            version.trim()
-        ));
+    let version = version(dir).unwrap_or_default();
+    if version.split('+').next() != Some(VERSION) {
+        return Some(format!("build-version says {version:?}, not {VERSION}"));
     }
     let broken = |(part, least): &&(&str, u64)| {
         std::fs::metadata(dir.join(part)).map_or(true, |m| m.len() < *least)
@@ -307,6 +340,30 @@ mod tests {
                 .unwrap();
         }
         assert_eq!(missing(&dir), None);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_chosen_libtorch_must_be_one_of_our_version() {
+        let dir = std::env::temp_dir().join(format!("libtorch-chosen-{}", std::process::id()));
+        let error = || chosen(&dir).unwrap_err().to_string();
+        assert!(error().contains("is no libtorch"));
+        for part in [
+            "lib/libtorch_cpu.so",
+            "include/torch/csrc/api/include/torch/torch.h",
+        ] {
+            let path = dir.join(part);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, []).unwrap();
+        }
+        assert!(error().contains("does not say its version"));
+        // As an installed PyTorch has it.
+        let python =
+            |v: &str| format!("from typing import Optional\n__version__ = '{v}'\ndebug = False\n");
+        std::fs::write(dir.join("version.py"), python("2.12.1+cu130")).unwrap();
+        assert!(error().contains("is libtorch 2.12.1+cu130"));
+        std::fs::write(dir.join("version.py"), python("2.11.0+cu130")).unwrap();
+        assert_eq!(chosen(&dir).unwrap(), dir);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 

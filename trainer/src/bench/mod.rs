@@ -10,6 +10,7 @@ use crate::optim::{Sgd, gradients};
 use crate::run::Stage;
 use crate::search::{Options, Search};
 use crate::selection::Selection;
+use crate::sensitivity::Sensitivity;
 use crate::teacher::Teacher;
 use plain::Plain;
 use std::time::Instant;
@@ -50,30 +51,38 @@ pub fn measure(
         collect: false,
         compute,
     };
-    let stages: [(&str, Box<dyn Stage>); 4] = [
+    // Its zeros are its own.
+    let sparse = Net::on(arch, 3, device);
+    let all = Teacher {
+        masks: MaskSet::all_relu(arch),
+        label_smoothing: 0.1,
+    };
+    let tuned = Finetune::new(teacher(), masks(), &net, Losses::PUBLISHED);
+    let stages: [(&str, &Net, Box<dyn Stage>); 5] = [
+        ("teacher", &net, Box::new(all)),
         (
-            "teacher",
-            Box::new(Teacher {
-                masks: MaskSet::all_relu(arch),
-                label_smoothing: 0.1,
-            }),
+            "sparse proxy",
+            &sparse,
+            Box::new(Sensitivity::new(&sparse, 10, 1)),
         ),
-        ("search, removal", Box::new(search(Selection::Removal)?)),
-        ("search, taylor", Box::new(search(Selection::Taylor)?)),
+        ("search, senet", &net, Box::new(search(Selection::Senet)?)),
         (
-            "finetune",
-            Box::new(Finetune::new(teacher(), masks(), &net, Losses::PUBLISHED)),
+            "search, anneal-kink",
+            &net,
+            Box::new(search(Selection::AnnealKink)?),
         ),
+        ("finetune, published", &net, Box::new(tuned)),
     ];
     let mut steps: Vec<(&str, Step)> = Vec::new();
-    for (name, mut stage) in stages {
-        let mut sgd = Sgd::new(&net, 0.9, true, 5e-4);
-        let (net, x, labels) = (&net, &x, &labels);
+    for (name, net, mut stage) in stages {
+        let mut sgd = Sgd::new(net, 0.9, true, 5e-4);
+        let (x, labels) = (&x, &labels);
         let step = move || {
             let (loss, _) = stage.loss(net, x, labels, mode);
             let (by_params, by_probes) = gradients(&loss, net, &stage.probes())?;
             stage.take_gradients(&by_probes);
             sgd.step(net, &by_params, 1e-4);
+            stage.after_step(net);
             Ok(())
         };
         steps.push((name, Box::new(step)));
@@ -137,7 +146,7 @@ mod tests {
     fn every_stage_is_measured() {
         tch::set_num_threads(1);
         let arch = Arch::custom(&[4, 8], 1, [3, 8, 8], 3);
-        for (compute, n) in [(Compute::F32, 6), (Compute::Bf16, 5)] {
+        for (compute, n) in [(Compute::F32, 7), (Compute::Bf16, 6)] {
             let rates = measure(&arch, 4, compute, 0.03, Device::Cpu).unwrap();
             assert_eq!(rates.len(), n);
             assert!(rates.iter().all(|r| r.1 > 0.0), "{rates:?}");

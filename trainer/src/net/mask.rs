@@ -58,6 +58,20 @@ impl Mask {
         mask
     }
 
+    /// The same for whole channels, as many as fit into `n_kept`.
+    pub fn random_channels(shape: [i64; 3], n_kept: usize, seed: u64) -> Mask {
+        let plane = (shape[1] * shape[2]) as usize;
+        let channels = Mask::random([shape[0], 1, 1], n_kept / plane.max(1), seed);
+        Mask::of_channels(shape, &channels.keep)
+    }
+
+    fn of_channels(shape: [i64; 3], channels: &[bool]) -> Mask {
+        let plane = (shape[1] * shape[2]) as usize;
+        let keep = channels.iter();
+        let keep = keep.flat_map(|&k| std::iter::repeat_n(k, plane)).collect();
+        Mask { shape, keep }
+    }
+
     /// The `n_kept` positions of the largest scores; ties go to the lower index.
     pub fn top(shape: [i64; 3], scores: &[f32], n_kept: usize) -> Mask {
         let mut order: Vec<usize> = (0..scores.len()).collect();
@@ -71,12 +85,8 @@ impl Mask {
     pub fn top_channels(shape: [i64; 3], scores: &[f32], n_kept: usize) -> Mask {
         let plane = (shape[1] * shape[2]) as usize;
         let sums: Vec<f32> = scores.chunks_exact(plane).map(|c| c.iter().sum()).collect();
-        let channels = Mask::top([shape[0], 1, 1], &sums, n_kept / plane).keep;
-        let keep = channels
-            .iter()
-            .flat_map(|&k| std::iter::repeat_n(k, plane))
-            .collect();
-        Mask { shape, keep }
+        let channels = Mask::top([shape[0], 1, 1], &sums, n_kept / plane);
+        Mask::of_channels(shape, &channels.keep)
     }
 
     /// Normalised Hamming distance: the share of the positions in which two masks differ.

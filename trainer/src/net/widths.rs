@@ -22,6 +22,9 @@ impl Net {
                     "width factor {factor}: the narrower widths lie between 0 and 1"
                 )));
             }
+            if factors[..i].contains(&factor) {
+                return Err(Error::Usage(format!("width factor {factor}: given twice")));
+            }
             let device = self.device();
             let params: &mut Vec<Param> = &mut self.params;
             let plan = self.arch.scaled(factor).plan();

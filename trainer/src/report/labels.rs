@@ -7,13 +7,12 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Fields that say which run it is, not how it was trained.
-const IDENTITY: [&str; 9] = [
+const IDENTITY: [&str; 8] = [
     "stage",
     "dataset",
     "arch",
     "seed",
     "relu_budget",
-    "widths",
     "relus_by_layer",
     "teacher",
     "from",
@@ -51,9 +50,15 @@ fn settings(outcome: &Outcome) -> BTreeMap<String, String> {
                 flatten(&format!("{stage} {key}"), value, &mut all);
             }
         }
+        // A list made by hand is a choice; one that follows from a rule goes with the budget.
+        let by_hand = recipe
+            .choices
+            .iter()
+            .any(|c| c == "budgets_from=given list");
         let choices = recipe.choices.iter().filter_map(|c| c.split_once('='));
         for (key, value) in choices {
-            if !IDENTITY.contains(&key) && !NAMED.contains(&key) {
+            let identity = IDENTITY.contains(&key) && !(by_hand && key == "relus_by_layer");
+            if !identity && !NAMED.contains(&key) {
                 all.insert(format!("{stage} {key}"), value.into());
             }
         }

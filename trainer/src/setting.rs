@@ -1,0 +1,206 @@
+//! What every command works in: images, split, the network's shape and the device.
+
+use crate::cli::{ModelArgs, TrainArgs};
+use crate::commands::{command_line, size};
+use anyhow::{Result, bail};
+use pi_trainer::data::{self, Batches, Dataset, Images, Normaliser};
+use pi_trainer::net::{Arch, Compute, MaskSet, Net, prefix_masks};
+use pi_trainer::recipe::{Progress, Recipe};
+use pi_trainer::report::Outcome;
+use pi_trainer::run::Run;
+use pi_trainer::{device, evaluate};
+use std::path::{Path, PathBuf};
+use tch::Device;
+
+/// Images, split, and the network's shape.
+pub struct Setting {
+    /// Training images, the held-out part removed.
+    pub train: Images,
+    holdout: Option<Images>,
+    /// Test images.
+    pub test: Images,
+    normaliser: Normaliser,
+    /// The network's shape.
+    pub arch: Arch,
+    /// Where to compute.
+    pub device: Device,
+    /// Images of the whole training set.
+    pub n_all: usize,
+    /// Name of the image set.
+    dataset: &'static str,
+}
+
+impl Setting {
+    /// Reads the images.
+    pub fn new(args: &ModelArgs, holdout: usize) -> Result<Setting> {
+        tch::set_num_threads(args.threads()?);
+        let device = device::parse(&args.device)?;
+        let dir = args.data_dir()?;
+        let Dataset { train, test } = data::load(args.dataset, dir, args.image_size)?;
+        let n_all = train.len();
+        let train = match args.limit {
+            Some(0) => bail!("--limit 0: keep at least one image"),
+            Some(n) => train.slice(0, n),
+            None => train,
+        };
+        let normaliser = Normaliser::measure(&train);
+        let arch = Arch::parse(&args.arch, train.shape, train.n_classes)?;
+        if holdout >= train.len() {
+            bail!(
+                "--hold-out {holdout}: there are {} training images",
+                train.len()
+            );
+        }
+        let cut = train.len() - holdout;
+        let (train, holdout) = if holdout == 0 {
+            (train, None)
+        } else {
+            (train.slice(0, cut), Some(train.slice(cut, train.len())))
+        };
+        Ok(Setting {
+            train,
+            holdout,
+            test,
+            normaliser,
+            arch,
+            device,
+            n_all,
+            dataset: args.dataset.name(),
+        })
+    }
+
+    /// A fresh network on the device.
+    pub fn net(&self, seed: u64, widths: &[f64]) -> Result<Net> {
+        Ok(Net::on(&self.arch, seed, self.device).with_widths(widths)?)
+    }
+
+    /// Refuses a checkpoint of another network or image set; its tensors alone might fit by chance.
+    pub fn expect(&self, progress: &Progress, path: &Path) -> Result<()> {
+        let recipe = &progress.recipe;
+        if recipe.arch != self.arch.name || recipe.dataset != self.dataset {
+            bail!(
+                "{} holds a {} trained on {}, not a {} on {}: give its --arch and --dataset, or another file",
+                path.display(),
+                recipe.arch,
+                recipe.dataset,
+                self.arch.name,
+                self.dataset
+            );
+        }
+        Ok(())
+    }
+
+    /// The same for a stage that goes on from it, which needs the same training images.
+    pub fn expect_stage(&self, progress: &Progress, path: &Path) -> Result<()> {
+        self.expect(progress, path)?;
+        if progress.data_checksum != self.train.checksum {
+            bail!(
+                "{} was trained on other images than those in --data: go on with the same files, or train anew on these",
+                path.display()
+            );
+        }
+        self.expect_held_out(progress, path)
+    }
+
+    /// Refuses to go on from stages that trained on the images held out now: accuracies on those would
+    /// be too high, and whatever is chosen by them chosen wrongly.
+    fn expect_held_out(&self, progress: &Progress, path: &Path) -> Result<()> {
+        let Some(holdout) = &self.holdout else {
+            return Ok(());
+        };
+        if progress.n_seen(self.n_all) > self.train.len() {
+            bail!(
+                "{} was trained on images that --hold-out {} keeps back (it held out {}): train the teacher and each stage after it with --hold-out, or leave it out throughout",
+                path.display(),
+                holdout.len(),
+                progress.recipe.holdout
+            );
+        }
+        Ok(())
+    }
+
+    /// A run of a stage.
+    pub fn run<'a>(&'a self, net: &'a Net, args: &TrainArgs, path: PathBuf) -> Run<'a> {
+        Run {
+            net,
+            train: &self.train,
+            holdout: self.holdout.as_ref(),
+            path,
+            resume: args.resume,
+            max_steps: None,
+            size: size(args),
+        }
+    }
+
+    /// Where a run of `recipe` starts, after the stages that `earlier` ends.
+    pub fn progress(&self, recipe: Recipe, earlier: Option<Progress>) -> Progress {
+        let (normaliser, checksum) = (self.normaliser.clone(), self.train.checksum.clone());
+        let mut progress = Progress::new(recipe, normaliser, checksum);
+        progress.device = device::describe(self.device);
+        if progress.recipe.compute == Compute::Bf16 && !device::multiplies_bf16(self.device) {
+            eprintln!(
+                "note: this processor does not multiply bf16 numbers itself; --compute f32 is faster here"
+            );
+        }
+        if let Some(p) = earlier {
+            // The teacher's, should it come from elsewhere.
+            progress.normaliser = p.normaliser;
+            progress.history = [p.history, vec![p.recipe]].concat();
+            progress.commands = p.commands;
+            progress.earlier_seconds = p.earlier_seconds + p.seconds;
+            progress.curve = p.curve;
+        }
+        // `all` is one command for every stage.
+        if progress.commands.last() != Some(&command_line()) {
+            progress.commands.push(command_line());
+        }
+        progress
+    }
+
+    /// Float accuracy on the test set, percent.
+    pub fn test_accuracy(&self, net: &Net, masks: &MaskSet, normaliser: &Normaliser) -> f64 {
+        accuracy(net, masks, normaliser, &self.test)
+    }
+
+    /// Measures every width on the test set, says it, and leaves it beside the checkpoint.
+    pub fn report(
+        &self,
+        net: &Net,
+        masks: &MaskSet,
+        path: &Path,
+        progress: &Progress,
+    ) -> Result<()> {
+        for i in 0..net.n_widths() {
+            let form = net.at_width(i);
+            let own = MaskSet::new(prefix_masks(masks.masks(), &form.arch)).on(self.device);
+            let accuracy = self.test_accuracy(&form, &own, &progress.normaliser);
+            let mut outcome =
+                Outcome::new(&form.arch, own.masks(), progress, accuracy, self.test.len());
+            if i > 0 {
+                // The held-out images were seen by the full form alone.
+                outcome.holdout_accuracy = None;
+            }
+            let width = match i {
+                0 => String::new(),
+                _ => format!(", width {}", progress.recipe.widths[i - 1]),
+            };
+            println!(
+                "{}{width}: {accuracy:.2} % of {} test images, {} ReLUs of {} ({})",
+                path.display(),
+                outcome.n_test,
+                outcome.relus_kept,
+                outcome.relus_total,
+                outcome.selection
+            );
+            outcome.keep_fixed(&Outcome::path(path, i));
+            outcome.save(path, i)?;
+        }
+        Ok(())
+    }
+}
+
+/// Float accuracy on images, percent.
+pub fn accuracy(net: &Net, masks: &MaskSet, normaliser: &Normaliser, images: &Images) -> f64 {
+    let batches = Batches::plain(images, normaliser, 250).on(net.device());
+    100.0 * evaluate::accuracy(net, masks, &batches)
+}
