@@ -8,11 +8,25 @@ mod sensitivity_command;
 mod setting;
 
 use clap::Parser;
+use pi_trainer::Error;
+use std::process::ExitCode;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let cli = cli::Cli::parse();
+    let Err(e) = run(cli.command) else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("Error: {e:?}");
+    match e.downcast_ref() {
+        // As a shell has it for an interrupt: there is more to do.
+        Some(Error::Interrupted(_)) => ExitCode::from(130),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn run(command: cli::Command) -> anyhow::Result<()> {
     pi_trainer::interrupt::watch()?;
-    match cli.command {
+    match command {
         cli::Command::Teacher(args) => commands::teacher(&args),
         cli::Command::Sensitivity(args) => sensitivity_command::run(&args),
         cli::Command::Search(args) => commands::search(&args),
