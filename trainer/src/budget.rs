@@ -173,6 +173,7 @@ pub fn explicit(sizes: &[usize], list: &[usize]) -> Result<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Arch;
 
     #[test]
     fn densities_are_shares() {
@@ -182,7 +183,6 @@ mod tests {
         }
         assert_eq!(allocate(&[10, 10], &[0.0, 1.0], 12).unwrap(), [10, 2]);
     }
-    use crate::net::Arch;
 
     #[test]
     fn resnet18_matches_the_published_list() {

@@ -124,17 +124,17 @@ pub fn save(path: &Path, meta: &impl Serialize, tensors: &State, size: Size) -> 
     } else {
         'a'
     };
+    // Of no use without the others, and on a full disk in the way.
+    let remove = |names: &[String]| {
+        for name in names {
+            let _ = std::fs::remove_file(path.with_file_name(name));
+        }
+    };
     let mut names = Vec::new();
     for (i, part) in parts.iter().enumerate().skip(1) {
         let name = part_name(path, generation, i + 1);
         names.push(name);
-        if let Err(e) = write(&path.with_file_name(&names[i - 1]), part) {
-            // They would only fill the disk.
-            for name in &names {
-                let _ = std::fs::remove_file(path.with_file_name(name));
-            }
-            return Err(e);
-        }
+        write(&path.with_file_name(&names[i - 1]), part).inspect_err(|_| remove(&names))?;
     }
     let list = serde_json::to_vec(&names)?;
     let mut first = vec![(META, Tensor::from_slice(&json))];
@@ -142,7 +142,7 @@ pub fn save(path: &Path, meta: &impl Serialize, tensors: &State, size: Size) -> 
         first.push((PARTS, Tensor::from_slice(&list)));
     }
     first.extend(parts.into_iter().next().unwrap_or_default());
-    write(path, &first)?;
+    write(path, &first).inspect_err(|_| remove(&names))?;
     for name in old.iter().filter(|n| !names.contains(n)) {
         // A file that stays behind costs room and nothing else.
         let _ = std::fs::remove_file(path.with_file_name(name));
@@ -224,8 +224,7 @@ pub fn load<M: DeserializeOwned>(path: &Path) -> Result<(M, State)> {
 
 /// No infinity and nothing that is no number, in tensors that could hold any.
 pub fn is_finite(t: &Tensor) -> bool {
-    let float = matches!(t.kind(), Kind::Float | Kind::Double);
-    !float || t.isfinite().all().int64_value(&[]) == 1
+    !t.is_floating_point() || t.isfinite().all().int64_value(&[]) == 1
 }
 
 /// The first 16 hex digits of SHA-256 over the tensors' names, shapes and values, in order of their names:

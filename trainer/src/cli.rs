@@ -217,6 +217,9 @@ pub struct SearchOptions {
     /// Proxy densities for each layer, as `sensitivity` prints them, in place of the known ones
     #[arg(long, value_delimiter = ',', value_name = "D,D,...")]
     pub densities: Option<Vec<f64>>,
+    /// They come from a proxy of this run.
+    #[arg(skip)]
+    pub densities_trained: bool,
     /// How the search chooses positions [default: the preset's: anneal-kink, or senet published]
     #[arg(long, value_enum)]
     pub selection: Option<Selection>,

@@ -71,7 +71,12 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
         momentum: 0.9,
         nesterov: preset.nesterov && !args.plain_momentum,
         weight_decay: args.weight_decay,
-        label_smoothing: smoothing,
+        // The proxy's loss has none.
+        label_smoothing: if stage == "sensitivity" {
+            0.0
+        } else {
+            smoothing
+        },
         augment: Augment {
             crop_pad: args.crop_pad,
             flip: args.model.dataset != data::DatasetKind::FashionMnist,
@@ -109,7 +114,7 @@ pub fn teacher(args: &TrainArgs) -> Result<()> {
 }
 
 /// The finished teacher and how it came about.
-fn load_teacher(
+pub fn load_teacher(
     setting: &Setting,
     given: Option<&Path>,
     args: &TrainArgs,
@@ -181,8 +186,7 @@ fn relu_budget(arch: &Arch, args: &SearchOptions) -> Result<(Vec<usize>, &'stati
         }
     };
     if args.per_channel {
-        let plane = |s: [i64; 3]| (s[1] * s[2]) as usize;
-        let planes: Vec<usize> = arch.relu_shapes().into_iter().map(plane).collect();
+        let planes = arch.relu_planes();
         let wanted = kept.iter().sum::<usize>();
         kept = budget::whole_channels(&sizes, &planes, &kept);
         if wanted > 0 && kept.iter().all(|&n| n == 0) {
@@ -261,7 +265,11 @@ pub fn search(args: &SearchArgs) -> Result<()> {
         format!("empty_layers={}", given.empty_layers),
         format!("fresh={fresh}"),
         format!("budgets_from={budgets_from}"),
-        format!("densities={:?}", given.densities),
+        match given.densities_trained {
+            // They differ with the seed.
+            true => "densities=trained".into(),
+            false => format!("densities={:?}", given.densities),
+        },
         format!("relus_by_layer={kept:?}"),
         format!("teacher={}", checkpoint::fingerprint(&teacher.state())?),
     ];

@@ -1,12 +1,7 @@
-//! The subcommands around the export: `export`, `evaluate`, and `all`, which runs every stage.
+//! The subcommands around the export: `export`, `evaluate` and `samples`.
 
-use crate::cli::{
-    AllArgs, EvaluateArgs, ExportArgs, FinetuneArgs, NumberArgs, ReportArgs, SamplesArgs,
-    SearchArgs, TargetOptions,
-};
-use crate::commands;
+use crate::cli::{EvaluateArgs, ExportArgs, NumberArgs, SamplesArgs};
 use crate::setting::{self, Setting};
-use crate::{report_commands, sensitivity_command};
 use anyhow::{Context, Result, bail};
 use pi_model::spec::Card;
 use pi_model::{Model, PublicPlan};
@@ -17,7 +12,7 @@ use pi_trainer::export::{self, Exported, Frame, Precision};
 use pi_trainer::net::{MaskSet, Net, prefix_masks};
 use pi_trainer::report::Outcome;
 use pi_trainer::run::Progress;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A network of one of its widths with its masks, and how it came about.
 fn load(setting: &Setting, path: &Path, width: usize) -> Result<(Net, MaskSet, Progress)> {
@@ -65,10 +60,11 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let models = args.numbers.models.clone();
     let dir = models.unwrap_or_else(|| "models".into()).join(&name);
     let origin = format!("Checkpoint {}", checkpoint::fingerprint(&net.state())?);
-    refuse_another(&dir, &origin)?;
+    let there = refuse_another(&dir, &origin)?;
+    let asked = asked(&args.numbers);
     let outcome = Outcome::load(&Outcome::path(&args.checkpoint, args.width));
     if args.only_missing
-        && dir.join("model.json").is_file()
+        && there.is_some_and(|text| text.contains(&asked))
         && outcome.is_ok_and(|o| o.fixed_accuracy.is_some())
     {
         println!("{}: exported and measured already", dir.display());
@@ -134,7 +130,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         notes: format!(
             "ReLUs kept by layer, stem first: {by_layer:?}. The stem's ReLUs count; the classifier has none. \
              {}. {}. Ranges calibrated on the first {} \
-             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. Weights of {} bits lose {lost:.2} points on {} {} images. {origin}. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
+             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. Weights of {} bits lose {lost:.2} points on {} {} images. {origin}, {asked}. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
             progress.selection(),
             progress.chosen_on(),
             calibration.len(),
@@ -165,7 +161,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 }
 
 /// What a model is called unless told otherwise.
-fn model_name(form: &str, dataset: &str, kept: usize, total: usize) -> String {
+pub fn model_name(form: &str, dataset: &str, kept: usize, total: usize) -> String {
     match kept == total {
         true => format!("{form}-{dataset}-all"),
         false => format!("{form}-{dataset}-relu{kept}"),
@@ -175,11 +171,29 @@ fn model_name(form: &str, dataset: &str, kept: usize, total: usize) -> String {
 /// What the images to judge by are called where none were held out.
 const CALIBRATION: &str = "calibration";
 
-/// Refuses a folder that holds the model of another checkpoint.
-fn refuse_another(dir: &Path, origin: &str) -> Result<()> {
+/// The settings of an export, for the card.
+fn asked(numbers: &NumberArgs) -> String {
+    let weights = match numbers.weight_bits {
+        Some(bits) => format!("{bits}"),
+        None => "8 to 12".into(),
+    };
+    format!(
+        "exported with {} fraction bits, weights of {weights} bits, outputs of up to {} bits, {} images to calibrate{}",
+        numbers.fraction_bits,
+        numbers.output_bits,
+        numbers.calibrate,
+        match &numbers.trained_on {
+            Some(text) => format!(" ({text})"),
+            None => String::new(),
+        }
+    )
+}
+
+/// Refuses a folder that holds the model of another checkpoint; what is said of the one that is there.
+fn refuse_another(dir: &Path, origin: &str) -> Result<Option<String>> {
     let path = dir.join("model.json");
     let Ok(text) = std::fs::read_to_string(&path) else {
-        return Ok(());
+        return Ok(None);
     };
     if !text.contains(origin) {
         bail!(
@@ -187,7 +201,7 @@ fn refuse_another(dir: &Path, origin: &str) -> Result<()> {
             path.display()
         );
     }
-    Ok(())
+    Ok(Some(text))
 }
 
 /// The narrowest weights, from 8 bits on, that lose little on the images to judge by, and what they lose.
@@ -287,13 +301,18 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
         let model = Model::load(dir)?;
         let spec = model.public().spec();
         let (trained, given) = (&spec.card.dataset, args.model.dataset.name());
-        if spec.labels.len() != setting.test.n_classes || (!trained.is_empty() && trained != given)
-        {
+        if spec.labels.len() != setting.test.n_classes {
             bail!(
                 "{} knows {} classes of {trained}, and {given} has {}: give its --dataset and --data",
                 dir.display(),
                 spec.labels.len(),
                 setting.test.n_classes
+            );
+        }
+        if trained != given {
+            println!(
+                "note: {} was trained on {trained}, these images are {given}",
+                dir.display()
             );
         }
         let seen = export::survey(&model, &setting.test)?;
@@ -306,143 +325,6 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Teacher, then search and fine-tuning for each budget; every export, and the report. What is finished
-/// is skipped.
-pub fn all(args: &AllArgs) -> Result<()> {
-    let budgets = &args.search.relus;
-    let twice = |(i, n): (usize, &usize)| budgets[..i].contains(n);
-    if budgets.is_empty() || budgets.iter().enumerate().any(twice) {
-        bail!("--relus: one budget or several, each once");
-    }
-    let mut train = args.train.clone();
-    train.resume = true;
-    let out = train.out.clone();
-    let mut numbers = args.numbers.clone();
-    let models = numbers.models.get_or_insert_with(|| out.join("models"));
-    let planned = plan(args)?;
-    refuse_taken(&planned, models)?;
-    let teacher = match &args.teacher {
-        Some(path) => path.clone(),
-        None => {
-            commands::teacher(&train)?;
-            out.join("teacher.safetensors")
-        }
-    };
-    let mut densities = args.search.densities.clone();
-    if args.train_proxy {
-        let mut proxy = train.clone();
-        proxy.epochs = args.proxy_epochs;
-        densities = Some(sensitivity_command::train(&proxy)?.1);
-    }
-    let mut results = vec![(teacher.clone(), 0)];
-    for &relus in budgets {
-        let (mut search, mut finetune) = student(args, relus);
-        search.options.densities.clone_from(&densities);
-        search.teacher = Some(teacher.clone());
-        finetune.teacher = Some(teacher.clone());
-        commands::search(&search)?;
-        commands::finetune(&finetune)?;
-        let student = search.train.out.join("student.safetensors");
-        let widths = 0..=args.search.widths.len();
-        results.extend(widths.map(|w| (student.clone(), w)));
-    }
-    // Last, for the plaintext executor leaves a GPU idle. What one refuses shall not keep back the others.
-    let mut refused = Ok(());
-    for (checkpoint, width) in results {
-        let exported = export(&ExportArgs {
-            model: train.model.clone(),
-            checkpoint,
-            width,
-            name: None,
-            teacher: Some(teacher.clone()),
-            numbers: numbers.clone(),
-            only_missing: true,
-        });
-        if let Err(e) = exported {
-            eprintln!("not exported: {e:#}");
-            refused = refused.and(Err(e));
-        }
-    }
-    report_commands::report(&ReportArgs {
-        runs: vec![out.clone()],
-        to: out.join("report"),
-        model: train.model.clone(),
-    })?;
-    refused
-}
-
-/// Search and fine-tuning of `all` for one of its budgets.
-fn student(args: &AllArgs, relus: usize) -> (SearchArgs, FinetuneArgs) {
-    let mut train = args.train.clone();
-    (train.resume, train.lr) = (true, args.student_lr);
-    train.label_smoothing = None;
-    if args.search.relus.len() > 1 {
-        train.out = train.out.join(format!("relu{relus}"));
-    }
-    let targets = |ce_share| TargetOptions {
-        ce_share,
-        temperature: args.temperature,
-    };
-    let mut search = SearchArgs {
-        train: train.clone(),
-        options: args.search.clone(),
-        targets: targets(args.search_ce_share),
-        teacher: args.teacher.clone(),
-    };
-    search.options.relus = vec![relus];
-    search.train.epochs = args.search_epochs;
-    let mut finetune = FinetuneArgs {
-        train,
-        pram: args.pram.clone(),
-        targets: targets(args.finetune_ce_share),
-        from: None,
-        teacher: args.teacher.clone(),
-    };
-    finetune.train.epochs = args.finetune_epochs;
-    (search, finetune)
-}
-
-/// Checks every setting of `all` before anything is trained: a mistake in the last budget shall not be
-/// found after a night. Returns the models that will come out and the checkpoints they come from.
-fn plan(args: &AllArgs) -> Result<Vec<(String, PathBuf)>> {
-    let setting = Setting::new(&args.train.model, args.train.hold_out)?;
-    let (arch, dataset) = (&setting.arch, args.train.model.dataset.name());
-    let all: usize = arch.relu_counts().iter().sum();
-    let mut planned = Vec::new();
-    if args.teacher.is_none() {
-        commands::recipe("teacher", &args.train).check()?;
-        let checkpoint = args.train.out.join("teacher.safetensors");
-        planned.push((model_name(&arch.name, dataset, all, all), checkpoint));
-    }
-    let net = setting.net(0, &args.search.widths)?;
-    for &relus in &args.search.relus {
-        let (search, finetune) = student(args, relus);
-        let kept = commands::check_search(&search, arch)?.kept;
-        commands::check_finetune(&finetune, &args.search.widths)?;
-        let checkpoint = finetune.train.out.join("student.safetensors");
-        // Which channels a narrower form keeps is not known yet.
-        if net.n_widths() == 1 {
-            let name = model_name(&arch.name, dataset, kept.iter().sum(), all);
-            planned.push((name, checkpoint));
-        }
-    }
-    Ok(planned)
-}
-
-/// Refuses a folder that holds models of the same names from other runs.
-fn refuse_taken(planned: &[(String, PathBuf)], models: &Path) -> Result<()> {
-    let taken = planned
-        .iter()
-        .find(|(name, checkpoint)| models.join(name).exists() && !checkpoint.exists());
-    match taken {
-        Some((name, _)) => bail!(
-            "{} exists already, and what this run trains would have to go there: choose another --models folder",
-            models.join(name).display()
-        ),
-        None => Ok(()),
-    }
 }
 
 /// Writes sample images.

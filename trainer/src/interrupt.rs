@@ -3,6 +3,7 @@
 
 use crate::error::{Result, io_error};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 static HEEDED: AtomicBool = AtomicBool::new(false);
@@ -22,6 +23,9 @@ impl Drop for Heeded {
     }
 }
 
+/// Signals this soon after the first are that one once more.
+const ECHO: Duration = Duration::from_secs(1);
+
 /// True once an interrupt has come.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
@@ -35,10 +39,16 @@ pub fn watch() -> Result<()> {
         .map_err(io_error("signals"))?;
     std::thread::spawn(move || {
         runtime.block_on(async {
+            let mut first: Option<Instant> = None;
             loop {
                 if wait().await.is_err() {
                     return;
                 }
+                // Such as `timeout` sends its signal: to the program, then to its group.
+                if first.is_some_and(|at| at.elapsed() < ECHO) {
+                    continue;
+                }
+                first = first.or(Some(Instant::now()));
                 let again = REQUESTED.swap(true, Ordering::Relaxed);
                 if again || !HEEDED.load(Ordering::Relaxed) {
                     // Without C++ destructors, under which kernels of other threads would go on.

@@ -1,5 +1,6 @@
 //! `pi-trainer`: the command line of the trainer.
 
+mod all_command;
 mod cli;
 mod commands;
 mod export_commands;
@@ -31,7 +32,7 @@ fn run(command: cli::Command) -> anyhow::Result<()> {
         cli::Command::Sensitivity(args) => sensitivity_command::run(&args),
         cli::Command::Search(args) => commands::search(&args),
         cli::Command::Finetune(args) => commands::finetune(&args),
-        cli::Command::All(args) => export_commands::all(&args),
+        cli::Command::All(args) => all_command::all(&args),
         cli::Command::Export(args) => export_commands::export(&args),
         cli::Command::Evaluate(args) => export_commands::evaluate(&args),
         cli::Command::Samples(args) => export_commands::samples(&args),

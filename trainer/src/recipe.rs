@@ -66,6 +66,9 @@ fn yes() -> bool {
     true
 }
 
+/// Choices that records of earlier versions lack, because there was nothing to choose.
+const LATER: [&str; 1] = ["densities"];
+
 impl Recipe {
     /// Refuses numbers that no training can use.
     pub fn check(&self) -> Result<()> {
@@ -115,16 +118,25 @@ impl Recipe {
             (key != "choices" && a != b).then(|| format!("{key}: {a} here, {b} there"))
         };
         let mut all: Vec<String> = mine.iter().filter_map(differ).collect();
-        // One by one; a choice that an older record lacks was not there to be made.
+        // One by one.
         let split = |r: &'_ Recipe| -> Vec<(String, String)> {
             let pairs = r.choices.iter().filter_map(|c| c.split_once('='));
             pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
         };
         let theirs: HashMap<String, String> = split(other).into_iter().collect();
-        for (key, a) in split(self) {
-            if let Some(b) = theirs.get(&key).filter(|b| **b != a) {
-                all.push(format!("{key}={a} here, {key}={b} there"));
+        let mine = split(self);
+        for (key, a) in &mine {
+            match theirs.get(key) {
+                Some(b) if b != a => all.push(format!("{key}={a} here, {key}={b} there")),
+                None if !LATER.contains(&key.as_str()) => {
+                    all.push(format!("{key}={a} here, no {key} there"));
+                }
+                _ => {}
             }
+        }
+        let gone = |(key, _): &&(String, String)| !mine.iter().any(|(k, _)| k == key);
+        for (key, b) in split(other).iter().filter(gone) {
+            all.push(format!("no {key} here, {key}={b} there"));
         }
         Ok(all)
     }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 const DEPTH: usize = 2;
 
 /// Checkpoints of teachers and students in a folder and those below it, in the order of their names.
-fn find(dir: &Path, depth: usize, to: &mut Vec<PathBuf>) -> Result<()> {
+fn find(dir: &Path, depth: usize, to: &mut Vec<PathBuf>) -> std::io::Result<()> {
     let stages = ["teacher", "student"].map(|s| dir.join(format!("{s}.safetensors")));
     to.extend(stages.into_iter().filter(|p| p.is_file()));
     let entries = std::fs::read_dir(dir)?.collect::<std::io::Result<Vec<_>>>()?;
@@ -24,7 +24,9 @@ fn find(dir: &Path, depth: usize, to: &mut Vec<PathBuf>) -> Result<()> {
     folders.retain(|p| p.is_dir() && depth > 0);
     folders.sort();
     for folder in folders {
-        find(&folder, depth - 1, to)?;
+        if let Err(e) = find(&folder, depth - 1, to) {
+            println!("note: {} left out: {e}", folder.display());
+        }
     }
     Ok(())
 }
@@ -46,7 +48,10 @@ pub fn report(args: &ReportArgs) -> Result<()> {
     found.retain(|p| seen.insert(p.canonicalize().unwrap_or_else(|_| p.clone())));
     let mut entries = Vec::new();
     for path in &found {
-        entries.extend(read(args, path)?);
+        match read(args, path) {
+            Ok(read) => entries.extend(read),
+            Err(e) => println!("note: {} left out: {e:#}", path.display()),
+        }
     }
     if entries.is_empty() {
         bail!("nothing to report: no finished teacher or student in the folders given");
@@ -100,6 +105,7 @@ fn read(args: &ReportArgs, path: &Path) -> Result<Vec<Entry>> {
         }
         model.arch.clone_from(&recipe.arch);
         let setting = Setting::new(&model, 0)?;
+        setting.expect(&progress, path)?;
         let net = setting.net(0, &recipe.widths)?;
         net.load_state(&state)?;
         let masks = checkpoint::load_masks(&setting.arch, &state, path)?;
@@ -140,16 +146,16 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         bail!("{} exists; choose another --out", path.display());
     }
     let tensors = import::read(&args.checkpoint)?;
-    if let Some((name, _)) = tensors.iter().find(|(_, t)| !checkpoint::is_finite(t)) {
-        bail!(
-            "{}: {name} holds values that are no numbers",
-            args.checkpoint.display()
-        );
-    }
     let net = setting.net(0, &[])?;
     let matched =
         import::load(&net, &tensors).with_context(|| args.checkpoint.display().to_string())?;
     println!("{} tensors set", matched.n_set);
+    if let Some((name, _)) = net.state().iter().find(|(_, t)| !checkpoint::is_finite(t)) {
+        bail!(
+            "{}: what was set as {name} holds values that are no numbers",
+            args.checkpoint.display()
+        );
+    }
     for (what, list) in [
         ("in the file, matching nothing", &matched.unused),
         ("in the network, not in the file", &matched.missing),

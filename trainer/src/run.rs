@@ -8,9 +8,10 @@
 use crate::average::Copies;
 use crate::checkpoint::{self, Size, State};
 use crate::data::{Batches, Images};
+use crate::device;
 use crate::error::{Error, Result};
 use crate::interrupt;
-use crate::net::{Mode, Net};
+use crate::net::{Compute, Mode, Net};
 use crate::optim::{Sgd, gradients};
 pub use crate::recipe::{Epoch, Progress, Recipe};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -134,6 +135,12 @@ impl Run<'_> {
             )));
         }
         changing.sums = Tensor::from_slice(&progress.sums).to_device(self.net.device());
+        let fresh = progress.epoch == 0 && progress.step == 0;
+        if fresh && recipe.compute == Compute::Bf16 && !device::multiplies_bf16(self.net.device()) {
+            eprintln!(
+                "note: this processor does not multiply bf16 numbers itself; --compute f32 is faster here"
+            );
+        }
         let mut n_done = 0;
         let mut saved = Instant::now();
         while !progress.finished() {

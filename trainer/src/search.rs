@@ -165,8 +165,7 @@ impl Search {
         if per_channel {
             let open = |l: usize| if self.closed[l] { 0 } else { scores[l].len() };
             let sizes: Vec<usize> = (0..scores.len()).map(open).collect();
-            let planes = self.shapes.iter().map(|s| (s[1] * s[2]) as usize);
-            let planes: Vec<usize> = planes.collect();
+            let planes = self.arch.relu_planes();
             self.budget = budget::whole_channels(&sizes, &planes, &self.budget);
         }
         let kept = |l: usize| {

@@ -24,6 +24,12 @@ pub const DENSITY: f64 = 0.1;
 /// Share of a layer's surviving weights that the first epoch replaces; falls linearly to zero.
 const PRUNE_RATE: f64 = 0.5;
 
+/// The share after `epoch` others of `epochs`.
+fn prune_rate(epoch: usize, epochs: usize) -> f64 {
+    let done = epoch as f64 / epochs.saturating_sub(1).max(1) as f64;
+    PRUNE_RATE * (1.0 - done).max(0.0)
+}
+
 /// The sparse proxy.
 pub struct Sensitivity {
     relu: MaskSet,
@@ -172,7 +178,7 @@ impl Stage for Sensitivity {
     }
 
     fn end_epoch(&mut self, net: &Net, sgd: &Sgd) -> Result<(String, bool)> {
-        let rate = PRUNE_RATE * (1.0 - self.epoch as f64 / self.epochs as f64).max(0.0);
+        let rate = prune_rate(self.epoch, self.epochs);
         self.epoch += 1;
         let n = self.prune_and_regrow(net, sgd, rate)?;
         self.renew(net);
@@ -225,6 +231,13 @@ mod tests {
     use super::*;
     use crate::net::Arch;
     use tch::Kind;
+
+    #[test]
+    fn the_share_that_moves_falls_from_a_half_to_nothing() {
+        let rates: Vec<f64> = (0..5).map(|e| prune_rate(e, 5)).collect();
+        assert_eq!(rates, [0.5, 0.375, 0.25, 0.125, 0.0]);
+        assert_eq!(prune_rate(0, 1), 0.5);
+    }
 
     #[test]
     fn the_smallest_go_and_come_back_by_mean_momentum_where_momentum_is_largest() {

@@ -4,7 +4,7 @@ use crate::cli::{ModelArgs, TrainArgs};
 use crate::commands::{command_line, size};
 use anyhow::{Result, bail};
 use pi_trainer::data::{self, Batches, Dataset, Images, Normaliser};
-use pi_trainer::net::{Arch, Compute, MaskSet, Net, prefix_masks};
+use pi_trainer::net::{Arch, MaskSet, Net, prefix_masks};
 use pi_trainer::recipe::{Progress, Recipe};
 use pi_trainer::report::Outcome;
 use pi_trainer::run::Run;
@@ -90,12 +90,19 @@ impl Setting {
         Ok(())
     }
 
-    /// The same for a stage that goes on from it, which needs the same training images.
+    /// The same for a stage that goes on from it.
     pub fn expect_stage(&self, progress: &Progress, path: &Path) -> Result<()> {
         self.expect(progress, path)?;
         if progress.data_checksum != self.train.checksum {
-            bail!(
-                "{} was trained on other images than those in --data: go on with the same files, or train anew on these",
+            if let Some(held_out) = &self.holdout {
+                bail!(
+                    "{} was trained on other files than those in --data, so that nobody can tell whether it saw the {} images of --hold-out: take the same files, or leave --hold-out away",
+                    path.display(),
+                    held_out.len()
+                );
+            }
+            eprintln!(
+                "note: {} was trained on other files than those in --data",
                 path.display()
             );
         }
@@ -137,11 +144,6 @@ impl Setting {
         let (normaliser, checksum) = (self.normaliser.clone(), self.train.checksum.clone());
         let mut progress = Progress::new(recipe, normaliser, checksum);
         progress.device = device::describe(self.device);
-        if progress.recipe.compute == Compute::Bf16 && !device::multiplies_bf16(self.device) {
-            eprintln!(
-                "note: this processor does not multiply bf16 numbers itself; --compute f32 is faster here"
-            );
-        }
         if let Some(p) = earlier {
             // The teacher's, should it come from elsewhere.
             progress.normaliser = p.normaliser;

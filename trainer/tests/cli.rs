@@ -1,46 +1,11 @@
 //! The program itself, on a folder of a few small images.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod program;
+
+use program::*;
 use std::path::Path;
-use std::process::{Command, Output};
-
-fn trainer(args: &[&str]) -> Output {
-    let program = env!("CARGO_BIN_EXE_pi-trainer");
-    Command::new(program).args(args).output().unwrap()
-}
-
-fn ok(args: &[&str]) -> String {
-    let out = trainer(args);
-    let errors = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{args:?}: {errors}");
-    String::from_utf8(out.stdout).unwrap()
-}
-
-fn fails(args: &[&str], with: &str) {
-    let out = trainer(args);
-    let errors = String::from_utf8_lossy(&out.stderr);
-    assert!(!out.status.success(), "{args:?} succeeded");
-    assert!(errors.contains(with), "{args:?}: {errors}");
-}
-
-/// Three classes of 8 x 8 images, told apart by their colour.
-fn images(dir: &Path) {
-    for (part, n) in [("train", 12), ("val", 4)] {
-        for class in 0..3usize {
-            let folder = dir.join(part).join(format!("class{class}"));
-            std::fs::create_dir_all(&folder).unwrap();
-            for i in 0..n {
-                let picture = image::RgbImage::from_fn(8, 8, |x, y| {
-                    let noise = ((x * 7 + y * 13 + i * 29) % 60) as u8;
-                    let mut pixel = [noise; 3];
-                    pixel[class] += 150;
-                    image::Rgb(pixel)
-                });
-                picture.save(folder.join(format!("{i}.png"))).unwrap();
-            }
-        }
-    }
-}
+use std::process::Command;
 
 #[test]
 fn the_published_list_comes_out_of_the_table() {
@@ -342,7 +307,8 @@ fn an_interrupt_where_nothing_is_to_be_saved_ends_at_once_and_cleanly() {
     let pid = child.id().to_string();
     let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
     assert!(sent.success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let ended = child.wait().unwrap().code();
+    assert_eq!(ended, Some(130));
 }
 
 /// The official binary files of CIFAR-10, black but for the first images, which are of the colour of their class.
@@ -406,93 +372,16 @@ fn official_files_train_teach_and_are_searched() {
     );
     let said = ok(&[&["search", "--relus", "14746"], &args[..]].concat());
     assert!(said.contains("14746 ReLUs of 73728"), "{said}");
-    // As many images of other labels: the search must not go on from the teacher of these.
-    let test = dir.path().join("data/test_batch.bin");
-    std::fs::copy(test, dir.path().join("data/data_batch_2.bin")).unwrap();
+    // Other files: what the teacher of these saw is not known.
     let file = std::fs::OpenOptions::new()
         .write(true)
         .open(dir.path().join("data/data_batch_2.bin"));
     std::os::unix::fs::FileExt::write_all_at(&file.unwrap(), &[7], 0).unwrap();
+    let elsewhere = path("elsewhere");
     let mut args = args;
-    args[9] = &data;
+    let at = args.iter().position(|a| *a == out).unwrap();
+    args[at] = &elsewhere;
     let teacher = path("run/teacher.safetensors");
     let other = ["search", "--relus", "14746", "--teacher", &teacher];
-    fails(&[&other, &args[..]].concat(), "other images");
-}
-
-#[test]
-fn all_sweeps_budgets_and_reports() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = |p: &str| dir.path().join(p).to_string_lossy().into_owned();
-    images(&dir.path().join("data"));
-    let (data, out, models) = (path("data"), path("run"), path("models"));
-    let args = [
-        "all",
-        "--data",
-        &data,
-        "--dataset",
-        "folder",
-        "--image-size",
-        "8",
-        "--arch",
-        "resnet8",
-        "--out",
-        &out,
-        "--models",
-        &models,
-        "--batch",
-        "6",
-        "--epochs",
-        "1",
-        "--search-epochs",
-        "1",
-        "--finetune-epochs",
-        "1",
-        "--relus",
-        "300,700",
-        "--train-proxy",
-        "--proxy-epochs",
-        "1",
-        "--pram-weight",
-        "50",
-        "--finetune-ce-share",
-        "0.3",
-        "--limit",
-        "30",
-        "--calibrate",
-        "10",
-        "--compute",
-        "f32",
-        "--threads",
-        "1",
-    ];
-    assert!(ok(&args).contains("report.html: 3 results"));
-    // In another folder the models would be others.
-    let mut other = args;
-    let at = other.iter().position(|a| *a == out).unwrap();
-    let elsewhere = path("elsewhere");
-    other[at] = &elsewhere;
-    fails(&other, "another --models folder");
-    assert!(!Path::new(&elsewhere).exists(), "nothing was trained");
-    // Everything is there now: a second call trains nothing.
-    let again = trainer(&args);
-    let said = String::from_utf8_lossy(&again.stderr);
-    assert!(
-        again.status.success() && !said.contains("epoch 1/1"),
-        "{said}"
-    );
-    assert_eq!(std::fs::read_dir(&models).unwrap().count(), 3);
-    let list = ["--relu-list", "1,2,3,4,5,6,7"];
-    fails(&[&args[..], &list].concat(), "--relu-list");
-    // A mistake in the last budget, or in the last stage, is found before the first step.
-    other[at] = &out;
-    let at = other.iter().position(|a| *a == "300,700").unwrap();
-    other[at] = "300,99999";
-    fails(&other, "the network has");
-    other[at] = "300,300";
-    fails(&other, "each once");
-    let mut other = args;
-    let at = args.iter().position(|a| *a == "0.3").unwrap();
-    other[at] = "2";
-    fails(&other, "--ce-share");
+    fails(&[&other, &args[..]].concat(), "other files");
 }

@@ -97,6 +97,20 @@ fn a_search_that_settles_trains_once_more_under_its_masks() {
     let notes: Vec<&str> = done.curve.iter().map(|e| e.note.as_str()).collect();
     assert_eq!(notes.len(), 2, "{notes:?}");
     assert!(notes[0].contains("moved by") && notes[1].contains("as they were"));
+    // Stopped between the two, it still knows.
+    let path = dir.path().join("stopped");
+    let options = Options {
+        stop_distance: Some(1.0),
+        ..Options::new(Selection::Senet)
+    };
+    for max_steps in [Some(7), None] {
+        let net = Net::new(&arch(), 1);
+        let mut search =
+            Search::new(Net::new(&arch(), 1), &kept, 7, 4, 1, options.clone()).unwrap();
+        train_with(&mut search, &net, &set, &path, max_steps, &|_| {});
+    }
+    let (done, _) = checkpoint::load::<Progress>(&path).unwrap();
+    assert_eq!(done.curve.len(), 2);
 }
 
 #[test]

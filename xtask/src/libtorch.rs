@@ -53,7 +53,7 @@ for wheel in wheels:
 /// The folder that LIBTORCH names (such as that of a PyTorch with CUDA), else our own, downloaded and unpacked
 /// if it is not there yet.
 pub fn ensure() -> Result<PathBuf> {
-    if let Some(dir) = std::env::var_os("LIBTORCH").filter(|v| !v.is_empty()) {
+    if let Some(dir) = given() {
         return chosen(Path::new(&dir));
     }
     let cache = cache_dir()?;
@@ -107,6 +107,15 @@ pub fn cache_dir() -> Result<PathBuf> {
         .or_else(|| set("HOME").map(|d| d.join(".cache/private-inference")))
         .context("no HOME; set PI_CACHE_DIR to a folder for 500 MB of libtorch")?;
     std::path::absolute(&dir).with_context(|| format!("resolving {}", dir.display()))
+}
+
+fn given() -> Option<std::ffi::OsString> {
+    std::env::var_os("LIBTORCH").filter(|v| !v.is_empty())
+}
+
+/// Whether LIBTORCH names one.
+pub fn is_given() -> bool {
+    given().is_some()
 }
 
 /// A libtorch that is not ours: unpacked, or the folder `torch` of an installed PyTorch.

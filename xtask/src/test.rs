@@ -92,11 +92,20 @@ pub fn trainer(args: &[String]) -> Result<()> {
         .args(TRAINER)
         .arg("--")
         .args(args);
+    replace(command)
+}
+
+/// Becomes the command, so that signals and its exit code are its own.
+#[cfg(unix)]
+fn replace(mut command: Command) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    Err(command.exec()).context("cannot run cargo")
+}
+
+#[cfg(not(unix))]
+fn replace(mut command: Command) -> Result<()> {
     let status = command.status().context("cannot run cargo")?;
-    if !status.success() {
-        bail!("the trainer ended with an error; its message is above");
-    }
-    Ok(())
+    std::process::exit(status.code().unwrap_or(1));
 }
 
 /// Runs one step, and tells how long it took.
@@ -121,13 +130,14 @@ pub fn step(name: &str, command: &mut Command, advice: &str) -> Result<()> {
 
 /// Sets libtorch up with what it needs; the result is the environment to build and run with.
 fn libtorch() -> Result<Vec<(String, String)>> {
-    println!("== libtorch");
+    // What the trainer prints on standard output may be JSON.
+    eprintln!("== libtorch");
     if !runs("g++", &["--version"]) {
         install("the trainer", "g++")?;
     }
     // pip is needed only where libtorch is not there yet.
     let dir = match crate::libtorch::ensure() {
-        Err(_) if !runs("python3", &["-m", "pip", "--version"]) => {
+        Err(_) if !crate::libtorch::is_given() && !runs("python3", &["-m", "pip", "--version"]) => {
             install("the trainer", "python3-pip")?;
             crate::libtorch::ensure()?
         }

@@ -153,6 +153,12 @@ impl Arch {
         plan::layers(self)
     }
 
+    /// Positions of a channel in every ReLU layer in order.
+    pub fn relu_planes(&self) -> Vec<usize> {
+        let plane = |s: [i64; 3]| (s[1] * s[2]) as usize;
+        self.relu_shapes().into_iter().map(plane).collect()
+    }
+
     /// [channels, height, width] of every ReLU layer in order.
     pub fn relu_shapes(&self) -> Vec<[i64; 3]> {
         let plan = self.plan();

@@ -61,7 +61,8 @@ impl Mask {
     /// The same for whole channels, as many as fit into `n_kept`.
     pub fn random_channels(shape: [i64; 3], n_kept: usize, seed: u64) -> Mask {
         let plane = (shape[1] * shape[2]) as usize;
-        let channels = Mask::random([shape[0], 1, 1], n_kept / plane.max(1), seed);
+        // One row, for a map is drawn once and repeated over channels.
+        let channels = Mask::random([1, shape[0], 1], n_kept / plane.max(1), seed);
         Mask::of_channels(shape, &channels.keep)
     }
 
@@ -214,6 +215,15 @@ mod tests {
             assert_eq!(Mask::top([2, 2, 2], &[1.0; 8], k).n_kept(), k);
             assert_eq!(Mask::random([2, 2, 2], k, 3).n_kept(), k);
         }
+    }
+
+    #[test]
+    fn random_channels_are_whole_and_follow_the_seed() {
+        let of = |seed| Mask::random_channels([16, 2, 2], 23, seed);
+        assert_eq!(of(1).n_kept(), 20, "five channels of four");
+        assert!(of(1).keep.chunks(4).all(|c| c.iter().all(|&k| k == c[0])));
+        assert_eq!(of(1), of(1));
+        assert!((2..9).any(|seed| of(seed) != of(1)));
     }
 
     #[test]
