@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let Err(e) = run(cli.command) else {
         return ExitCode::SUCCESS;
     };
-    eprintln!("Error: {e:?}");
+    eprintln!("error: {e:#}");
     match e.downcast_ref() {
         // As a shell has it for an interrupt: there is more to do.
         Some(Error::Interrupted(_)) => ExitCode::from(130),
