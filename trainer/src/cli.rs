@@ -344,7 +344,7 @@ pub struct NumberArgs {
     /// Fraction bits of every activation
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=15))]
     pub fraction_bits: u32,
-    /// Bits of a weight, 2 to 16 [default: 8, or as many up to 12 as keep the accuracy within 0.3 points
+    /// Bits of a weight, 2 to 16 [default: 8, or as many up to 12 as keep the accuracy within 0.15 points
     /// of the float one on the held-out images, or on the calibration images where none were held out]
     #[arg(long, value_parser = clap::value_parser!(u32).range(2..=16))]
     pub weight_bits: Option<u32>,
