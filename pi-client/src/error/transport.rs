@@ -64,8 +64,12 @@ impl Failed<'_> {
             });
         }
         // Before the handshake has ended errors do not come from HTTP/2.
-        let is_after_handshake =
-            has(&["http2 error", "operation was canceled", "h2 protocol error"]);
+        let is_after_handshake = has(&[
+            "http2 error",
+            "operation was canceled",
+            "h2 protocol error",
+            "stream closed because of a broken pipe",
+        ]);
         let is_cut = has(&["closed", "reset", "broken pipe", "eof", "not connected"]);
         if is_tls && self.is_fresh && is_after_handshake && is_cut {
             return tls(match self.has_identity {
