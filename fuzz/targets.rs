@@ -12,7 +12,7 @@ use pi_model::spec::OutputMode;
 use pi_model::{Model, Plan, PublicModel, PublicPlan, bits};
 use pi_protocol::channel::Channel;
 use pi_protocol::client::ClientSession;
-use pi_protocol::he::PublicKey;
+use pi_protocol::primitives::he::PublicKey;
 use pi_protocol::server::ServerSession;
 use pi_protocol::session::{Request, decode_client_hello, decode_hello};
 use pi_protocol::wire::{Frame, Step, Tag, Wire};

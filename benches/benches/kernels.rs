@@ -8,14 +8,15 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use pi_model::kernel::{Conv2d, Shape};
 use pi_model::packing::{ConvGeometry, SourcePacking, SourceSpec, choose};
-use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
 use pi_protocol::channel::pair;
-use pi_protocol::gc::{GarblingMode, Instances, evaluate, garble, sign_circuit};
-use pi_protocol::hash::{Domain, TweakBase, hash_to_bits};
-use pi_protocol::he::{ClientSource, DEGREE, PublicKey, RlweParams, SecretKey, ServerSource};
-use pi_protocol::layout::instances;
-use pi_protocol::ot::{CotReceiver as _, CotSender as _, softspoken};
-use pi_protocol::prg::os_seed;
+use pi_protocol::primitives::he::{
+    ClientSource, DEGREE, PublicKey, RlweParams, SecretKey, ServerSource,
+};
+use pi_protocol::primitives::ot::{CotReceiver as _, CotSender as _, softspoken};
+use pi_protocol::primitives::{
+    ActiveLabel, Block, Delta, Domain, Instances, Scheme, TweakBase, ZeroLabel, evaluate, garble,
+    hash_to_bits, os_seed, sign_circuit,
+};
 use pi_protocol::wire::{Step, Tag, Wire};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha20Rng;
@@ -45,8 +46,13 @@ fn circuits(c: &mut Criterion) {
     const N: usize = 1 << 14;
     let mut rng = rng();
     let circuit = sign_circuit(14).unwrap();
-    let mode = GarblingMode::HalfGates;
-    let signs = instances(&circuit, N, Block::random(&mut rng), 0, 0, mode).unwrap();
+    let signs = Instances {
+        circuit: &circuit,
+        n_instances: N,
+        start_key: Block::random(&mut rng),
+        tweak: TweakBase::new(0, 0).unwrap(),
+        scheme: Scheme::HalfGates,
+    };
     let delta = Delta::random(&mut rng);
     let zero: Vec<ZeroLabel> = (0..signs.n_evaluator_labels())
         .map(|_| ZeroLabel::from_cot(Block::random(&mut rng), 0, &delta))
@@ -67,7 +73,7 @@ fn circuits(c: &mut Criterion) {
         b.iter(|| evaluate(&signs, &garbled.tables, &theirs, &own).unwrap());
     });
     let sliced = Instances {
-        mode: GarblingMode::ThreeHalves,
+        scheme: Scheme::ThreeHalves,
         ..signs
     };
     group.bench_function("garble, three halves, AND gates", |b| {

@@ -13,7 +13,7 @@ mod transport;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use pi_protocol::gc::GarblingMode;
+use pi_protocol::session::GarblingMode;
 use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;

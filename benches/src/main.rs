@@ -35,8 +35,8 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use pi_model::{Model, PublicPlan};
 use pi_protocol::cost::Cost;
-use pi_protocol::gc::GarblingMode;
-use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::GarblingMode;
+use pi_protocol::session::OtMode;
 use pi_protocol::session::SessionOptions;
 
 use crate::arch::Network;

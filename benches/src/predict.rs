@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 
 use pi_model::PublicPlan;
 use pi_model::packing::ResponsePacking;
-use pi_protocol::block::ActiveLabel;
 use pi_protocol::cost::Cost;
-use pi_protocol::gc::GarblingMode;
 use pi_protocol::ledger::{Direction, Phase};
+use pi_protocol::primitives::ActiveLabel;
+use pi_protocol::session::GarblingMode;
 use pi_protocol::session::SessionOptions;
 use pi_protocol::wire::{MAX_FRAME_BYTES, Step};
 

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use pi_protocol::gc::GarblingMode;
 use pi_protocol::ledger::Phase;
-use pi_protocol::ot::mode::OtMode;
 use pi_protocol::record::StepRecord;
+use pi_protocol::session::GarblingMode;
+use pi_protocol::session::OtMode;
 use pi_protocol::session::SessionOptions;
 
 use crate::error::{BenchError, failed};

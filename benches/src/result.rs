@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use pi_protocol::gc::GarblingMode;
-use pi_protocol::ot::mode::OtMode;
 use pi_protocol::record::{EventRecord, Party};
+use pi_protocol::session::GarblingMode;
+use pi_protocol::session::OtMode;
 use serde::{Deserialize, Serialize};
 
 use crate::calibrate::Rates;

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use pi_protocol::gc::GarblingMode;
-use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::GarblingMode;
+use pi_protocol::session::OtMode;
 use pi_protocol::session::SessionOptions;
 use serde::Deserialize;
 

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use pi_protocol::gc::GarblingMode;
-use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::GarblingMode;
+use pi_protocol::session::OtMode;
 
 use crate::models::COST_MODELS;
 use crate::result::{PhaseRun, Report, Run};

@@ -10,8 +10,8 @@ use pi_client::blocking::Client;
 use pi_client::connect::{check_address, leaves_this_machine_unprotected};
 use pi_client::retry::Retries;
 use pi_client::{ClientError, ConnectOptions, Description, Token};
-use pi_protocol::gc::GarblingMode;
-use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::GarblingMode;
+use pi_protocol::session::OtMode;
 use pi_protocol::session::SessionOptions;
 
 use crate::interrupt::{self, Doing};

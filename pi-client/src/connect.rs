@@ -20,7 +20,7 @@ use pi_proto::limits::{
 };
 use pi_proto::v1::private_inference_client::PrivateInferenceClient;
 use pi_proto::v1::{DescribeRequest, ListModelsRequest};
-use pi_protocol::gc::GarblingMode;
+use pi_protocol::session::GarblingMode;
 use pi_protocol::session::SessionOptions;
 use pi_protocol::wire::PROTOCOL_VERSION;
 use tokio::runtime::{Handle, Runtime};

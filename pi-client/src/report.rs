@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use pi_model::PublicPlan;
 use pi_proto::WireMeter;
-use pi_protocol::gc::GarblingMode;
 use pi_protocol::ledger::{Direction, Ledger, Phase};
-use pi_protocol::ot::mode::OtMode;
+use pi_protocol::session::GarblingMode;
+use pi_protocol::session::OtMode;
 use pi_protocol::session::SessionOptions;
 use pi_protocol::wire::Step;
 use serde::Serialize;

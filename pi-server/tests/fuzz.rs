@@ -229,7 +229,7 @@ fn seeds_are_written() {
     write("server_session", "hello", &head(&client, 1));
     write("client_session", "reply", &head(&server, 1));
     let key = client.iter().find(|f| f.tag & 0xff == 3).unwrap();
-    let n = pi_protocol::he::public_key_bytes();
+    let n = pi_protocol::primitives::he::public_key_bytes();
     write("public_key", "one", &key.payload[..n]);
     write(
         "settings",

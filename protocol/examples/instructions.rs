@@ -6,15 +6,17 @@ use std::hint::black_box;
 
 use pi_model::kernel::{Conv2d, Shape};
 use pi_model::packing::{ConvGeometry, SourcePacking, SourceSpec, choose};
-use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
-use pi_protocol::gc::GarblingMode::{self, HalfGates, ThreeHalves};
-use pi_protocol::gc::digits::{
+use pi_protocol::primitives::Scheme::{self, HalfGates, ThreeHalves};
+use pi_protocol::primitives::Seed;
+use pi_protocol::primitives::digits::{
     DigitTests, digit_labels, evaluate_digits, evaluator_keys, garble_digits,
 };
-use pi_protocol::gc::{Instances, evaluate, garble, sign_circuit};
-use pi_protocol::hash::{Domain, TweakBase, hash_to_bits};
-use pi_protocol::he::{ClientSource, DEGREE, PublicKey, RlweParams, SecretKey, ServerSource};
-use pi_protocol::prg::Seed;
+use pi_protocol::primitives::he::{
+    ClientSource, DEGREE, PublicKey, RlweParams, SecretKey, ServerSource,
+};
+use pi_protocol::primitives::{ActiveLabel, Block, Delta, ZeroLabel};
+use pi_protocol::primitives::{Domain, TweakBase, hash_to_bits};
+use pi_protocol::primitives::{Instances, evaluate, garble, sign_circuit};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 
@@ -69,7 +71,7 @@ fn hash(times: usize) -> Outcome {
 }
 
 /// 256 sign tests of 14 bits: 3,328 AND gates.
-fn circuits(mode: GarblingMode, n_garble: usize, n_evaluate: usize) -> Outcome {
+fn circuits(scheme: Scheme, n_garble: usize, n_evaluate: usize) -> Outcome {
     let mut rng = ChaCha20Rng::seed_from_u64(1);
     let circuit = sign_circuit(14)?;
     let signs = Instances {
@@ -77,7 +79,7 @@ fn circuits(mode: GarblingMode, n_garble: usize, n_evaluate: usize) -> Outcome {
         n_instances: 256,
         start_key: Block(5),
         tweak: TweakBase::new(0, 0)?,
-        mode,
+        scheme,
     };
     let delta = Delta::random(&mut rng);
     let zero = vec![ZeroLabel::default(); signs.n_evaluator_labels()];

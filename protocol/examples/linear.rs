@@ -5,7 +5,7 @@
 
 use nix::time::{ClockId, clock_gettime};
 use pi_model::packing::{ConvGeometry, PackingCost, SourcePacking, SourceSpec, choose};
-use pi_protocol::he::{
+use pi_protocol::primitives::he::{
     ClientSource, DEGREE, PublicKey, RlweParams, SecretKey, ServerSource, decrypt,
 };
 use rand::SeedableRng;

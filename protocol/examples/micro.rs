@@ -4,15 +4,15 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use pi_protocol::Result;
-use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
-use pi_protocol::gc::digits::{
+use pi_protocol::primitives::TweakBase;
+use pi_protocol::primitives::digits::{
     DigitTests, digit_labels, evaluate_digits, evaluator_keys, garble_digits,
 };
-use pi_protocol::gc::{GarblingMode, Instances, evaluate, garble, sign_circuit};
-use pi_protocol::hash::TweakBase;
-use pi_protocol::ot::softspoken::{ReceiverSetup, SenderSetup};
-use pi_protocol::ot::{CotReceiver, CotSender, silent};
-use pi_protocol::prg::{Seed, os_seed};
+use pi_protocol::primitives::ot::{CotReceiver, CotSender, silent};
+use pi_protocol::primitives::ot::{ReceiverSetup, SenderSetup};
+use pi_protocol::primitives::{ActiveLabel, Block, Delta, ZeroLabel};
+use pi_protocol::primitives::{Instances, Scheme, evaluate, garble, sign_circuit};
+use pi_protocol::primitives::{Seed, os_seed};
 
 /// Best of twenty, in nanoseconds for each of `n` items.
 fn best<T>(n: usize, mut work: impl FnMut() -> T) -> f64 {
@@ -38,7 +38,7 @@ fn main() -> Result<()> {
         n_instances,
         start_key,
         tweak,
-        mode: GarblingMode::HalfGates,
+        scheme: Scheme::HalfGates,
     };
     let zero = vec![ZeroLabel::default(); instances.n_evaluator_labels()];
     let active = vec![ActiveLabel::default(); instances.n_evaluator_labels()];
@@ -48,15 +48,24 @@ fn main() -> Result<()> {
         let pool = pool
             .build()
             .map_err(|e| pi_protocol::Error::Misuse(format!("no threads: {e}")))?;
-        for mode in GarblingMode::CIRCUITS {
-            let instances = Instances { mode, ..instances };
+        for scheme in Scheme::ALL {
+            let instances = Instances {
+                scheme,
+                ..instances
+            };
             let tables = garble(&instances, &delta, &seed, &zero, None)?.tables;
             pool.install(|| {
                 let n_and = instances.n_and();
                 let ns = best(n_and, || garble(&instances, &delta, &seed, &zero, None));
-                println!("{mode:12} garble   {ns:6.1} ns for each AND, {n_threads} threads");
+                println!(
+                    "{:12} garble   {ns:6.1} ns for each AND, {n_threads} threads",
+                    scheme.name()
+                );
                 let ns = best(n_and, || evaluate(&instances, &tables, &active, &active));
-                println!("{mode:12} evaluate {ns:6.1} ns for each AND, {n_threads} threads");
+                println!(
+                    "{:12} evaluate {ns:6.1} ns for each AND, {n_threads} threads",
+                    scheme.name()
+                );
             });
         }
     }

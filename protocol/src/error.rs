@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::kept::KeepError;
+use crate::kept::error::KeepError;
 
 /// Which message a step was handling: the kind, the layer and the batch it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,23 +1,20 @@
 //! Garbled circuits and oblivious transfers, and what both parties do around them for each label and each ReLU.
 
 use pi_model::bits::{pack, unpack};
-use pi_protocol::block::{ActiveLabel, Block, Delta, ZeroLabel};
-use pi_protocol::gc::digits::{
+use pi_protocol::primitives::digits::{
     DigitTests, digit_labels, evaluate_digits, evaluator_keys, garble_digits,
 };
-use pi_protocol::gc::{
-    GarblingMode, Instances, active_label_hash, evaluate, garble, label_hash, sign_circuit,
-};
-use pi_protocol::hash::TweakBase;
-use pi_protocol::layout::instances;
-use pi_protocol::ot::correlated::{receiver_pads, sender_pads};
-use pi_protocol::ot::mode::OtMode;
-use pi_protocol::ot::{CotReceiver as _, CotSender as _, softspoken};
-use pi_protocol::prg::Seed;
-use pi_protocol::relu::{
+use pi_protocol::primitives::multiplexer::{
     ServerKeys, client_decrypt, client_products, server_encrypt, server_products,
 };
-use pi_protocol::ring::Ring;
+use pi_protocol::primitives::ot::{
+    CotReceiver as _, CotSender as _, receiver_pads, sender_pads, softspoken,
+};
+use pi_protocol::primitives::{
+    ActiveLabel, Block, Delta, Instances, Ring, Scheme, Seed, TweakBase, ZeroLabel,
+    active_label_hash, evaluate, garble, label_hash, sign_circuit,
+};
+use pi_protocol::session::OtMode;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha20Rng;
 use zeroize::Zeroizing;
@@ -39,8 +36,13 @@ impl Rates {
     pub(super) fn circuits(&mut self) -> Result<(), BenchError> {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let circuit = sign_circuit(BITS)?;
-        let mode = GarblingMode::HalfGates;
-        let signs = instances(&circuit, N, Block::random(&mut rng), 0, 0, mode)?;
+        let signs = Instances {
+            circuit: &circuit,
+            n_instances: N,
+            start_key: Block::random(&mut rng),
+            tweak: TweakBase::new(0, 0)?,
+            scheme: Scheme::HalfGates,
+        };
         let delta = Delta::random(&mut rng);
         let cots: Vec<Block> = (0..N * BITS).map(|_| Block::random(&mut rng)).collect();
         let from_cots = || -> Vec<ZeroLabel> {
@@ -49,7 +51,7 @@ impl Rates {
                 .collect()
         };
         let zero = from_cots();
-        let seed = pi_protocol::prg::os_seed()?;
+        let seed = pi_protocol::primitives::os_seed()?;
         let n_gates = (N * circuit.n_and()) as f64;
         self.garble_and_s = typical(5, || {
             garble(&signs, &delta, &seed, &zero, Some(&vec![0; N]))
@@ -74,13 +76,13 @@ impl Rates {
             cold(5, || evaluate(&signs, &garbled.tables, &active, &own)) / n_gates;
 
         let sliced = Instances {
-            mode: GarblingMode::ThreeHalves,
+            scheme: Scheme::ThreeHalves,
             ..signs
         };
         let colours = vec![0; N];
         self.garble_sliced_and_s =
             typical(5, || garble(&sliced, &delta, &seed, &zero, Some(&colours))) / n_gates;
-        // The garbler's labels are the same in both modes.
+        // The garbler's labels are the same in both schemes.
         let tables = garble(&sliced, &delta, &seed, &zero, Some(&colours))?.tables;
         self.evaluate_sliced_and_s =
             cold(5, || evaluate(&sliced, &tables, &active, &own)) / n_gates;
@@ -188,7 +190,8 @@ impl Rates {
             sender.extend(N, &extended.message)
         });
         self.ot_s = seconds / N as f64;
-        let mut sender = OtMode::Silent.sender(sender, [8; 32], pi_protocol::prg::os_seed()?);
+        let mut sender =
+            OtMode::Silent.sender(sender, [8; 32], pi_protocol::primitives::os_seed()?);
         let mut receiver = OtMode::Silent.receiver(receiver, [8; 32]);
         let seconds = typical(3, || -> Result<_, pi_protocol::Error> {
             let mut extended = receiver.extend(N)?;

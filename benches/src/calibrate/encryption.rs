@@ -1,7 +1,9 @@
 //! Homomorphic encryption: keys, ciphertexts, and the parts of a convolution.
 
 use pi_model::packing::{ConvGeometry, SourcePacking, SourceSpec, choose};
-use pi_protocol::he::{self, ClientSource, DEGREE, RlweParams, SecretKey, ServerSource};
+use pi_protocol::primitives::he::{
+    self, ClientSource, DEGREE, RlweParams, SecretKey, ServerSource,
+};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha20Rng;
 

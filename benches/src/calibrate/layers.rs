@@ -3,7 +3,8 @@
 use pi_model::linear;
 use pi_model::relu_set::{gather, scatter};
 use pi_model::spec::OutputMode;
-use pi_protocol::layout::Layout;
+use pi_protocol::primitives::Layout;
+use pi_protocol::session::SessionOptions;
 
 use super::fit::fit;
 use super::{Rates, typical};
@@ -49,7 +50,7 @@ impl Rates {
             .collect();
         [self.multiply_add_s, self.weight_s, self.value_s] = fit(&rows);
 
-        let layout = Layout::new(&plan)?;
+        let layout = Layout::new(&plan, SessionOptions::default())?;
         let largest = layout
             .relu_layers
             .iter()

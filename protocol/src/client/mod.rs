@@ -1,54 +1,42 @@
-//! The client's driver: set-up, offline batches, online inferences. The only client code that touches a channel.
+//! The client's driver: set-up, offline batches, online inferences, each a list of steps in their order.
 //!
-//! What the client learns: its own predictions, and the public plan. What it keeps for one
-//! prepared inference: tables, its active labels, its truncated shares, u_c and the masks of its answers.
+//! What the client learns: its own predictions, and the public plan. The steps themselves are in the rooms of the
+//! sub-protocols ([`crate::linear`], [`crate::transfers`], [`crate::relu`], [`crate::argmax`]).
 
-mod digits;
-mod kept;
-mod masks;
 mod offline;
 mod online;
+pub(crate) mod prepared;
 mod setup;
-mod shares;
 
-pub use kept::kept_bytes;
+pub use crate::kept::client::kept_bytes;
+use prepared::Origin;
+pub use prepared::Prepared;
 
 use std::sync::Arc;
 
 use pi_model::plan::PublicPlan;
-use zeroize::Zeroizing;
 
-use crate::block::{ActiveLabel, Block};
-use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::he;
-use crate::kept::ItemId;
 use crate::layout::Layout;
-use crate::ledger::Ledger;
-use crate::mux;
 use crate::prg::Seed;
-use crate::ring::Ring;
-use crate::session::{Nonce, Request, SessionOptions};
-use crate::share::{Client, Share};
-use crate::wire::Wire;
+use crate::session::{Request, SessionOptions};
+use crate::transfers::client::Sending;
+use crate::wire::channel::Channel;
+use crate::wire::ledger::Ledger;
+use crate::wire::{Nonces, Wire};
 
 /// A client's session with a server, after set-up.
 pub struct ClientSession<C: Channel> {
     pub(crate) wire: Wire<C>,
     plan: Arc<PublicPlan>,
-    layout: Arc<Layout>,
-    input_ring: Ring,
+    layout: Layout,
     seed: Seed,
-    client_nonce: Nonce,
-    server_nonce: Nonce,
+    nonces: Nonces,
     /// One secret key for each source.
     keys: Vec<he::SecretKey>,
-    /// The extension in which the client is the sender; none if nothing is multiplexed.
-    mux: Option<mux::ClientMux>,
-    /// If the client garbles: the server's first message of the next batch's base OTs.
-    digit_point: Option<[u8; 32]>,
-    /// How OTs are made and circuits garbled.
-    options: SessionOptions,
+    /// The OTs in which the server receives, from batch to batch.
+    sending: Sending,
     /// The session was opened for kept inferences alone.
     kept_only: bool,
     /// Batches prepared so far.
@@ -87,57 +75,6 @@ impl Output {
     }
 }
 
-/// One-time material for one inference: consumed by [`ClientSession::infer`], never copied.
-pub struct Prepared {
-    origin: Origin,
-    /// Of the session that prepared it.
-    options: SessionOptions,
-    batch: u32,
-    index: usize,
-    start_key: Block,
-    input_mask: Share<Client>,
-    /// Material of the layers, unless the client garbled them.
-    layers: Vec<LayerMaterial>,
-    digits: Option<digits::Digits>,
-    output: Share<Client>,
-    argmax: Option<ArgmaxMaterial>,
-}
-
-/// Where the server has its half.
-enum Origin {
-    /// In the session with this nonce of ours.
-    Session(Nonce),
-    /// In its store, under this name, for any session with this plan.
-    Kept { id: ItemId, plan_hash: [u8; 32] },
-}
-
-impl std::fmt::Debug for Prepared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Prepared(batch {}, inference {})",
-            self.batch, self.index
-        )
-    }
-}
-
-/// Material for the surviving ReLUs of one layer.
-struct LayerMaterial {
-    tables: Vec<u8>,
-    labels: Zeroizing<Vec<ActiveLabel>>,
-    /// y'_c at the surviving positions.
-    truncated: Share<Client>,
-    /// u_c.
-    products: Share<Client>,
-    /// r of the next tensor at the surviving positions.
-    next_mask: Share<Client>,
-}
-
-struct ArgmaxMaterial {
-    tables: Vec<u8>,
-    labels: Zeroizing<Vec<ActiveLabel>>,
-}
-
 impl<C: Channel> ClientSession<C> {
     /// What this side has measured so far.
     #[must_use]
@@ -154,7 +91,7 @@ impl<C: Channel> ClientSession<C> {
     /// What the client chose for this session: what [`crate::cost::Cost::with_options`] needs to know.
     #[must_use]
     pub const fn options(&self) -> SessionOptions {
-        self.options
+        self.layout.options()
     }
 
     fn unless_over(&self) -> Result<()> {

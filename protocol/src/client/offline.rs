@@ -1,72 +1,24 @@
-//! The client's offline phase for one batch: everything before the inputs are known, in two round trips. Flights 3 and 4 are in
-//! [`super::shares`].
+//! The client's offline phase for one batch: everything before the inputs are known, in two round trips.
 //!
 //! Flight 1 up: noise bits and corrections of every source, first message of the labels' base OTs. Flight 2 down: responses
-//! (each as soon as its source is in, so that the two flights share the wire), base-OT answer, multiplexer extension. Flight 3 up: label extension, derandomisation bits, multiplexer corrections,
-//! identity shares. Flight 4 down: hash key and tables. Cost in bytes for each ReLU of l bits:
-//! 32 (l - 1) down (three-halves garbling: 24.625), (l + k') / 8 up, and the OT extension's 31 bits for each of l + 1 transfers (silent OT: see its module; its
-//! replies go up in flight 3 and down in flight 4).
+//! (each as soon as its source is in, so that the two flights share the wire), base-OT answer, the server's OT extension. Flight 3 up:
+//! the client's extension, and for each layer of each inference what the method of its ReLUs needs, and identity shares. Flight 4
+//! down: hash key and tables.
+//!
+//! Cost in bytes for each ReLU of l bits where the server garbles: 32 (l - 1) down (three-halves garbling: 24.625), (l + k') / 8
+//! up, and the OT extension's 31 bits for each of l + 1 transfers. Where the client garbles, [`crate::relu::digits`].
 
-use std::sync::Arc;
-
-use pi_model::PublicPlan;
-use pi_model::plan::ResponsePlan;
-use zeroize::Zeroizing;
-
-use super::{ClientSession, Prepared, masks};
-use crate::block::{Block, Delta};
-use crate::channel::Channel;
+use super::{ClientSession, Origin, Prepared};
+use crate::argmax;
+use crate::block::Block;
 use crate::error::{Error, Result};
-use crate::he;
-use crate::kept::Handle;
-use crate::ledger::{Phase, Work};
-use crate::ot::mode::Receiver;
-use crate::ot::softspoken::{self, ReceiverSetup, SenderSetup};
-use crate::ot::{CotReceiver as _, Extended, unpack_bits};
-use crate::prg;
-use crate::ring::Ring;
-use crate::session::{Request, batch_tag};
-use crate::share::{Client, Share};
-use crate::sizes;
-use crate::wire::Step;
-
-/// What the client knows of one inference once the responses are in.
-pub(super) struct Draft {
-    pub(super) masks: Vec<Share<Client>>,
-    /// y_c of each layer.
-    pub(super) accumulators: Vec<Share<Client>>,
-}
-
-/// What the responses that have come in add to each layer, all inferences in a row.
-struct Sums {
-    of_layers: Vec<Zeroizing<Vec<u64>>>,
-    n_received: usize,
-}
-
-impl Sums {
-    fn new(plan: &PublicPlan) -> Self {
-        let layers = plan.graph().layers.iter();
-        let zeros = layers.map(|l| Zeroizing::new(vec![0; plan.batch() * l.shape.n_values()]));
-        Self {
-            of_layers: zeros.collect(),
-            n_received: 0,
-        }
-    }
-}
-
-/// The client's half of the correlated OTs of a batch, in the order of inferences, layers, ReLUs, bits.
-#[derive(Default)]
-pub(super) struct Transfers {
-    pub(super) choices: Zeroizing<Vec<u8>>,
-    /// The extension behind the labels, which are complete after its reply.
-    pub(super) labels: Option<(Receiver, Extended)>,
-    /// R_0 and R_1 of each k-bit OT, before reduction to a layer's ring.
-    pub(super) products: [Zeroizing<Vec<u64>>; 2],
-    /// If the client garbles ReLUs: their correlation.
-    pub(super) delta: Option<Arc<Delta>>,
-    /// And the blocks of each bit, instead.
-    pub(super) bits: Zeroizing<Vec<Block>>,
-}
+use crate::kept::{Handle, client::outcome};
+use crate::linear;
+use crate::relu;
+use crate::session::Request;
+use crate::transfers::{self, Extensions};
+use crate::wire::channel::Channel;
+use crate::wire::{Batch, Step};
 
 impl<C: Channel> ClientSession<C> {
     /// Prepares one batch of inferences.
@@ -79,18 +31,39 @@ impl<C: Channel> ClientSession<C> {
         self.note(result)
     }
 
-    pub(super) fn prepare_batch(&mut self, keep: Option<&Handle>) -> Result<Vec<Prepared>> {
-        if self.kept_only {
-            return Err(Error::Misuse(
-                "this session was opened for kept inferences only; connect anew to prepare".into(),
-            ));
+    /// Prepares one batch of inferences that the server keeps beyond this session: each can be used in this session or in
+    /// any later one with the same server and plan, once.
+    ///
+    /// # Errors
+    /// [`Error::Kept`] when the server did not keep them: nothing is prepared then, and the session goes on. Otherwise as
+    /// [`Self::prepare`].
+    pub fn prepare_kept(&mut self) -> Result<Vec<Prepared>> {
+        self.unless_over()?;
+        let result = self.prepare_kept_batch();
+        self.note(result)
+    }
+
+    fn prepare_kept_batch(&mut self) -> Result<Vec<Prepared>> {
+        let seed = self
+            .seed
+            .derive("handle of kept inferences", &[self.n_batches.into()]);
+        let handle = Handle::new(&seed);
+        let mut prepared = self.prepare_batch(Some(&handle))?;
+        let tag = self.batch(self.n_batches).tag(Step::Kept, 0);
+        // Only the server's word that its halves are stored makes the client's halves worth keeping.
+        let reply = self.wire.recv(tag, 1)?;
+        outcome(tag, &reply)?;
+        for (index, prepared) in prepared.iter_mut().enumerate() {
+            prepared.origin = Origin::Kept {
+                id: handle.item(index),
+                plan_hash: self.plan.hash(),
+            };
         }
-        let batch = self.n_batches.checked_add(1).ok_or_else(|| {
-            Error::Misuse(
-                "this session has prepared all the batches that it can; start a new one".into(),
-            )
-        })?;
-        self.n_batches = batch;
+        Ok(prepared)
+    }
+
+    fn prepare_batch(&mut self, keep: Option<&Handle>) -> Result<Vec<Prepared>> {
+        let batch = self.next_batch()?;
         let request = match keep {
             None => Request::Prepare { batch },
             Some(handle) => Request::PrepareKept {
@@ -100,221 +73,116 @@ impl<C: Channel> ClientSession<C> {
         };
         let (request_tag, request) = request.encode();
         self.wire.send(request_tag, &request)?;
-        let mut sums = Sums::new(&self.plan);
-        let sources = self.send_sources(batch, &mut sums)?;
-        let base = self.send_label_base(batch)?;
-        let digit_base = self.send_digit_base(batch)?;
+
+        let Self {
+            wire,
+            plan,
+            layout,
+            seed,
+            nonces,
+            keys,
+            sending,
+            ..
+        } = self;
+        let batch = Batch {
+            number: batch,
+            nonces: *nonces,
+            seed,
+        };
+        let n = plan.batch();
+        let extensions = Extensions::new(layout, n);
+
+        // Flight 1, up. Sources first: the server's products take longest, and it starts on each as soon as it is in. The points
+        // of the base OTs wait for nothing and come last, so that flight 2 can follow in one go.
+        let mut linear = linear::client::Preparing::send_sources(wire, plan, &batch, keys)?;
+        let begun = transfers::client::begin(wire, &batch, &extensions, sending)?;
         // Only now has the last message of this flight gone.
-        self.wire.expect(0);
-        while sums.n_received < self.plan.responses().len() {
-            self.receive_response(batch, &mut sums)?;
-        }
-        let drafts = self.drafts(batch, &sources, &sums);
-        drop(sources);
-        let transfers = self.transfer(batch, base, digit_base)?;
-        let sent = self.send_shares(batch, &drafts, &transfers)?;
-        self.receive_tables(batch, drafts, sent, transfers.labels, transfers.delta)
-    }
+        wire.expect(0);
 
-    /// Sends every source; responses that are there already are opened in between.
-    fn send_sources(&mut self, batch: u32, sums: &mut Sums) -> Result<Vec<he::ClientSource>> {
-        let plan = self.plan.clone();
-        let responses = plan.responses();
-        // The server answers each source at once. Its answers must not stop it from reading the next one.
-        let due = responses.iter().map(|r| sizes::response_bytes(&plan, r));
-        self.wire.expect(due.sum());
-        let mut states: Vec<he::ClientSource> = Vec::with_capacity(plan.sources().len());
-        for (index, source) in plan.sources().iter().enumerate() {
-            let public = prg::public_seed(
-                "he c1",
-                &self.client_nonce,
-                &self.server_nonce,
-                &[batch.into(), index as u64],
-            );
-            let mut rng = self.seed.stream("he noise", &[batch.into(), index as u64]);
-            let key = &self.keys[index];
-            let params = sizes::rlwe(source.ring)?;
-            let guests: Vec<&[u64]> = source.guests.iter().map(|&g| states[g].mask()).collect();
-            let packing = &source.packing;
-            let (state, messages) = self.wire.ledger.time(Phase::Offline, "encrypt", || {
-                he::ClientSource::with_guests(key, &params, packing, &public, &guests, &mut rng)
-            })?;
-            let layer = sizes::layer_of_source(&plan, index);
-            self.wire.ledger.work(
-                layer,
-                Work {
-                    n_ciphertexts: source.packing.n_polys() as u64,
-                    ..Work::default()
-                },
-            );
-            self.wire
-                .send(batch_tag(Step::HeNoise, layer, batch), &messages.noise)?;
-            self.wire.send(
-                batch_tag(Step::HeCorrections, layer, batch),
-                &messages.corrections,
-            )?;
-            states.push(state);
-            let answered = |r: &&ResponsePlan| r.source <= index;
-            while responses.get(sums.n_received).filter(answered).is_some() && self.wire.is_ready()
-            {
-                self.receive_response(batch, sums)?;
+        // Flight 2, down. Every share of the client follows from the responses, and flight 3 is made of these shares.
+        linear.receive_rest(wire)?;
+        let drafts = linear.finish();
+        let transfers = transfers::client::extend(wire, &batch, &extensions, sending, begun)?;
+
+        // Flight 3, up. The extension of the labels went first, with its check: the server uses no derandomisation bit of a client
+        // that failed it. Order within an inference is that of the layers, the argmax last.
+        let mut material = Vec::with_capacity(n);
+        for (index, draft) in drafts.iter().enumerate() {
+            let relus = relu::client::send(wire, &batch, layout, index, draft, &transfers)?;
+            if let Some(argmax) = &layout.argmax {
+                let choices = transfers.choices(layout.ots().to_client(index, argmax.layer));
+                let shares = draft.accumulators[argmax.layer].values();
+                argmax::client::send(wire, batch.item(index), argmax, shares, choices)?;
             }
+            material.push(relus);
         }
-        Ok(states)
-    }
 
-    fn send_label_base(&mut self, batch: u32) -> Result<Option<ReceiverSetup>> {
-        if self.layout.n_labels() == 0 {
-            return Ok(None);
-        }
-        let mut rng = self.seed.stream("label base OT", &[batch.into()]);
-        let session = sizes::ot_session("labels", &self.client_nonce, &self.server_nonce, batch);
-        let (base, point) = ReceiverSetup::new(session, &mut rng);
-        self.wire
-            .send(batch_tag(Step::LabelBase, 0, batch), &point)?;
-        Ok(Some(base))
-    }
-
-    /// Receives and opens the next response.
-    fn receive_response(&mut self, batch: u32, sums: &mut Sums) -> Result<()> {
-        let plan = self.plan.clone();
-        let Some(response) = plan.responses().get(sums.n_received) else {
-            return Ok(());
-        };
-        let (source, layer) = (response.source, response.layer);
-        let packing = plan.packing(response);
-        let params = sizes::rlwe(plan.sources()[source].ring)?;
-        let message = self.wire.recv(
-            batch_tag(Step::HeResponse, layer, batch),
-            sizes::response_bytes(&plan, response),
-        )?;
-        self.wire.ledger.work(
-            layer,
-            Work {
-                n_ciphertexts: packing.n_polys() as u64,
-                ..Work::default()
-            },
-        );
-        let opened = self.wire.ledger.time(Phase::Offline, "decrypt", || {
-            he::decrypt(&self.keys[source], &params, packing, layer, &message)
-        })?;
-        let shift = plan.shift(response);
-        for (sum, value) in sums.of_layers[layer].iter_mut().zip(opened.iter()) {
-            *sum = sum.wrapping_add(value << shift);
-        }
-        sums.n_received += 1;
-        Ok(())
-    }
-
-    /// Masks and y_c of each inference, from all responses.
-    fn drafts(&mut self, batch: u32, sources: &[he::ClientSource], sums: &Sums) -> Vec<Draft> {
-        let plan = self.plan.clone();
-        let graph = plan.graph();
-        let sums = &sums.of_layers;
-        let implied: Vec<&[u64]> = sources.iter().map(he::ClientSource::mask).collect();
-        let drafts = (0..plan.batch()).map(|index| {
-            let mut rng = self
-                .seed
-                .stream("free masks", &[batch.into(), index as u64]);
-            let masks = masks::of_inference(&plan, &implied, index, &mut rng);
-            let accumulators = graph.layers.iter().enumerate().map(|(layer, node)| {
-                let ring = Ring::new(plan.accumulator_bits(layer));
-                let n = node.shape.n_values();
-                let mut sum = sums[layer][index * n..(index + 1) * n].to_vec();
-                for skip in &node.skips {
-                    sum.iter_mut()
-                        .zip(masks[skip.tensor].values())
-                        .for_each(|(s, r)| *s = s.wrapping_add(r << skip.shift));
-                }
-                sum.iter_mut().for_each(|s| *s = ring.reduce(*s));
-                Share::new(sum)
-            });
-            let accumulators = accumulators.collect();
-            Draft {
-                masks,
-                accumulators,
-            }
-        });
-        let drafts: Vec<Draft> = drafts.collect();
+        // Flight 4, down. The hash key is the first thing that the server reveals of its circuits, after all of the client's
+        // choices are fixed: no choice can depend on the hash that the tables are made with.
+        let key = wire.receive(batch.tag(Step::HashKey, 0), &layout.circuit_messages())?;
+        let start_key = Block::from_le_bytes(key.try_into().unwrap_or_default());
+        let blocks = transfers.complete(wire, &batch, &extensions)?;
+        let options = layout.options();
         #[cfg(test)]
-        self.trace.extend(drafts.iter().map(|draft| {
-            super::Trace {
-                masks: draft.masks.iter().map(|m| m.values().to_vec()).collect(),
-                accumulators: draft
-                    .accumulators
-                    .iter()
-                    .map(|y| y.values().to_vec())
-                    .collect(),
-            }
-        }));
-        drafts
+        self.trace.extend(drafts.iter().map(trace));
+        let mut prepared = Vec::with_capacity(n);
+        for (index, (mut draft, mut relus)) in drafts.into_iter().zip(material).enumerate() {
+            relus.receive(wire, &batch, layout, index, &blocks)?;
+            let item = batch.item(index);
+            let argmax = match &layout.argmax {
+                None => None,
+                Some(argmax) => {
+                    let labels = &blocks[layout.ots().to_client(index, argmax.layer)];
+                    let scheme = options.garbling.scheme();
+                    Some(argmax::client::receive(wire, item, argmax, scheme, labels)?)
+                }
+            };
+            prepared.push(Prepared {
+                origin: Origin::Session(nonces.client),
+                options,
+                item,
+                start_key,
+                input_mask: draft.masks.swap_remove(0),
+                relus,
+                output: draft.accumulators.swap_remove(layout.last_layer()),
+                argmax,
+            });
+        }
+        Ok(prepared)
     }
 
-    fn transfer(
-        &mut self,
-        batch: u32,
-        base: Option<ReceiverSetup>,
-        digit_base: Option<SenderSetup>,
-    ) -> Result<Transfers> {
-        let n = self.plan.batch();
-        let mut transfers = Transfers::default();
-        let reply = match base {
-            None => None,
-            Some(base) => Some((
-                base,
-                self.wire.recv(
-                    batch_tag(Step::LabelBaseReply, 0, batch),
-                    softspoken::BASE_RECEIVER_BYTES,
-                )?,
-            )),
-        };
-        let mode = self.options.garbling;
-        let n_products = n * self.layout.n_mux_ots(mode);
-        let mut of_batch = match digit_base {
-            Some(base) => Some(self.finish_digit_base(batch, base)?),
-            None => None,
-        };
-        let by_client = of_batch.is_some();
-        if let Some(mux) = of_batch.as_mut().or(self.mux.as_mut()) {
-            let message = self.wire.recv(
-                batch_tag(Step::MuxExtension, 0, batch),
-                self.options.ot.message_bytes(n_products),
-            )?;
-            let ledger = &mut self.wire.ledger;
-            let reply = ledger.time(Phase::Offline, "OT", || -> Result<_> {
-                let reply;
-                if by_client {
-                    (transfers.bits, reply) = mux.extend_labels(n_products, &message)?;
-                } else {
-                    (transfers.products, reply) = mux.extend(n_products, &message)?;
-                }
-                Ok(reply)
-            })?;
-            self.wire
-                .send(batch_tag(Step::MuxReply, 0, batch), &reply)?;
+    /// Counts a batch; from here on its number is used, whatever happens.
+    fn next_batch(&mut self) -> Result<u32> {
+        if self.kept_only {
+            return Err(Error::Misuse(
+                "this session was opened for kept inferences only; connect anew to prepare".into(),
+            ));
         }
-        transfers.delta = of_batch.map(|mux| mux.delta()).transpose()?;
-        if let Some((base, reply)) = reply {
-            let n_labels = n * self.layout.n_label_ots(mode);
-            let session =
-                sizes::ot_session("labels", &self.client_nonce, &self.server_nonce, batch);
-            let ot = self.options.ot;
-            let (trees, receiver, extended) =
-                self.wire
-                    .ledger
-                    .time(Phase::Offline, "OT", || -> Result<_> {
-                        let (base, trees) = base.finish(&reply)?;
-                        let mut receiver = ot.receiver(base, session);
-                        let extended = receiver.extend(n_labels)?;
-                        Ok((trees, receiver, extended))
-                    })?;
-            self.wire
-                .send(batch_tag(Step::LabelTrees, 0, batch), &trees)?;
-            self.wire
-                .send(batch_tag(Step::LabelExtension, 0, batch), &extended.message)?;
-            transfers.choices = Zeroizing::new(unpack_bits(&extended.choices, n_labels));
-            transfers.labels = Some((receiver, extended));
+        self.n_batches = self.n_batches.checked_add(1).ok_or_else(|| {
+            Error::Misuse(
+                "this session has prepared all the batches that it can; start a new one".into(),
+            )
+        })?;
+        Ok(self.n_batches)
+    }
+
+    const fn batch(&self, number: u32) -> Batch<'_> {
+        Batch {
+            number,
+            nonces: self.nonces,
+            seed: &self.seed,
         }
-        Ok(transfers)
+    }
+}
+
+#[cfg(test)]
+fn trace(draft: &linear::client::Draft) -> super::Trace {
+    let values = |shares: &[crate::ring::ClientShare]| {
+        let shares = shares.iter();
+        shares.map(|share| share.values().to_vec()).collect()
+    };
+    super::Trace {
+        masks: values(&draft.masks),
+        accumulators: values(&draft.accumulators),
     }
 }

@@ -1,23 +1,19 @@
-//! The client's set-up: nonces, public keys, and the OT extension in which the server receives.
+//! The client's set-up: nonces, public keys, and the OT extension in which the server receives; or, for kept inferences alone,
+//! nonces only.
 
 use std::sync::Arc;
 
 use pi_model::plan::PublicPlan;
 
 use super::ClientSession;
-use crate::channel::Channel;
 use crate::error::Result;
 use crate::he;
 use crate::layout::Layout;
-use crate::ledger::Phase;
-use crate::mux::ClientMux;
-use crate::ot::softspoken;
 use crate::prg::{self, Seed};
-use crate::ring::Ring;
-use crate::session::{
-    HELLO_REPLY_BYTES, SessionOptions, decode_hello, encode_client_hello, setup_tag,
-};
-use crate::wire::{Step, Wire};
+use crate::session::{self, SessionOptions, decode_hello, encode_client_hello, encode_kept_hello};
+use crate::transfers::client::Sending;
+use crate::wire::channel::Channel;
+use crate::wire::{Batch, Nonces, Phase, Step, Tag, Wire};
 
 impl<C: Channel> ClientSession<C> {
     /// Sets up a session over `channel` for the plan that the client computed from the server's description.
@@ -47,65 +43,86 @@ impl<C: Channel> ClientSession<C> {
         options: SessionOptions,
         seed: Seed,
     ) -> Result<Self> {
-        let layout = Arc::new(Layout::new(&plan)?);
+        let layout = Layout::new(&plan, options)?;
         let mut wire = Wire::new(channel);
-        let client_nonce = *seed.derive("client nonce", &[]).as_bytes();
-        wire.send(
-            setup_tag(Step::Hello),
-            &encode_client_hello(&client_nonce, &plan.hash(), options),
-        )?;
-        let reply = wire.recv(setup_tag(Step::HelloReply), HELLO_REPLY_BYTES)?;
-        let (server_nonce, point) = decode_hello(Step::HelloReply, &reply)?;
-
-        let public = prg::public_seed("he public key", &client_nonce, &server_nonce, &[]);
+        let (nonces, point) = greet(&mut wire, &seed, |nonce| {
+            encode_client_hello(nonce, &plan.hash(), options)
+        })?;
+        // Keys come after the server's nonce: their public part is derived from both nonces, so that no party chooses it alone
+        // and no earlier session has had it.
+        let public = nonces.public_seed("he public key", &[]);
         let keys = wire.ledger.time(Phase::Setup, "keys", || {
             let pairs = (0..plan.sources().len())
                 .map(|i| he::SecretKey::generate(&public, &mut seed.stream("he key", &[i as u64])));
             pairs.collect::<Vec<_>>()
         });
-        let message: Vec<u8> = keys
-            .iter()
-            .flat_map(|(_, public)| public.iter().copied())
-            .collect();
-        wire.send(setup_tag(Step::PublicKeys), &message)?;
-        let by_client = layout.client_garbles(options.garbling);
-        let mux = if layout.n_relus() == 0 || by_client {
-            None
-        } else {
-            let (setup, answer) = wire.ledger.time(Phase::Setup, "OT", || {
-                ClientMux::answer(&client_nonce, &server_nonce, 0, &point, &seed)
-            })?;
-            wire.send(setup_tag(Step::MuxBase), &answer)?;
-            let trees = wire.recv(setup_tag(Step::MuxTrees), softspoken::TREES_BYTES)?;
-            Some(ClientMux::finish(
-                setup,
-                &client_nonce,
-                &server_nonce,
-                0,
-                &trees,
-                options.ot,
-                seed.derive("multiplexer silent OT", &[]),
-            )?)
+        let message = keys.iter().flat_map(|(_, public)| public.iter().copied());
+        let message: Vec<u8> = message.collect();
+        wire.send(Tag::setup(Step::PublicKeys), &message)?;
+        let setup = Batch {
+            number: 0,
+            nonces,
+            seed: &seed,
         };
-        let input_ring = Ring::new(plan.tensor_bits(0));
-        let keys = keys.into_iter().map(|(secret, _)| secret).collect();
+        let sending = Sending::set_up(&mut wire, &setup, &layout, point)?;
         Ok(Self {
+            keys: keys.into_iter().map(|(secret, _)| secret).collect(),
+            sending,
+            ..Self::bare(wire, plan, layout, seed, nonces)
+        })
+    }
+
+    /// Opens a session that only runs kept inferences of `plan`: one round trip, no keys, no base OTs. It cannot prepare.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn connect_online(channel: C, plan: Arc<PublicPlan>) -> Result<Self> {
+        let seed = prg::os_seed()?;
+        let layout = Layout::new(&plan, SessionOptions::default())?;
+        let mut wire = Wire::new(channel);
+        let (nonces, _) = greet(&mut wire, &seed, |nonce| {
+            encode_kept_hello(nonce, &plan.hash())
+        })?;
+        Ok(Self {
+            kept_only: true,
+            ..Self::bare(wire, plan, layout, seed, nonces)
+        })
+    }
+
+    /// A session without keys.
+    fn bare(
+        wire: Wire<C>,
+        plan: Arc<PublicPlan>,
+        layout: Layout,
+        seed: Seed,
+        nonces: Nonces,
+    ) -> Self {
+        Self {
             wire,
             plan,
             layout,
-            input_ring,
             seed,
-            client_nonce,
-            server_nonce,
-            keys,
-            mux,
-            digit_point: by_client.then_some(point),
-            options,
+            nonces,
+            keys: vec![],
+            sending: Sending::Nothing,
             kept_only: false,
             n_batches: 0,
             over: false,
             #[cfg(test)]
             trace: vec![],
-        })
+        }
     }
+}
+
+/// Says hello with a fresh nonce and takes the server's; also its first message of the base OTs.
+fn greet<C: Channel>(
+    wire: &mut Wire<C>,
+    seed: &Seed,
+    hello: impl FnOnce(&[u8; 32]) -> Vec<u8>,
+) -> Result<(Nonces, [u8; 32])> {
+    let client = *seed.derive("client nonce", &[]).as_bytes();
+    wire.send(Tag::setup(Step::Hello), &hello(&client))?;
+    let reply = wire.receive(Tag::setup(Step::HelloReply), &session::hello_messages())?;
+    let (server, point) = decode_hello(Step::HelloReply, &reply)?;
+    Ok((Nonces { client, server }, point))
 }

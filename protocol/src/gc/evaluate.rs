@@ -7,10 +7,11 @@
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
-use super::garble::{Instances, MIN_BATCHES};
+use super::garble::MIN_BATCHES;
 use super::half_gates::HalfGates;
+use super::instances::Instances;
 use super::lanes::{BATCH, Evaluation, batch_keys, by_batch, wire_rows};
-use super::mode::GarblingMode;
+use super::scheme::Scheme;
 use super::three_halves::ThreeHalves;
 use crate::block::ActiveLabel;
 use crate::error::{Error, Result};
@@ -71,7 +72,7 @@ pub(super) fn evaluate_on<L: Copy + Into<ActiveLabel> + Sync>(
     );
     let stride = instances.instance_bytes();
     let mut outputs = Zeroizing::new(vec![ActiveLabel::default(); instances.n_output_labels()]);
-    by_batch(&mut outputs, instances.n_batches(), n_out)
+    by_batch(&mut outputs, instances.n_instances.div_ceil(BATCH), n_out)
         .into_par_iter()
         .enumerate()
         .with_min_len(MIN_BATCHES)
@@ -91,11 +92,9 @@ pub(super) fn evaluate_on<L: Copy + Into<ActiveLabel> + Sync>(
                     evaluator: &evaluator_active[first * n_eval..end * n_eval],
                     outputs,
                 };
-                match instances.mode {
-                    GarblingMode::HalfGates | GarblingMode::ClientDigits => {
-                        path.run(HalfGates(evaluation))
-                    }
-                    GarblingMode::ThreeHalves => path.run(ThreeHalves(evaluation)),
+                match instances.scheme {
+                    Scheme::HalfGates => path.run(HalfGates(evaluation)),
+                    Scheme::ThreeHalves => path.run(ThreeHalves(evaluation)),
                 }
             },
         );
@@ -136,7 +135,7 @@ mod tests {
 
     /// Garbles and evaluates on both parties' bits; returns garbled material, output labels and Delta.
     fn run(
-        mode: GarblingMode,
+        scheme: Scheme,
         circuit: &Circuit,
         garbler: &[bool],
         evaluator: &[bool],
@@ -152,14 +151,14 @@ mod tests {
             n_instances,
             start_key,
             tweak,
-            mode,
+            scheme,
         };
         let zero: Vec<ZeroLabel> = evaluator
             .iter()
             .map(|_| ZeroLabel(Block::random(&mut rng)))
             .collect();
         let garbled = garble(&instances, &delta, &Seed::from([1; 32]), &zero, colours).unwrap();
-        let bytes = mode.instance_bytes(circuit.n_and());
+        let bytes = scheme.instance_bytes(circuit.n_and());
         assert_eq!(garbled.tables.len(), n_instances * bytes);
         let active = |zero: &[ZeroLabel], bits: &[bool]| -> Vec<ActiveLabel> {
             zero.iter()
@@ -181,10 +180,10 @@ mod tests {
 
     #[test]
     fn sign_test_on_random_and_boundary_values() {
-        GarblingMode::ALL.into_iter().for_each(sign_tests);
+        Scheme::ALL.into_iter().for_each(sign_tests);
     }
 
-    fn sign_tests(mode: GarblingMode) {
+    fn sign_tests(scheme: Scheme) {
         let mut rng = ChaCha20Rng::seed_from_u64(11);
         for l in [1, 2, 3, 7, 13, 14, 16, 22, 52, 64] {
             let circuit = sign_circuit(l).unwrap();
@@ -206,7 +205,7 @@ mod tests {
                     .collect();
                 let colours: Vec<u8> = (0..n).map(|_| rng.random_range(0..2)).collect();
                 let (a, b) = (to_bits(&shares, l), to_bits(&other, l));
-                let (garbled, out, _) = run(mode, &circuit, &a, &b, n, Some(&colours));
+                let (garbled, out, _) = run(scheme, &circuit, &a, &b, n, Some(&colours));
                 for i in 0..n {
                     assert_eq!(garbled.output_zero[i].colour(), colours[i]);
                     let negative = out[i].colour() ^ colours[i] == 1;
@@ -218,10 +217,10 @@ mod tests {
 
     #[test]
     fn argmax_of_ten_classes() {
-        GarblingMode::ALL.into_iter().for_each(argmax_of_ten);
+        Scheme::ALL.into_iter().for_each(argmax_of_ten);
     }
 
-    fn argmax_of_ten(mode: GarblingMode) {
+    fn argmax_of_ten(scheme: Scheme) {
         let mut rng = ChaCha20Rng::seed_from_u64(12);
         let (n_classes, bits, n) = (10, 20, 9);
         let circuit = argmax_circuit(n_classes, bits).unwrap();
@@ -235,7 +234,7 @@ mod tests {
             .map(|(v, s)| (*v as u64).wrapping_sub(*s))
             .collect();
         let (garbled, out, _) = run(
-            mode,
+            scheme,
             &circuit,
             &to_bits(&shares, bits),
             &to_bits(&other, bits),
@@ -252,8 +251,8 @@ mod tests {
     #[test]
     fn labels_and_tables_do_not_repeat_across_instances() {
         let circuit = sign_circuit(3).unwrap();
-        let mode = GarblingMode::HalfGates;
-        let (garbled, _, _) = run(mode, &circuit, &[false; 60], &[false; 60], 20, None);
+        let scheme = Scheme::HalfGates;
+        let (garbled, _, _) = run(scheme, &circuit, &[false; 60], &[false; 60], 20, None);
         let mut labels: Vec<u128> = garbled.garbler_zero.iter().map(|z| z.0.0).collect();
         labels.sort_unstable();
         labels.dedup();
@@ -269,7 +268,7 @@ mod tests {
             n_instances: 2,
             start_key: Block(1),
             tweak,
-            mode: GarblingMode::HalfGates,
+            scheme: Scheme::HalfGates,
         };
         let labels = [ActiveLabel::default(); 9];
         let tables = [0; 200];
@@ -282,7 +281,7 @@ mod tests {
         assert!(matches!(call(192, 9, 8), Err(Error::Peer { .. })));
         assert!(matches!(call(192, 8, 9), Err(Error::Misuse(_))));
         let sliced = Instances {
-            mode: GarblingMode::ThreeHalves,
+            scheme: Scheme::ThreeHalves,
             ..instances
         };
         let call = |t| evaluate(&sliced, &tables[..t], &labels[..8], &labels[..8]);

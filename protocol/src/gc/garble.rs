@@ -9,72 +9,19 @@
 use rayon::prelude::*;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::circuit::Circuit;
 use super::half_gates::HalfGates;
+use super::instances::Instances;
 use super::lanes::{BATCH, Garbling, batch_keys, by_batch, wire_rows};
-use super::mode::GarblingMode;
+use super::scheme::Scheme;
 use super::three_halves::ThreeHalves;
 use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::{Error, Result};
 use crate::hash::simd::Path;
-use crate::hash::{Domain, TweakBase, hash_to_bits};
+use crate::hash::{Domain, hash_to_bits};
 use crate::prg::Seed;
 
 /// Batches that one task of the thread pool takes at least.
 pub(super) const MIN_BATCHES: usize = 4;
-
-/// What both parties know of a set of instances: same values, same hash keys.
-#[derive(Clone, Copy)]
-pub struct Instances<'a> {
-    /// The circuit of every instance.
-    pub circuit: &'a Circuit,
-    /// How many.
-    pub n_instances: usize,
-    /// Public start value of the hash keys: fresh and random for each `Delta`.
-    pub start_key: Block,
-    /// Inference and layer: unique under one start value.
-    pub tweak: TweakBase,
-    /// The garbling scheme.
-    pub mode: GarblingMode,
-}
-
-impl Instances<'_> {
-    /// AND gates of all instances.
-    pub fn n_and(&self) -> usize {
-        self.n_instances.saturating_mul(self.circuit.n_and())
-    }
-
-    /// Bytes of all tables.
-    pub fn table_bytes(&self) -> usize {
-        self.n_instances.saturating_mul(self.instance_bytes())
-    }
-
-    /// Bytes of the tables of one instance.
-    pub(super) fn instance_bytes(&self) -> usize {
-        self.mode.instance_bytes(self.circuit.n_and())
-    }
-
-    /// Labels of all the garbler's inputs.
-    pub fn n_garbler_labels(&self) -> usize {
-        self.n_instances
-            .saturating_mul(self.circuit.n_garbler_inputs())
-    }
-
-    /// Labels of all the evaluator's inputs.
-    pub fn n_evaluator_labels(&self) -> usize {
-        self.n_instances
-            .saturating_mul(self.circuit.n_evaluator_inputs())
-    }
-
-    /// Labels of all outputs.
-    pub fn n_output_labels(&self) -> usize {
-        self.n_instances.saturating_mul(self.circuit.n_outputs())
-    }
-
-    pub(super) fn n_batches(&self) -> usize {
-        self.n_instances.div_ceil(BATCH)
-    }
-}
 
 /// What garbling leaves. Labels are instance-major: all of instance 0, then of instance 1.
 pub struct Garbled {
@@ -144,7 +91,7 @@ pub(super) fn garble_on(
         None => None,
     };
 
-    let n_batches = instances.n_batches();
+    let n_batches = instances.n_instances.div_ceil(BATCH);
     let mut tables = vec![0; instances.table_bytes()];
     let mut garbler_zero = Zeroizing::new(vec![ZeroLabel::default(); instances.n_garbler_labels()]);
     let mut output_zero = Zeroizing::new(vec![ZeroLabel::default(); instances.n_output_labels()]);
@@ -179,11 +126,9 @@ pub(super) fn garble_on(
                     evaluator: &evaluator_zero[first * n_eval..(first + n_instances) * n_eval],
                     outputs: &mut *outputs,
                 };
-                match instances.mode {
-                    GarblingMode::HalfGates | GarblingMode::ClientDigits => {
-                        path.run(HalfGates(garbling))
-                    }
-                    GarblingMode::ThreeHalves => path.run(ThreeHalves(garbling)),
+                match instances.scheme {
+                    Scheme::HalfGates => path.run(HalfGates(garbling)),
+                    Scheme::ThreeHalves => path.run(ThreeHalves(garbling)),
                 }
                 if let (Some(input), Some(colours)) = (colour_input, output_colour) {
                     // The input enters no AND gate, so its colour may still be chosen: a uniform label stays uniform.
@@ -243,7 +188,8 @@ impl Zeroize for Garbled {
 mod tests {
     use super::*;
     use crate::block::ActiveLabel;
-    use crate::gc::{Builder, evaluate, sign_circuit};
+    use crate::gc::{Builder, Circuit, evaluate, sign_circuit};
+    use crate::hash::TweakBase;
     use rand::SeedableRng;
     use rand_chacha::ChaCha20Rng;
 
@@ -275,7 +221,7 @@ mod tests {
             n_instances: 1,
             start_key,
             tweak,
-            mode: GarblingMode::HalfGates,
+            scheme: Scheme::HalfGates,
         };
         for (seed, colour_b) in (0..16u8).map(|i| (i, i & 1)) {
             let b_zero = ZeroLabel(Block(
@@ -313,7 +259,7 @@ mod tests {
             n_instances: 3,
             start_key: Block(1),
             tweak,
-            mode: GarblingMode::HalfGates,
+            scheme: Scheme::HalfGates,
         };
         let seed = Seed::from([0; 32]);
         let labels = [ZeroLabel::default(); 3];
@@ -343,7 +289,7 @@ mod tests {
             n_instances: 100,
             start_key: Block(9),
             tweak,
-            mode: GarblingMode::HalfGates,
+            scheme: Scheme::HalfGates,
         };
         let [h0, h1] = label_hash(&instances, &delta, &zero, 52).unwrap();
         let active: Vec<ActiveLabel> = zero

@@ -12,12 +12,10 @@ use super::circuit::Gate;
 use super::lanes::{
     Ahead, Evaluation, Garbling, LOCKSTEP, collect, lanes_of, load_gates, spread, store_gates, xor,
 };
+use super::scheme::HALF_GATES_BYTES as GATE_BYTES;
 use crate::block::{ActiveLabel, ZeroLabel};
 use crate::hash::LANES;
 use crate::hash::simd::{Kernel, LANE_NUMBERS, Simd};
-
-/// Bytes of one AND gate.
-pub(super) const GATE_BYTES: usize = 32;
 
 /// Garbles or evaluates one batch by half-gates.
 pub(super) struct HalfGates<T>(pub T);

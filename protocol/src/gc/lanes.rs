@@ -13,7 +13,7 @@
 use zeroize::Zeroizing;
 
 use super::circuit::Circuit;
-use super::garble::Instances;
+use super::instances::Instances;
 use crate::block::{ActiveLabel, Block, ZeroLabel};
 use crate::hash::simd::{KEYS, LANE_NUMBERS, Row, Simd};
 use crate::hash::{LANES, group_key};
@@ -55,7 +55,7 @@ pub(super) fn wire_rows(instances: &Instances<'_>) -> Zeroizing<Vec<Row>> {
 pub(super) fn batch_keys(instances: &Instances<'_>, batch: usize) -> [u128; KEYS] {
     std::array::from_fn(|i| {
         let group = (batch * KEYS + i) as u64;
-        let domain = instances.mode.domain();
+        let domain = instances.scheme.domain();
         group_key(instances.start_key, domain, instances.tweak, group)
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! The garbler is a role: nothing here knows which party plays it. Nothing here moves bytes either; labels of the evaluator's
 //! inputs come from correlated OT, by the caller. Semi-honest garbler; the evaluator may deviate.
-//! Cost: 32 bytes for each AND gate, or 24 and 5 bits ([`GarblingMode`]); 16 for each input label.
+//! Cost: 32 bytes for each AND gate, or 24 and 5 bits ([`Scheme`]); 16 for each input label.
 
 mod argmax;
 mod circuit;
@@ -10,18 +10,22 @@ pub mod digits;
 mod evaluate;
 mod garble;
 mod half_gates;
+mod instances;
 mod labels;
 mod lanes;
-mod mode;
+mod scheme;
 mod sign;
 #[cfg(test)]
 mod tests;
 mod three_halves;
 
 pub use argmax::argmax_circuit;
-pub use circuit::{Builder, Circuit, Gate, Wire};
+#[cfg(test)]
+pub use circuit::Builder;
+pub use circuit::Circuit;
 pub use evaluate::{active_label_hash, evaluate};
-pub use garble::{Garbled, Instances, garble, label_hash};
+pub use garble::{Garbled, garble, label_hash};
+pub use instances::{CircuitParams, Instances};
 pub use labels::active_label_bytes;
-pub use mode::{GarblingMode, UnknownGarblingMode};
+pub use scheme::Scheme;
 pub use sign::sign_circuit;

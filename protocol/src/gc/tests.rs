@@ -7,7 +7,7 @@ use rand_chacha::ChaCha20Rng;
 use super::evaluate::evaluate_on;
 use super::garble::garble_on;
 use super::{
-    Builder, Circuit, Garbled, GarblingMode, Instances, argmax_circuit, label_hash, sign_circuit,
+    Builder, Circuit, Garbled, Instances, Scheme, argmax_circuit, label_hash, sign_circuit,
 };
 use crate::block::{ActiveLabel, Block, Delta, ZeroLabel};
 use crate::hash::TweakBase;
@@ -23,7 +23,7 @@ struct Fixed<'a> {
 }
 
 impl<'a> Fixed<'a> {
-    fn new(mode: GarblingMode, circuit: &'a Circuit, n_instances: usize) -> Self {
+    fn new(scheme: Scheme, circuit: &'a Circuit, n_instances: usize) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(77);
         let delta = Delta::random(&mut rng);
         let instances = Instances {
@@ -31,7 +31,7 @@ impl<'a> Fixed<'a> {
             n_instances,
             start_key: Block::random(&mut rng),
             tweak: TweakBase::new(3, 5).unwrap(),
-            mode,
+            scheme,
         };
         let zero = (0..instances.n_evaluator_labels())
             .map(|_| ZeroLabel(Block::random(&mut rng)))
@@ -66,7 +66,7 @@ fn bytes<'a>(labels: impl Iterator<Item = &'a ZeroLabel>) -> Vec<[u8; 16]> {
 /// BLAKE3 of tables, input labels, output labels and label hashes. Another implementation must find the same.
 #[test]
 fn bytes_stay_what_they_were() {
-    use GarblingMode::{HalfGates, ThreeHalves};
+    use Scheme::{HalfGates, ThreeHalves};
     let answers = [
         (
             HalfGates,
@@ -117,9 +117,9 @@ fn bytes_stay_what_they_were() {
             "419808068e76a368a3a357c2287cecdf",
         ),
     ];
-    for (mode, circuit, n_instances, want) in answers {
+    for (scheme, circuit, n_instances, want) in answers {
         let circuit = circuit.unwrap();
-        let fixed = Fixed::new(mode, &circuit, n_instances);
+        let fixed = Fixed::new(scheme, &circuit, n_instances);
         for (name, path) in Path::all() {
             let garbled = fixed.garble(path);
             let zero = &garbled.output_zero;
@@ -162,8 +162,8 @@ proptest! {
     fn all_paths_agree_and_compute_the_circuit(seed: u64, n_instances in 0usize..140, sliced: bool) {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let circuit = random_circuit(&mut rng);
-        let mode = GarblingMode::ALL[usize::from(sliced)];
-        let fixed = Fixed::new(mode, &circuit, n_instances);
+        let scheme = Scheme::ALL[usize::from(sliced)];
+        let fixed = Fixed::new(scheme, &circuit, n_instances);
         let bits = |n: usize, rng: &mut ChaCha20Rng| -> Vec<bool> { (0..n).map(|_| rng.random()).collect() };
         let theirs = bits(fixed.instances.n_garbler_labels(), &mut rng);
         let own = bits(fixed.instances.n_evaluator_labels(), &mut rng);

@@ -35,14 +35,13 @@ use super::circuit::Gate;
 use super::lanes::{
     Ahead, Evaluation, Garbling, PAIR, collect, lanes_of, load_gates, spread, store_gates, xor,
 };
+use super::scheme::{
+    Scheme, THREE_HALVES_BYTES as GATE_BYTES, THREE_HALVES_CONTROL_BITS as CONTROL_BITS,
+};
 use crate::block::{ActiveLabel, Block, ZeroLabel};
 use crate::hash::LANES;
 use crate::hash::simd::{KEYS, Kernel, LANE_NUMBERS, Row, Simd};
 
-/// Bytes of the slices of one AND gate.
-const GATE_BYTES: usize = 24;
-/// Control bits of one AND gate.
-const CONTROL_BITS: usize = 5;
 /// Gates whose control bits are kept in one word.
 const GATES_OF_WORD: usize = 12;
 /// Where the control bits of a word's last gate begin.
@@ -56,11 +55,6 @@ const BITS: u128 = 1 | 1 << 64;
 
 /// Garbles or evaluates one batch by three-halves garbling.
 pub(super) struct ThreeHalves<T>(pub T);
-
-/// Bytes of the tables of one instance.
-pub(super) const fn instance_bytes(n_and: usize) -> usize {
-    n_and * GATE_BYTES + (n_and * CONTROL_BITS).div_ceil(8)
-}
 
 impl Kernel for ThreeHalves<Garbling<'_>> {
     #[inline(always)]
@@ -79,7 +73,7 @@ impl ThreeHalves<Garbling<'_>> {
     #[inline(always)]
     fn group<S: Simd>(&mut self, s: S, keys: &S::Keys, dice_keys: &S::Keys, group: usize) {
         let circuit = self.0.circuit;
-        let stride = instance_bytes(circuit.n_and());
+        let stride = Scheme::ThreeHalves.instance_bytes(circuit.n_and());
         let n_in = circuit.n_garbler_inputs();
         let n_eval = circuit.n_evaluator_inputs();
         let n_inputs = n_in + n_eval;
@@ -247,7 +241,7 @@ impl<L: Copy + Into<ActiveLabel>> ThreeHalves<Evaluation<'_, L>> {
     #[inline(always)]
     fn group<S: Simd>(&mut self, s: S, keys: &S::Keys, group: usize) {
         let circuit = self.0.circuit;
-        let stride = instance_bytes(circuit.n_and());
+        let stride = Scheme::ThreeHalves.instance_bytes(circuit.n_and());
         let n_in = circuit.n_garbler_inputs();
         let n_eval = circuit.n_evaluator_inputs();
         let n_inputs = n_in + n_eval;

@@ -33,6 +33,7 @@ impl ErrorBound {
     }
 
     /// Root mean square of the error in units of a share, with the average ternary z and u.
+    #[cfg(test)]
     pub fn typical_rms(params: &RlweParams, weights_squared: u64) -> f64 {
         let average = DEGREE as f64 * 2.0 / 3.0;
         let bound = Self::for_norms(params, weights_squared as f64, average, average);
@@ -40,6 +41,7 @@ impl ErrorBound {
     }
 
     /// log2 of a bound on the probability that one error exceeds `tau` units: 2 exp(-(tau - 1)^2 / (2 variance)).
+    #[cfg(test)]
     pub fn failure_log2(&self, tau: f64) -> f64 {
         let margin = (tau - 1.0).max(0.0);
         (1.0 - margin * margin / (2.0 * self.variance) / std::f64::consts::LN_2).min(0.0)
@@ -56,6 +58,7 @@ impl ErrorBound {
     }
 
     /// The error that is exceeded with probability at most `2^-bits`.
+    #[cfg(test)]
     pub fn max_error(&self, bits: f64) -> f64 {
         1.0 + (2.0 * self.variance * std::f64::consts::LN_2 * (bits + 1.0)).sqrt()
     }

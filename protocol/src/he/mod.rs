@@ -35,9 +35,9 @@ mod server;
 mod weights;
 
 pub use bound::{ErrorBound, check_products};
-pub use client::{ClientSource, SecretKey, SourceMessages, decrypt};
+pub use client::{ClientSource, SecretKey, decrypt};
 pub use params::{DEGREE, MODULUS_BITS, RlweParams};
-pub use server::{PublicKey, Response, ServerSource};
+pub use server::{PublicKey, ServerSource};
 
 use crate::{Error, Result};
 use pi_model::bits::packed_bytes;

@@ -105,6 +105,7 @@ pub fn unpack_bits(packed: &[u8], n: usize) -> Vec<u8> {
 }
 
 /// Bits, one byte each, packed eight in a byte.
+#[cfg(test)]
 pub fn pack_bits(bits: &[u8]) -> Vec<u8> {
     let pack = |byte: &[u8]| byte.iter().rev().fold(0, |acc, bit| acc << 1 | (bit & 1));
     bits.chunks(8).map(pack).collect()

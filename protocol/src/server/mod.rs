@@ -1,40 +1,36 @@
-//! The server's driver: set-up, offline batches, online inferences. The only server code that touches a channel.
+//! The server's driver: set-up, offline batches, online inferences, each a list of steps in their order.
 //!
-//! The server is the garbler, but for ReLUs in sessions where the client is (module `digits`). What it learns: nothing about
-//! the input. What it keeps for one prepared inference: s, d, the zero-labels of its inputs, Delta, m, u_s, h_0 and h_1.
+//! What the server learns: nothing about the input. The steps themselves are in the rooms of the sub-protocols
+//! ([`crate::linear`], [`crate::transfers`], [`crate::relu`], [`crate::argmax`]).
 
-mod check;
-mod digits;
-mod garbling;
-pub(crate) mod kept;
+mod kept;
 mod observer;
 mod offline;
 mod online;
+pub(crate) mod prepared;
 mod setup;
 
-pub use check::{check_plan, prepared_bytes};
-pub use kept::kept_bytes;
+pub use crate::kept::server::kept_bytes;
+pub use crate::linear::check::check_plan;
 pub use observer::Observer;
+pub use prepared::prepared_bytes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use pi_model::plan::Plan;
-use zeroize::Zeroizing;
+use prepared::Prepared;
 
-use crate::block::{Delta, ZeroLabel};
-use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::he;
 use crate::kept::Keeper;
 use crate::layout::Layout;
-use crate::ledger::{Ledger, Phase};
-use crate::mux;
-use crate::ot::softspoken::ReceiverSetup;
 use crate::prg::Seed;
-use crate::session::{Nonce, Request, SessionOptions};
-use crate::share::{Server, Share};
-use crate::wire::{Step, Wire};
+use crate::session::{Request, SessionOptions};
+use crate::transfers::server::Receiving;
+use crate::wire::channel::Channel;
+use crate::wire::ledger::Ledger;
+use crate::wire::{Item, Nonces, Phase, Step, Wire};
 
 /// Prepared inferences that one session may keep in memory unless told otherwise.
 pub const DEFAULT_MAX_PREPARED: usize = 128;
@@ -43,18 +39,13 @@ pub const DEFAULT_MAX_PREPARED: usize = 128;
 pub struct ServerSession<C: Channel> {
     pub(crate) wire: Wire<C>,
     plan: Arc<Plan>,
-    layout: Arc<Layout>,
+    layout: Layout,
     seed: Seed,
-    client_nonce: Nonce,
-    server_nonce: Nonce,
+    nonces: Nonces,
     /// The client's public keys, one for each source.
     keys: Vec<he::PublicKey>,
-    /// The extension in which the server is the receiver; none if nothing is multiplexed.
-    mux: Option<mux::ServerMux>,
-    /// If the client garbles: the base OTs of the next batch, begun.
-    digit_setup: Option<ReceiverSetup>,
-    /// How OTs are made and circuits garbled.
-    options: SessionOptions,
+    /// The OTs in which it receives, from batch to batch.
+    receiving: Receiving,
     /// The session was opened for kept inferences alone.
     kept_only: bool,
     /// Where inferences outlive the session; none if they do not.
@@ -81,43 +72,6 @@ pub(crate) struct Trace {
     pub(crate) index: usize,
     pub(crate) tensors: Vec<Vec<u64>>,
     pub(crate) accumulators: Vec<Vec<u64>>,
-}
-
-/// One-time material for one inference. It leaves the session's store before the first online byte, and never returns.
-struct Prepared {
-    batch: u32,
-    index: usize,
-    /// It comes from the keeper, and the client waits to hear that it is there.
-    kept: bool,
-    delta: Arc<Delta>,
-    /// s of each layer's accumulator, skip connections left out (they are in the tensors).
-    masks: Vec<Share<Server>>,
-    layers: Vec<LayerMaterial>,
-    /// Material of the ReLUs, if the client garbled them.
-    digits: Option<digits::Digits>,
-    argmax: Option<ArgmaxMaterial>,
-}
-
-/// Material for the garbled argmax.
-struct ArgmaxMaterial {
-    /// Zero-labels of the server's inputs.
-    labels: Zeroizing<Vec<ZeroLabel>>,
-    /// Colours of the outputs' zero-labels: what turns colours into the class.
-    decode: Vec<u8>,
-}
-
-/// Material for one layer that ends in a masked ReLU.
-struct LayerMaterial {
-    /// y'_c - r_next at the positions without a ReLU.
-    identity: Share<Server>,
-    /// m.
-    choices: Zeroizing<Vec<u8>>,
-    /// u_s.
-    products: Share<Server>,
-    /// Zero-labels of the server's inputs.
-    input_labels: Zeroizing<Vec<ZeroLabel>>,
-    /// h_0 and h_1.
-    hashes: [Zeroizing<Vec<u64>>; 2],
 }
 
 impl<C: Channel> ServerSession<C> {
@@ -159,8 +113,12 @@ impl<C: Channel> ServerSession<C> {
                     })?;
                 }
                 Request::InferKept { id, batch, index } => {
-                    match self.take_kept(&id, batch, index) {
-                        Err(why) => self.miss(why, batch, index)?,
+                    let item = Item {
+                        batch,
+                        index: index.into(),
+                    };
+                    match self.take_kept(&id, item) {
+                        Err(why) => self.miss(why, item)?,
                         Ok(prepared) => {
                             self.observed(Phase::Online, batch, Some(index), |session| {
                                 session.infer(prepared)
@@ -226,7 +184,7 @@ impl<C: Channel> ServerSession<C> {
     /// What the client chose for this session.
     #[must_use]
     pub const fn options(&self) -> SessionOptions {
-        self.options
+        self.layout.options()
     }
 
     /// Prepared inferences that wait for their query.

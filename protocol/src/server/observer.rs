@@ -1,10 +1,11 @@
 //! Telling somebody of every step that a session has finished: what it cost the server, and nothing of what went in or out.
 
 use super::ServerSession;
-use crate::channel::Channel;
 use crate::error::Result;
-use crate::ledger::{Ledger, Phase};
-use crate::record::{Party, StepRecord};
+use crate::wire::Phase;
+use crate::wire::channel::Channel;
+use crate::wire::ledger::Ledger;
+use crate::wire::record::{Party, StepRecord};
 
 /// Called on the session's thread after every finished step: the client waits for it when it asks for the next one.
 pub type Observer = Box<dyn FnMut(StepRecord) + Send>;

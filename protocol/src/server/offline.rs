@@ -1,406 +1,94 @@
 //! The server's offline phase for one batch. The flights and their costs are described in the client's module of this name.
 //!
 //! Each source is answered as soon as it is in: the client has announced to its channel what may come while it still sends
-//! ([`crate::channel::Channel::expect`]), so that full queues both ways stop neither. Of any other flight all is read before the next.
+//! ([`Channel::expect`]), so that full queues both ways stop neither. Of any other flight all is read before the next.
 
-use std::sync::Arc;
-
-use pi_model::bits::{packed_bytes, unpack};
-use zeroize::Zeroizing;
-
-use super::garbling::{Garbling, Received, Transfers, garble_inference};
-use super::{LayerMaterial, Prepared, ServerSession};
-use crate::block::{Block, Delta};
-use crate::channel::Channel;
+use super::{Prepared, ServerSession};
+use crate::argmax;
+use crate::block::Block;
 use crate::error::Result;
-use crate::he;
-use crate::layout::ReluLayer;
-use crate::ledger::{Phase, Work};
-use crate::ot::CotSender as _;
-use crate::ot::softspoken::{self, SenderSetup};
-use crate::prg;
-use crate::ring::Ring;
-use crate::session::{batch_tag, malformed, tag};
-use crate::share::{Server, Share};
-use crate::sizes;
-use crate::wire::Step;
+use crate::gc::CircuitParams;
+use crate::linear;
+use crate::relu;
+use crate::transfers::server::Garbler;
+use crate::transfers::{self, Extensions};
+use crate::wire::channel::Channel;
+use crate::wire::{Batch, Step};
 
 impl<C: Channel> ServerSession<C> {
     pub(super) fn prepare(&mut self) -> Result<()> {
-        let batch = self.n_batches;
-        let mut masks = self.respond(batch)?;
-        let n_labels = self.layout.n_labels();
-        let point = if n_labels > 0 {
-            Some(self.wire.recv(
-                batch_tag(Step::LabelBase, 0, batch),
-                softspoken::BASE_SENDER_BYTES,
-            )?)
-        } else {
-            None
+        let Self {
+            wire,
+            plan,
+            layout,
+            seed,
+            nonces,
+            keys,
+            receiving,
+            ..
+        } = self;
+        let batch = Batch {
+            number: self.n_batches,
+            nonces: *nonces,
+            seed,
         };
-        let digit_base = self.receive_digit_base(batch)?;
-        let transfers = self.transfer(batch, point, digit_base)?;
-        let n = self.plan.public().batch();
-        let received = (0..n)
-            .map(|index| self.receive_shares(batch, index))
-            .collect::<Result<Vec<_>>>()?;
-        if n_labels == 0 {
-            for (index, (masks, received)) in masks.drain(..).zip(received).enumerate() {
-                let layers = received
-                    .identity
-                    .into_iter()
-                    .map(LayerMaterial::without_relus)
-                    .collect();
-                let prepared = Prepared {
-                    batch,
-                    index,
-                    kept: false,
-                    delta: transfers.delta.clone(),
-                    masks,
-                    layers,
-                    digits: None,
-                    argmax: None,
-                };
-                self.prepared.insert((batch, index as u16), prepared);
-            }
-            return Ok(());
-        }
-        let mode = self.options.garbling;
-        let start_key = Block::random(&mut self.seed.stream("hash key", &[batch.into()]));
-        if self.layout.has_circuits(mode) {
-            self.wire
-                .send(batch_tag(Step::HashKey, 0, batch), &start_key.to_le_bytes())?;
-        }
-        self.wire
-            .send(batch_tag(Step::LabelReply, 0, batch), &transfers.reply)?;
-        let labels = self.seed.derive("input labels", &[batch.into()]);
-        for (index, (masks, received)) in masks.drain(..).zip(received).enumerate() {
-            let layout = self.layout.clone();
-            let garbling = if self.layout.client_garbles(mode) {
-                self.take_digits(
-                    &transfers, received, masks, start_key, &labels, batch, index,
-                )?
-            } else {
-                garble_inference(
-                    &mut self.wire.ledger,
-                    &layout,
-                    &transfers,
-                    received,
-                    masks,
-                    start_key,
-                    &labels,
-                    mode,
-                    batch,
-                    index,
-                )?
+        let n = plan.public().batch();
+        let extensions = Extensions::new(layout, n);
+
+        // Flight 1, up, and 2, down, side by side: a response is a function of its source alone, so it need not wait for the next.
+        let masks = linear::server::respond(wire, plan, &batch, keys)?;
+        let begun = transfers::server::receive_base(wire, &batch, &extensions)?;
+
+        // Flight 2 ends and flight 3 begins. The client's extension is checked in here, before anything is made of its choices: a
+        // client that failed the check could otherwise learn Delta, and with it every label, bit by bit.
+        let transfers = transfers::server::extend(wire, &batch, &extensions, receiving, begun)?;
+
+        // Flight 3, up, read to its end before the first table leaves.
+        let mut received = Vec::with_capacity(n);
+        for index in 0..n {
+            let item = batch.item(index);
+            let relus = relu::server::receive(wire, item, layout)?;
+            let argmax = match &layout.argmax {
+                None => vec![],
+                Some(argmax) => argmax::server::receive(wire, item, argmax)?,
             };
-            self.send_tables(batch, index, &garbling)?;
-            self.prepared
-                .insert((batch, index as u16), garbling.prepared);
+            received.push((relus, argmax));
         }
-        Ok(())
-    }
 
-    /// Noise bits and corrections of one source.
-    fn receive_source(&mut self, batch: u32, index: usize) -> Result<(Vec<u8>, Vec<u8>)> {
-        let plan = self.plan.public().clone();
-        let source = &plan.sources()[index];
-        let layer = sizes::layer_of_source(&plan, index);
-        let noise = self.wire.recv(
-            batch_tag(Step::HeNoise, layer, batch),
-            source.packing.noise_bytes(source.ring.up_bits()),
-        )?;
-        let corrections = self.wire.recv(
-            batch_tag(Step::HeCorrections, layer, batch),
-            source.packing.correction_bytes(source.ring.share_bits),
-        )?;
-        self.wire.ledger.work(
-            layer,
-            Work {
-                n_ciphertexts: source.packing.n_polys() as u64,
-                ..Work::default()
+        // Flight 4, down. The hash key is drawn and told only now, after all that the client chooses, and before the tables that
+        // are made with it.
+        let start_key = Block::random(&mut batch.stream("hash key", &[]));
+        if layout.has_circuits() {
+            wire.send(batch.tag(Step::HashKey, 0), &start_key.to_le_bytes())?;
+        }
+        wire.send(batch.tag(Step::LabelReply, 0), &transfers.reply)?;
+        let garbler = Garbler {
+            circuits: CircuitParams {
+                scheme: layout.options().garbling.scheme(),
+                start_key,
             },
-        );
-        Ok((noise, corrections))
-    }
-
-    /// Answers every source; returns s for each inference and layer.
-    fn respond(&mut self, batch: u32) -> Result<Vec<Vec<Share<Server>>>> {
-        let plan = self.plan.public().clone();
-        let graph = plan.graph();
-        let mut sums: Vec<Zeroizing<Vec<u64>>> = graph
-            .layers
-            .iter()
-            .map(|l| Zeroizing::new(vec![0; plan.batch() * l.shape.n_values()]))
-            .collect();
-        for (index, source) in plan.sources().iter().enumerate() {
-            let (noise, corrections) = self.receive_source(batch, index)?;
-            let public = prg::public_seed(
-                "he c1",
-                &self.client_nonce,
-                &self.server_nonce,
-                &[batch.into(), index as u64],
-            );
-            let layer = sizes::layer_of_source(&plan, index);
-            let params = sizes::rlwe(source.ring)?;
-            let ledger = &mut self.wire.ledger;
-            let state = ledger.time_of_layer(Phase::Offline, "transform", layer, || {
-                he::ServerSource::new(
-                    &params,
-                    &source.packing,
-                    &public,
-                    layer,
-                    &noise,
-                    &corrections,
-                )
-            })?;
-            for due in plan.responses().iter().filter(|r| r.source == index) {
-                let (layer, conv) = (due.layer, due.convs[0]);
-                let packing = plan.packing(due);
-                let weights = self.plan.weights(due);
-                let mut rng = self
-                    .seed
-                    .stream("he response", &[batch.into(), layer as u64, conv as u64]);
-                let key = &self.keys[index];
-                let ledger = &mut self.wire.ledger;
-                let response = ledger.time_of_layer(Phase::Offline, "respond", layer, || {
-                    state.respond(key, packing, &weights, &mut rng)
-                })?;
-                self.wire.ledger.work(
-                    layer,
-                    Work {
-                        n_ciphertexts: packing.n_polys() as u64,
-                        ..Work::default()
-                    },
-                );
-                self.wire
-                    .send(batch_tag(Step::HeResponse, layer, batch), &response.message)?;
-                let shift = plan.shift(due);
-                let ledger = &mut self.wire.ledger;
-                ledger.time_of_layer(Phase::Offline, "masks", layer, || {
-                    for (sum, value) in sums[layer].iter_mut().zip(response.share.iter()) {
-                        *sum = sum.wrapping_add(value << shift);
-                    }
-                });
-            }
-        }
-        let masks = |index: usize| {
-            let of_layers = sums.iter().enumerate().map(|(layer, sum)| {
-                let ring = Ring::new(plan.accumulator_bits(layer));
-                let n = sum.len() / plan.batch();
-                Share::new(
-                    sum[index * n..(index + 1) * n]
-                        .iter()
-                        .map(|&v| ring.reduce(v))
-                        .collect(),
-                )
-            });
-            of_layers.collect()
+            labels: batch.derive("input labels"),
+            transfers: &transfers,
+            ots: layout.ots(),
         };
-        let ledger = &mut self.wire.ledger;
-        Ok(ledger.time(Phase::Offline, "masks", || {
-            (0..plan.batch()).map(masks).collect()
-        }))
-    }
-
-    fn transfer(
-        &mut self,
-        batch: u32,
-        point: Option<Vec<u8>>,
-        digit_base: Option<Vec<u8>>,
-    ) -> Result<Transfers> {
-        let n = self.plan.public().batch();
-        let mut rng = self.seed.stream("label OT", &[batch.into()]);
-        let mut delta = Delta::random(&mut rng);
-        let mut setup = None;
-        if let Some(point) = point {
-            let session =
-                sizes::ot_session("labels", &self.client_nonce, &self.server_nonce, batch);
-            let fresh = Delta::random(&mut rng);
-            let (state, reply) = self.wire.ledger.time(Phase::Offline, "OT", || {
-                SenderSetup::new(session, fresh, &point, &mut rng)
-            })?;
-            self.wire
-                .send(batch_tag(Step::LabelBaseReply, 0, batch), &reply)?;
-            setup = Some(state);
-        }
-        let mode = self.options.garbling;
-        let n_products = n * self.layout.n_mux_ots(mode);
-        let (mut choices, mut products) = (Zeroizing::default(), Zeroizing::default());
-        let mut bits = Zeroizing::default();
-        let mut of_batch = match digit_base {
-            Some(answer) => Some(self.send_digit_trees(batch, &answer)?),
-            None => None,
-        };
-        let by_client = of_batch.is_some();
-        if let Some(mux) = of_batch.as_mut().or(self.mux.as_mut()) {
-            let extended = self
-                .wire
-                .ledger
-                .time(Phase::Offline, "OT", || mux.extend(n_products))?;
-            self.wire
-                .send(batch_tag(Step::MuxExtension, 0, batch), &extended.message)?;
-            let reply = self.wire.recv(
-                batch_tag(Step::MuxReply, 0, batch),
-                self.options.ot.reply_bytes(n_products),
-            )?;
-            self.wire
-                .ledger
-                .time(Phase::Offline, "OT", || -> Result<_> {
-                    if by_client {
-                        (choices, bits) = mux.complete_labels(n_products, extended, &reply)?;
-                    } else {
-                        (choices, products) = mux.complete(n_products, extended, &reply)?;
-                    }
-                    Ok(())
-                })?;
-        }
-        let n_labels = n * self.layout.n_label_ots(mode);
-        let (mut labels, mut reply) = (Zeroizing::default(), vec![]);
-        let roots = self.seed.derive("label silent OT", &[batch.into()]);
-        if let Some(setup) = setup {
-            let trees = self.wire.recv(
-                batch_tag(Step::LabelTrees, 0, batch),
-                softspoken::TREES_BYTES,
-            )?;
-            let extension = self.wire.recv(
-                batch_tag(Step::LabelExtension, 0, batch),
-                self.options.ot.message_bytes(n_labels),
-            )?;
-            let session =
-                sizes::ot_session("labels", &self.client_nonce, &self.server_nonce, batch);
-            let ot = self.options.ot;
-            (delta, labels, reply) =
-                self.wire
-                    .ledger
-                    .time(Phase::Offline, "OT", || -> Result<_> {
-                        let mut sender = ot.sender(setup.finish(&trees)?, session, roots);
-                        let labels = sender.extend(n_labels, &extension)?;
-                        let reply = sender.reply();
-                        Ok((sender.into_delta(), labels, reply))
-                    })?;
-        }
-        Ok(Transfers {
-            delta: Arc::new(delta),
-            labels,
-            reply,
-            choices,
-            products,
-            bits,
-        })
-    }
-
-    fn receive_shares(&mut self, batch: u32, index: usize) -> Result<Received> {
-        let layout = self.layout.clone();
-        let mut received = Received {
-            label_bits: vec![],
-            digits: vec![],
-            corrections: vec![],
-            identity: vec![],
-        };
-        for relu in &layout.relu_layers {
-            let (layer, bits) = (relu.layer, relu.ring_out.bits());
-            if layout.client_garbles(self.options.garbling) {
-                let digits = self.receive_digits(batch, index, relu)?;
-                received.digits.push(digits);
-            } else {
-                self.receive_corrections(batch, index, relu, &mut received)?;
-            }
-            let message = self.wire.recv(
-                tag(Step::Identity, layer, batch, index),
-                relu.identity_bytes(),
-            )?;
-            let ledger = &mut self.wire.ledger;
-            let identity = ledger
-                .time_of_layer(Phase::Offline, "unpack", layer, || {
-                    unpack(&message, relu.positions.removed().len(), bits)
-                })
-                .map_err(|e| malformed(Step::Identity, layer, &e))?;
-            received.identity.push(Share::new(identity));
-        }
-        if let Some(argmax) = &layout.argmax {
-            received.label_bits.push(self.receive_label_bits(
-                batch,
-                index,
-                layout.last_layer(),
-                argmax.n_labels(),
-            )?);
-            self.wire.ledger.work(
-                layout.last_layer(),
-                Work {
-                    n_ots: argmax.n_labels() as u64,
-                    ..Work::default()
-                },
-            );
-        }
-        Ok(received)
-    }
-
-    /// Derandomisation bits and multiplexer corrections of one layer.
-    fn receive_corrections(
-        &mut self,
-        batch: u32,
-        index: usize,
-        relu: &ReluLayer,
-        received: &mut Received,
-    ) -> Result<()> {
-        let layer = relu.layer;
-        let bits = self.receive_label_bits(batch, index, layer, relu.n_labels())?;
-        received.label_bits.push(bits);
-        let message = self.wire.recv(
-            tag(Step::MuxCorrections, layer, batch, index),
-            relu.result_bytes(),
-        )?;
-        let ledger = &mut self.wire.ledger;
-        let corrections = ledger
-            .time_of_layer(Phase::Offline, "unpack", layer, || {
-                unpack(&message, relu.n_relus(), relu.ring_out.bits())
-            })
-            .map_err(|e| malformed(Step::MuxCorrections, layer, &e))?;
-        received.corrections.push(corrections);
-        ledger.work(
-            layer,
-            Work {
-                n_ots: (relu.n_labels() + relu.n_relus()) as u64,
-                ..Work::default()
-            },
-        );
-        Ok(())
-    }
-
-    fn receive_label_bits(
-        &mut self,
-        batch: u32,
-        index: usize,
-        layer: usize,
-        n: usize,
-    ) -> Result<Vec<u8>> {
-        let message = self.wire.recv(
-            tag(Step::LabelBits, layer, batch, index),
-            packed_bytes(n, 1),
-        )?;
-        let ledger = &mut self.wire.ledger;
-        ledger.time_of_layer(Phase::Offline, "unpack", layer, || {
-            let bits = unpack(&message, n, 1).map_err(|e| malformed(Step::LabelBits, layer, &e))?;
-            Ok(bits.into_iter().map(|b| b as u8).collect())
-        })
-    }
-
-    fn send_tables(&mut self, batch: u32, index: usize, garbling: &Garbling) -> Result<()> {
-        // The argmax alone, if the client garbles the other layers.
-        let layers = self.layout.relu_layers.len();
-        let first = (layers + 1 - garbling.tables.len().min(layers + 1))
-            * usize::from(garbling.prepared.digits.is_some());
-        for (layer, tables) in (first..).zip(&garbling.tables) {
-            self.wire.ledger.work(
-                layer,
-                Work {
-                    n_and_gates: self.layout.n_and(layer) as u64,
-                    ..Work::default()
-                },
-            );
-            self.wire
-                .send(tag(Step::Tables, layer, batch, index), tables)?;
+        for (index, (masks, (relus, bits))) in masks.into_iter().zip(received).enumerate() {
+            let item = batch.item(index);
+            let relus = relus.garble(wire, &batch, layout, index, &garbler)?;
+            let argmax = match &layout.argmax {
+                None => None,
+                Some(argmax) => Some(argmax::server::garble_and_send(
+                    wire, item, argmax, &garbler, &bits,
+                )?),
+            };
+            let prepared = Prepared {
+                item,
+                kept: false,
+                delta: transfers.delta.clone(),
+                masks,
+                relus,
+                argmax,
+            };
+            self.prepared.insert((item.batch, index as u16), prepared);
         }
         Ok(())
     }

@@ -7,18 +7,16 @@ use pi_model::plan::Plan;
 use subtle::ConstantTimeEq as _;
 
 use super::{DEFAULT_MAX_PREPARED, ServerSession};
-use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::he;
 use crate::layout::Layout;
-use crate::ledger::Phase;
-use crate::mux::ServerMux;
-use crate::ot::softspoken;
 use crate::prg::{self, Seed};
 use crate::session::{
-    HELLO_BYTES, Nonce, Opening, SessionOptions, decode_client_hello, encode_hello, setup_tag,
+    Opening, SessionOptions, decode_client_hello, encode_hello, hello_messages, setup_messages,
 };
-use crate::wire::{Step, Wire};
+use crate::transfers::server::Receiving;
+use crate::wire::channel::Channel;
+use crate::wire::{Batch, Nonces, Phase, Step, Tag, Wire};
 
 impl<C: Channel> ServerSession<C> {
     /// Sets up a session with the client behind `channel`, for `plan`.
@@ -32,10 +30,10 @@ impl<C: Channel> ServerSession<C> {
     /// As [`Self::accept`], with all randomness from `seed`.
     pub(crate) fn accept_with_seed(channel: C, plan: Arc<Plan>, seed: Seed) -> Result<Self> {
         let public = plan.public().clone();
-        let layout = Arc::new(Layout::new(&public)?);
         let mut wire = Wire::new(channel);
-        let hello = wire.recv(setup_tag(Step::Hello), HELLO_BYTES)?;
-        let (client_nonce, hash, opening) = decode_client_hello(&hello)?;
+        // The plan's hash first: with another plan every later length would differ, and the client's material would serve nothing.
+        let hello = wire.receive(Tag::setup(Step::Hello), &hello_messages())?;
+        let (client, hash, opening) = decode_client_hello(&hello)?;
         if !bool::from(hash.ct_eq(&public.hash())) {
             return Err(Error::peer(
                 Step::Hello.name(),
@@ -44,64 +42,51 @@ impl<C: Channel> ServerSession<C> {
                 "another hash: the client must describe the model again, and both sides must run the same release",
             ));
         }
-        let server_nonce = *seed.derive("server nonce", &[]).as_bytes();
-        let Opening::Full(options) = opening else {
-            let reply = encode_hello(&server_nonce, &[0; 32]);
-            wire.send(setup_tag(Step::HelloReply), &reply)?;
+        // This side's nonce is drawn whatever the client's is: no value of an earlier session comes back.
+        let server = *seed.derive("server nonce", &[]).as_bytes();
+        let nonces = Nonces { client, server };
+        let options = match opening {
+            Opening::Full(options) => options,
+            Opening::KeptOnly => SessionOptions::default(),
+        };
+        let layout = Layout::new(&public, options)?;
+        if opening == Opening::KeptOnly {
+            let reply = encode_hello(&server, &[0; 32]);
+            wire.send(Tag::setup(Step::HelloReply), &reply)?;
             return Ok(Self {
                 setup_s: wire.ledger.now_s(),
                 kept_only: true,
-                ..Self::bare(wire, plan, layout, seed, [client_nonce, server_nonce])
+                ..Self::bare(wire, plan, layout, seed, nonces)
             });
+        }
+        let setup = Batch {
+            number: 0,
+            nonces,
+            seed: &seed,
         };
-        let by_client = layout.client_garbles(options.garbling);
-        let (setup, point) = wire.ledger.time(Phase::Setup, "OT", || {
-            ServerMux::begin(&client_nonce, &server_nonce, by_client.into(), &seed)
-        });
-        wire.send(
-            setup_tag(Step::HelloReply),
-            &encode_hello(&server_nonce, &point),
-        )?;
-
-        let n_keys = public.sources().len();
-        let message = wire.recv(setup_tag(Step::PublicKeys), n_keys * he::public_key_bytes())?;
-        let common = prg::public_seed("he public key", &client_nonce, &server_nonce, &[]);
+        let (base, point) = wire
+            .ledger
+            .time(Phase::Setup, "OT", || Receiving::begin(&setup, &layout));
+        wire.send(Tag::setup(Step::HelloReply), &encode_hello(&server, &point))?;
+        let messages = setup_messages(&public, &layout);
+        let keys = wire.receive(Tag::setup(Step::PublicKeys), &messages)?;
+        let common = nonces.public_seed("he public key", &[]);
         let keys = wire.ledger.time(Phase::Setup, "keys", || {
-            message
-                .chunks(he::public_key_bytes())
-                .enumerate()
-                .map(|(i, key)| he::PublicKey::from_message(&common, i, key))
+            let keys = keys.chunks(he::public_key_bytes()).enumerate();
+            keys.map(|(i, key)| he::PublicKey::from_message(&common, i, key))
                 .collect::<Result<Vec<_>>>()
         })?;
-        let (mut mux, mut digit_setup) = (None, None);
-        if by_client {
-            digit_setup = Some(setup);
-        } else if layout.n_relus() > 0 {
-            let answer = wire.recv(setup_tag(Step::MuxBase), softspoken::BASE_RECEIVER_BYTES)?;
-            let (finished, trees) = wire.ledger.time(Phase::Setup, "OT", || {
-                ServerMux::finish(setup, &client_nonce, &server_nonce, 0, &answer, options.ot)
-            })?;
-            wire.send(setup_tag(Step::MuxTrees), &trees)?;
-            mux = Some(finished);
-        }
+        let receiving = Receiving::set_up(&mut wire, &setup, &layout, base)?;
         Ok(Self {
             setup_s: wire.ledger.now_s(),
             keys,
-            mux,
-            digit_setup,
-            options,
-            ..Self::bare(wire, plan, layout, seed, [client_nonce, server_nonce])
+            receiving,
+            ..Self::bare(wire, plan, layout, seed, nonces)
         })
     }
 
     /// A session without keys.
-    fn bare(
-        wire: Wire<C>,
-        plan: Arc<Plan>,
-        layout: Arc<Layout>,
-        seed: Seed,
-        [client_nonce, server_nonce]: [Nonce; 2],
-    ) -> Self {
+    fn bare(wire: Wire<C>, plan: Arc<Plan>, layout: Layout, seed: Seed, nonces: Nonces) -> Self {
         Self {
             setup_s: 0.0,
             observer: None,
@@ -109,12 +94,9 @@ impl<C: Channel> ServerSession<C> {
             plan,
             layout,
             seed,
-            client_nonce,
-            server_nonce,
+            nonces,
             keys: vec![],
-            mux: None,
-            digit_setup: None,
-            options: SessionOptions::default(),
+            receiving: Receiving::Nothing,
             kept_only: false,
             keeper: None,
             n_batches: 0,

@@ -9,14 +9,15 @@ use pi_model::plan::Plan;
 use pi_model::random::RandomModel;
 use pi_model::spec::OutputMode;
 
-use crate::channel::{Channel, MemoryChannel, pair};
 use crate::client::{ClientSession, Output};
+use crate::cost::Cost;
 use crate::error::{Error, Result};
-use crate::gc::GarblingMode;
 use crate::server::ServerSession;
+use crate::session::GarblingMode;
+use crate::session::Request;
 use crate::session::SessionOptions;
-use crate::session::{Request, tag};
-use crate::wire::{Frame, MAX_FRAME_BYTES, Step};
+use crate::wire::channel::{Channel, MemoryChannel, pair};
+use crate::wire::{Direction, Frame, Item, MAX_FRAME_BYTES, Step};
 
 /// What happens to one frame on its way.
 #[derive(Clone, Copy, Debug)]
@@ -191,6 +192,7 @@ fn every_spoiled_message_to_or_from_a_client_that_garbles_ends_in_a_typed_error(
 fn spoil_all(model: &Arc<Model>, garbling: GarblingMode) {
     let (honest, server, [from_client, from_server]) = session(model, garbling, None, None);
     assert!(server.is_ok() && honest.is_ok());
+    assert_eq!([from_client, from_server], listed(model, garbling));
     let cases = (0..from_client)
         .map(|n| (n, true))
         .chain((0..from_server).map(|n| (n, false)));
@@ -200,6 +202,22 @@ fn spoil_all(model: &Arc<Model>, garbling: GarblingMode) {
         &cases.collect::<Vec<_>>(),
         [from_client, from_server],
     );
+}
+
+/// Frames that each side sends by the rooms' lists of messages, which are what is spoiled: a message in none of them would
+/// have no stated length. The client's requests to prepare, to infer and to end come on top.
+fn listed(model: &Arc<Model>, garbling: GarblingMode) -> [usize; 2] {
+    let plan = Plan::new(model.clone(), 1).unwrap();
+    let options = SessionOptions {
+        garbling,
+        ..SessionOptions::default()
+    };
+    let cost = Cost::with_options(plan.public(), options).unwrap();
+    let n = |direction| {
+        let steps = cost.bytes_by_step();
+        steps.filter(|(s, ..)| s.direction() == direction).count()
+    };
+    [n(Direction::Up) + 3, n(Direction::Down)]
 }
 
 fn spoil(
@@ -289,7 +307,9 @@ fn prepared_material_serves_once() {
             matches!(&error, Error::Peer { .. }) && error.to_string().contains("not used"),
             "{error}"
         );
-        let late = client.wire.recv(tag(Step::Labels, 0, 1, 0), 16);
+        let late = client
+            .wire
+            .recv(Item { batch: 1, index: 0 }.tag(Step::Labels, 0), 16);
         assert!(
             matches!(late, Err(Error::Channel(_))),
             "the server still answers"

@@ -12,11 +12,11 @@ use pi_model::spec::OutputMode;
 use super::{Run, inputs, run, run_plan, small};
 use crate::client::Output;
 use crate::cost::Cost;
-use crate::gc::GarblingMode;
-use crate::ledger::{Direction, Phase};
-use crate::ot::mode::OtMode;
+use crate::session::GarblingMode;
+use crate::session::OtMode;
 use crate::session::SessionOptions;
 use crate::wire::Step;
+use crate::wire::{Direction, Phase};
 
 #[test]
 fn logits_are_close_to_the_plaintext_executor() {

@@ -13,17 +13,18 @@ use zeroize::Zeroizing;
 
 use super::hostile::{Fault, Spoiled};
 use super::{inputs, small};
-use crate::channel::{MemoryChannel, pair};
 use crate::client::{self, ClientSession, Output, Prepared};
 use crate::cost::Cost;
 use crate::error::{Error, Result};
-use crate::gc::GarblingMode;
 use crate::kept::{ItemId, KeepError, Keeper, Kept};
-use crate::ledger::{Ledger, Phase};
-use crate::ot::mode::OtMode;
 use crate::server::{self, ServerSession};
+use crate::session::GarblingMode;
+use crate::session::OtMode;
 use crate::session::SessionOptions;
+use crate::wire::Phase;
 use crate::wire::Step;
+use crate::wire::channel::{MemoryChannel, pair};
+use crate::wire::ledger::Ledger;
 
 type Items = Arc<Mutex<HashMap<ItemId, Vec<u8>>>>;
 
@@ -356,7 +357,7 @@ fn spoiled_bytes_never_panic() {
         let items = keeper.items.lock().unwrap();
         let theirs = items.values().next().unwrap();
         let client = |bytes: &[u8]| load(bytes, &plan).is_ok();
-        let server = |bytes: &[u8]| server::kept::loads(bytes, &plan);
+        let server = |bytes: &[u8]| crate::kept::server::loads(bytes, &plan);
         type Loads<'a> = &'a dyn Fn(&[u8]) -> bool;
         let sides = [(&half, &client as Loads<'_>), (theirs, &server)];
         for (bytes, loads) in sides {
@@ -458,7 +459,7 @@ fn every_spoiled_message_of_a_kept_inference_ends_in_a_typed_error() {
     let cost = Cost::of(plan.public()).unwrap();
     let n_of = |phase, down: bool| {
         let steps = cost.bytes_by_step();
-        let is_down = |s: Step| s.direction() == crate::ledger::Direction::Down;
+        let is_down = |s: Step| s.direction() == crate::wire::Direction::Down;
         steps
             .filter(|(s, ..)| s.phase() == phase && is_down(*s) == down)
             .count()

@@ -5,6 +5,7 @@ mod inference;
 mod kept;
 mod observer;
 mod replay;
+mod transcript;
 
 use std::sync::Arc;
 
@@ -13,12 +14,12 @@ use pi_model::plan::Plan;
 use pi_model::random::{RandomModel, residual_network};
 use pi_model::spec::OutputMode;
 
-use crate::channel::pair;
 use crate::client::{self, ClientSession, Output};
-use crate::ledger::Ledger;
 use crate::prg::Seed;
 use crate::server::{self, ServerSession};
 use crate::session::SessionOptions;
+use crate::wire::channel::pair;
+use crate::wire::ledger::Ledger;
 
 /// What both sides of a session did.
 pub(crate) struct Run {

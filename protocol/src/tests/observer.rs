@@ -6,11 +6,11 @@ use pi_model::plan::Plan;
 use pi_model::spec::OutputMode;
 
 use super::{inputs, small};
-use crate::channel::pair;
 use crate::client::ClientSession;
-use crate::ledger::Phase;
-use crate::record::{Party, StepRecord};
 use crate::server::ServerSession;
+use crate::wire::Phase;
+use crate::wire::channel::pair;
+use crate::wire::record::{Party, StepRecord};
 
 /// Runs a whole batch; what the server's observer was told, and what the client has measured of the last inference.
 fn observed(relus: usize, mode: OutputMode) -> (Vec<StepRecord>, StepRecord) {

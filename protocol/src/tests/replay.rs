@@ -7,9 +7,9 @@ use pi_model::spec::OutputMode;
 use pi_model::{Model, executor};
 
 use super::{Run, inputs, run, run_plan, small};
-use crate::gc::GarblingMode;
 use crate::layout::Layout;
 use crate::ring::Ring;
+use crate::session::GarblingMode;
 use crate::session::SessionOptions;
 use pi_model::plan::{Plan, PublicPlan};
 
@@ -27,7 +27,7 @@ fn open(ring: Ring, client: &[u64], server: &[u64]) -> Vec<i64> {
 /// Checks every layer of every inference; returns the errors of accumulators whose convolutions are not shifted.
 fn judge(model: &Arc<Model>, inputs: &[Vec<i64>], run: &Run) -> Vec<i64> {
     let plan = PublicPlan::new(model.public(), inputs.len()).unwrap();
-    let layout = Layout::new(&plan).unwrap();
+    let layout = Layout::new(&plan, SessionOptions::default()).unwrap();
     let graph = plan.graph();
     let mut errors = vec![];
     for (index, input) in inputs.iter().enumerate() {

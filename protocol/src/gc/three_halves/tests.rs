@@ -5,7 +5,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 
 use crate::block::{Block, Delta, ZeroLabel};
-use crate::gc::{Builder, Circuit, GarblingMode, Instances, evaluate, garble};
+use crate::gc::{Builder, Circuit, Instances, Scheme, evaluate, garble};
 use crate::hash::TweakBase;
 use crate::prg::Seed;
 
@@ -157,7 +157,7 @@ fn and_gate_is_what_the_equations_say() {
         n_instances: 1,
         start_key,
         tweak: TweakBase::new(5, 6).unwrap(),
-        mode: GarblingMode::ThreeHalves,
+        scheme: Scheme::ThreeHalves,
     };
     let mut seen = [0; 16];
     for seed in 0..64u8 {
@@ -231,7 +231,7 @@ fn dice_are_spread_over_gates_and_instances() {
         n_instances: INSTANCES,
         start_key: Block(1),
         tweak: TweakBase::new(0, 0).unwrap(),
-        mode: GarblingMode::ThreeHalves,
+        scheme: Scheme::ThreeHalves,
     };
     let zero: Vec<ZeroLabel> = (0..INSTANCES)
         .map(|_| ZeroLabel(Block::random(&mut rng)))

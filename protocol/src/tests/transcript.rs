@@ -1,0 +1,110 @@
+//! Every byte of whole sessions with fixed seeds, pinned: a change that is not meant to be seen on the wire, or in what is
+//! kept, must not change it. If it is meant, raise `PROTOCOL_VERSION` (or the format of kept items) and pin the new hashes.
+
+use std::sync::Arc;
+
+use pi_model::plan::Plan;
+use pi_model::spec::OutputMode;
+
+use super::{inputs, small};
+use crate::client::ClientSession;
+use crate::error::Result;
+use crate::prg::Seed;
+use crate::server::ServerSession;
+use crate::session::GarblingMode;
+use crate::session::OtMode;
+use crate::session::SessionOptions;
+use crate::wire::Frame;
+use crate::wire::channel::{Channel, MemoryChannel, pair};
+
+/// A channel that hashes what it sends.
+struct Hashed {
+    inner: MemoryChannel,
+    hasher: blake3::Hasher,
+}
+
+impl Channel for Hashed {
+    fn send(&mut self, frame: Frame) -> Result<()> {
+        self.hasher.update(&frame.tag.to_le_bytes());
+        self.hasher
+            .update(&(frame.payload.len() as u64).to_le_bytes());
+        self.hasher.update(&frame.payload);
+        self.inner.send(frame)
+    }
+
+    fn recv(&mut self) -> Result<Frame> {
+        self.inner.recv()
+    }
+
+    fn is_ready(&mut self) -> bool {
+        self.inner.is_ready()
+    }
+
+    fn expect(&mut self, n_bytes: usize) {
+        self.inner.expect(n_bytes);
+    }
+}
+
+/// Two batches and three inferences; the first bytes of the hashes of what the client and what the server sent.
+fn transcript(relus: usize, mode: OutputMode, options: SessionOptions) -> [String; 2] {
+    let images = inputs([3, 8, 8], 2);
+    let plan = Arc::new(Plan::new(small(relus, mode), images.len()).unwrap());
+    let public = plan.public().clone();
+    let (to_server, to_client) = pair();
+    let hashed = |inner| Hashed {
+        inner,
+        hasher: blake3::Hasher::new(),
+    };
+    let (to_server, to_client) = (hashed(to_server), hashed(to_client));
+    let server = std::thread::spawn(move || {
+        let mut session =
+            ServerSession::accept_with_seed(to_client, plan, Seed::from([3; 32])).unwrap();
+        session.serve().unwrap();
+        session.wire.channel().hasher.finalize()
+    });
+    let mut client =
+        ClientSession::connect_with_seed(to_server, public, options, Seed::from([4; 32])).unwrap();
+    let first = client.prepare().unwrap();
+    let second = client.prepare().unwrap();
+    for (prepared, image) in first
+        .into_iter()
+        .chain(second)
+        .zip(images.iter().cycle())
+        .take(3)
+    {
+        client.infer(prepared, image).unwrap();
+    }
+    let sent = client.wire.channel().hasher.clone();
+    client.close().unwrap();
+    [sent.finalize(), server.join().unwrap()].map(|hash| hash.to_hex()[..16].to_owned())
+}
+
+#[test]
+fn sessions_with_fixed_seeds_send_the_pinned_bytes() {
+    use GarblingMode::{ClientDigits, HalfGates, ThreeHalves};
+    use OtMode::{Silent, SoftSpoken};
+    use OutputMode::{Argmax, Logits};
+    let mut seen = vec![];
+    for (relus, mode, ot, garbling) in [
+        (150, Logits, SoftSpoken, HalfGates),
+        (60, Argmax, Silent, ThreeHalves),
+        (150, Logits, SoftSpoken, ClientDigits),
+        (60, Argmax, Silent, ClientDigits),
+        (0, Logits, SoftSpoken, HalfGates),
+        (0, Argmax, SoftSpoken, ClientDigits),
+    ] {
+        let [client, server] = transcript(relus, mode, SessionOptions { ot, garbling });
+        seen.push(format!(
+            "{relus} {mode:?} {ot} {garbling}: {client} {server}"
+        ));
+    }
+    let pinned = [
+        "150 Logits softspoken half-gates: 03f05d215652640e 1a7d35f4129a3218",
+        "60 Argmax silent three-halves: c2092ac3df4f4839 48afb857831cda6c",
+        "150 Logits softspoken client-digits: dffdf1f6ebdca2b7 2c4e05de0324043c",
+        "60 Argmax silent client-digits: 13c185142c789bd9 6e141c3f50074754",
+        "0 Logits softspoken half-gates: 1661034bb0b6ac47 f102d322e15755fe",
+        "0 Argmax softspoken client-digits: 9a639aa88da81ef6 3072e04c82e4942b",
+    ];
+    assert_eq!(seen, pinned);
+}
