@@ -8,17 +8,67 @@
 //! Cost in bytes for each ReLU of l bits where the server garbles: 32 (l - 1) down (three-halves garbling: 24.625), (l + k') / 8
 //! up, and the OT extension's 31 bits for each of l + 1 transfers. Where the client garbles, [`crate::relu::digits`].
 
+use zeroize::Zeroizing;
+
 use super::{ClientSession, Origin, Prepared};
 use crate::argmax;
 use crate::block::Block;
 use crate::error::{Error, Result};
 use crate::kept::{Handle, client::outcome};
+use crate::layout::Layout;
 use crate::linear;
 use crate::relu;
 use crate::session::Request;
 use crate::transfers::{self, Extensions};
 use crate::wire::channel::Channel;
-use crate::wire::{Batch, Step};
+use crate::wire::{Batch, Step, Wire};
+
+/// One inference between flights 3 and 4.
+struct Sent {
+    draft: linear::client::Draft,
+    relus: relu::client::Material,
+}
+
+/// What flight 4 brings for a whole batch.
+struct Garbled {
+    /// Where the hashes of the circuits start; zero if there are none.
+    start_key: Block,
+    /// The blocks of the OTs in which the client receives, complete.
+    blocks: Zeroizing<Vec<Block>>,
+}
+
+impl Sent {
+    /// Flight 4 of one inference: tables, layer after layer, the argmax last.
+    fn receive<C: Channel>(
+        mut self,
+        wire: &mut Wire<C>,
+        batch: &Batch<'_>,
+        layout: &Layout,
+        index: usize,
+        garbled: &Garbled,
+    ) -> Result<Prepared> {
+        let (item, options, blocks) = (batch.item(index), layout.options(), &garbled.blocks);
+        self.relus.receive(wire, batch, layout, index, blocks)?;
+        let argmax = match &layout.argmax {
+            None => None,
+            Some(argmax) => {
+                let labels = &blocks[layout.ots().to_client(index, argmax.layer)];
+                let scheme = options.garbling.scheme();
+                Some(argmax::client::receive(wire, item, argmax, scheme, labels)?)
+            }
+        };
+        Ok(Prepared {
+            origin: Origin::Session(batch.nonces.client),
+            options,
+            item,
+            start_key: garbled.start_key,
+            input_mask: self.draft.masks.swap_remove(0),
+            relus: self.relus,
+            output: self.draft.accumulators.swap_remove(layout.last_layer()),
+            argmax,
+        })
+    }
+}
 
 impl<C: Channel> ClientSession<C> {
     /// Prepares one batch of inferences.
@@ -64,14 +114,7 @@ impl<C: Channel> ClientSession<C> {
 
     fn prepare_batch(&mut self, keep: Option<&Handle>) -> Result<Vec<Prepared>> {
         let batch = self.next_batch()?;
-        let request = match keep {
-            None => Request::Prepare { batch },
-            Some(handle) => Request::PrepareKept {
-                batch,
-                handle: handle.clone(),
-            },
-        };
-        let (request_tag, request) = request.encode();
+        let (request_tag, request) = Request::prepare(batch, keep).encode();
         self.wire.send(request_tag, &request)?;
 
         let Self {
@@ -106,49 +149,30 @@ impl<C: Channel> ClientSession<C> {
 
         // Flight 3, up. The extension of the labels went first, with its check: the server uses no derandomisation bit of a client
         // that failed it. Order within an inference is that of the layers, the argmax last.
-        let mut material = Vec::with_capacity(n);
-        for (index, draft) in drafts.iter().enumerate() {
-            let relus = relu::client::send(wire, &batch, layout, index, draft, &transfers)?;
+        #[cfg(test)]
+        self.trace.extend(drafts.iter().map(trace));
+        let mut sent = Vec::with_capacity(n);
+        for (index, draft) in drafts.into_iter().enumerate() {
+            let relus = relu::client::send(wire, &batch, layout, index, &draft, &transfers)?;
             if let Some(argmax) = &layout.argmax {
                 let choices = transfers.choices(layout.ots().to_client(index, argmax.layer));
                 let shares = draft.accumulators[argmax.layer].values();
                 argmax::client::send(wire, batch.item(index), argmax, shares, choices)?;
             }
-            material.push(relus);
+            sent.push(Sent { draft, relus });
         }
 
         // Flight 4, down. The hash key is the first thing that the server reveals of its circuits, after all of the client's
         // choices are fixed: no choice can depend on the hash that the tables are made with.
         let key = wire.receive(batch.tag(Step::HashKey, 0), &layout.circuit_messages())?;
-        let start_key = Block::from_le_bytes(key.try_into().unwrap_or_default());
-        let blocks = transfers.complete(wire, &batch, &extensions)?;
-        let options = layout.options();
-        #[cfg(test)]
-        self.trace.extend(drafts.iter().map(trace));
-        let mut prepared = Vec::with_capacity(n);
-        for (index, (mut draft, mut relus)) in drafts.into_iter().zip(material).enumerate() {
-            relus.receive(wire, &batch, layout, index, &blocks)?;
-            let item = batch.item(index);
-            let argmax = match &layout.argmax {
-                None => None,
-                Some(argmax) => {
-                    let labels = &blocks[layout.ots().to_client(index, argmax.layer)];
-                    let scheme = options.garbling.scheme();
-                    Some(argmax::client::receive(wire, item, argmax, scheme, labels)?)
-                }
-            };
-            prepared.push(Prepared {
-                origin: Origin::Session(nonces.client),
-                options,
-                item,
-                start_key,
-                input_mask: draft.masks.swap_remove(0),
-                relus,
-                output: draft.accumulators.swap_remove(layout.last_layer()),
-                argmax,
-            });
-        }
-        Ok(prepared)
+        let garbled = Garbled {
+            start_key: Block::from_le_bytes(key.try_into().unwrap_or_default()),
+            blocks: transfers.complete(wire, &batch, &extensions)?,
+        };
+        let prepared = sent.into_iter().enumerate();
+        let prepared =
+            prepared.map(|(index, sent)| sent.receive(wire, &batch, layout, index, &garbled));
+        prepared.collect()
     }
 
     /// Counts a batch; from here on its number is used, whatever happens.

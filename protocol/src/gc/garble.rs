@@ -72,25 +72,7 @@ pub(super) fn garble_on(
         circuit.n_evaluator_inputs(),
         circuit.n_outputs(),
     );
-    let length = |what: &str, expected: usize, got: usize| {
-        let fits = expected == got;
-        fits.then_some(())
-            .ok_or_else(|| Error::Misuse(format!("garbling needs {expected} {what}, got {got}")))
-    };
-    length(
-        "evaluator labels",
-        instances.n_evaluator_labels(),
-        evaluator_zero.len(),
-    )?;
-    let colour_input = match output_colour {
-        Some(colours) => {
-            length("output colours", instances.n_instances, colours.len())?;
-            let none = || Error::Misuse("this circuit's output colour cannot be chosen".into());
-            Some(circuit.colour_input().ok_or_else(none)?)
-        }
-        None => None,
-    };
-
+    let colour_input = checked(instances, evaluator_zero, output_colour)?;
     let n_batches = instances.n_instances.div_ceil(BATCH);
     let mut tables = vec![0; instances.table_bytes()];
     let mut garbler_zero = Zeroizing::new(vec![ZeroLabel::default(); instances.n_garbler_labels()]);
@@ -147,6 +129,32 @@ pub(super) fn garble_on(
         garbler_zero,
         output_zero,
     })
+}
+
+/// Checks all lengths; the input whose label carries the colour of the output, if colours are asked for.
+fn checked(
+    instances: &Instances<'_>,
+    evaluator_zero: &[ZeroLabel],
+    output_colour: Option<&[u8]>,
+) -> Result<Option<usize>> {
+    let length = |what: &str, expected: usize, got: usize| {
+        let fits = expected == got;
+        fits.then_some(())
+            .ok_or_else(|| Error::Misuse(format!("garbling needs {expected} {what}, got {got}")))
+    };
+    length(
+        "evaluator labels",
+        instances.n_evaluator_labels(),
+        evaluator_zero.len(),
+    )?;
+    match output_colour {
+        Some(colours) => {
+            length("output colours", instances.n_instances, colours.len())?;
+            let none = || Error::Misuse("this circuit's output colour cannot be chosen".into());
+            Ok(Some(instances.circuit.colour_input().ok_or_else(none)?))
+        }
+        None => Ok(None),
+    }
 }
 
 /// `bits`-bit hashes of both labels of each output, in order: `[h_0, h_1]`, `h_o` being that of the label of *colour* `o`.

@@ -3,8 +3,9 @@
 //! Every number is computed from the public plan alone and equals what the ledgers measure, to the byte. Left out are the
 //! requests, 1 or 33 bytes each, and the one byte that answers each request to keep a batch or to run a kept inference.
 
+mod table;
+
 use std::collections::BTreeMap;
-use std::fmt;
 
 use pi_model::plan::PublicPlan;
 
@@ -198,129 +199,5 @@ impl Cost {
             .filter(|((step, layer), _)| wanted(*step, *layer))
             .map(|(_, n)| n)
             .sum()
-    }
-}
-
-impl Cost {
-    /// Whether a message belongs to a whole batch and to no layer.
-    fn is_of_batch(&self, step: Step) -> bool {
-        self.of_batch.iter().any(|(listed, _)| listed == step)
-    }
-}
-
-impl fmt::Display for Cost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kb = |n: u64| format!("{:.1}", n as f64 / 1e3);
-        let batch = self.batch as u64;
-        writeln!(
-            f,
-            "Predicted cost of one inference, prepared in a batch of {batch}; kB = 1000 bytes."
-        )?;
-        writeln!(
-            f,
-            "{:<22} {:>9} {:>8} {:>4} {:>10} {:>9} {:>8} {:>11} {:>11} {:>10}",
-            "layer",
-            "positions",
-            "ReLUs",
-            "l",
-            "AND gates",
-            "OTs",
-            "cipher-",
-            "offline up",
-            "offline down",
-            "online"
-        )?;
-        writeln!(
-            f,
-            "{:<22} {:>9} {:>8} {:>4} {:>10} {:>9} {:>8} {:>11} {:>11} {:>10}",
-            "", "", "", "bits", "", "", "texts", "kB", "kB", "kB"
-        )?;
-        for (index, info) in self.layers.iter().enumerate() {
-            let layer = index as u16;
-            let work = self.work.get(&layer).copied().unwrap_or_default();
-            let of = |phase, direction| {
-                self.select(|s, l| {
-                    l == layer
-                        && s.phase() == phase
-                        && s.direction() == direction
-                        && !self.is_of_batch(s)
-                })
-            };
-            let online = of(Phase::Online, Direction::Up) + of(Phase::Online, Direction::Down);
-            let bits = if info.n_relus > 0 {
-                info.sign_bits.to_string()
-            } else {
-                "-".into()
-            };
-            writeln!(
-                f,
-                "{:<22} {:>9} {:>8} {:>4} {:>10} {:>9} {:>8.1} {:>11} {:>11} {:>10}",
-                info.name,
-                info.n_positions,
-                info.n_relus,
-                bits,
-                work.n_and_gates / batch,
-                work.n_ots / batch,
-                work.n_ciphertexts as f64 / batch as f64,
-                kb(of(Phase::Offline, Direction::Up) / batch),
-                kb(of(Phase::Offline, Direction::Down) / batch),
-                kb(online),
-            )?;
-        }
-        let transfers = |direction| {
-            self.select(|s, _| self.is_of_batch(s) && s.direction() == direction) / batch
-        };
-        writeln!(
-            f,
-            "{:<22} {:>9} {:>8} {:>4} {:>10} {:>9} {:>8} {:>11} {:>11} {:>10}",
-            "OT extension",
-            "",
-            "",
-            "",
-            "",
-            "",
-            "",
-            kb(transfers(Direction::Up)),
-            kb(transfers(Direction::Down)),
-            ""
-        )?;
-        let total = self.total_work();
-        let relus: usize = self.layers.iter().map(|l| l.n_relus).sum();
-        let positions: usize = self
-            .layers
-            .iter()
-            .take(self.layers.len().saturating_sub(1))
-            .map(|l| l.n_positions)
-            .sum();
-        let online =
-            self.bytes(Phase::Online, Direction::Up) + self.bytes(Phase::Online, Direction::Down);
-        writeln!(
-            f,
-            "{:<22} {:>9} {:>8} {:>4} {:>10} {:>9} {:>8.1} {:>11} {:>11} {:>10}",
-            "total",
-            positions,
-            relus,
-            "",
-            total.n_and_gates / batch,
-            total.n_ots / batch,
-            total.n_ciphertexts as f64 / batch as f64,
-            kb(self.bytes(Phase::Offline, Direction::Up) / batch),
-            kb(self.bytes(Phase::Offline, Direction::Down) / batch),
-            kb(online),
-        )?;
-        writeln!(
-            f,
-            "Set-up, once for each client: {} kB up, {} kB down. Round trips: {} set-up, {} offline for the batch, {} online.",
-            kb(self.bytes(Phase::Setup, Direction::Up)),
-            kb(self.bytes(Phase::Setup, Direction::Down)),
-            self.round_trips(Phase::Setup),
-            self.round_trips(Phase::Offline),
-            self.round_trips(Phase::Online),
-        )?;
-        write!(
-            f,
-            "Values that a wrap of the truncation spoils, expected in one inference at the calibrated ranges: at most {:.1e}.",
-            self.expected_failures
-        )
     }
 }

@@ -40,6 +40,15 @@ pub enum Request {
 }
 
 impl Request {
+    /// To prepare batch number `batch`, and to keep it under `handle` if there is one.
+    #[must_use]
+    pub fn prepare(batch: u32, handle: Option<&Handle>) -> Self {
+        match handle.cloned() {
+            None => Self::Prepare { batch },
+            Some(handle) => Self::PrepareKept { batch, handle },
+        }
+    }
+
     /// The tag and the payload that carry it.
     #[must_use]
     pub fn encode(&self) -> (Tag, Vec<u8>) {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::step::{Direction, Phase, Step};
+use super::step::Step;
+pub use super::step::{Direction, Phase};
 
 /// Traffic of one kind of message of one layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
