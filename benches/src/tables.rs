@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use pi_model::text::{self, bytes, thousands};
 use pi_protocol::session::GarblingMode;
 use pi_protocol::session::OtMode;
 
@@ -15,20 +16,6 @@ pub fn total_bytes(run: &Run) -> f64 {
     sum(&run.phases.offline) / run.batch as f64 + sum(&run.phases.online)
 }
 
-/// A number with thousands separated by commas.
-#[must_use]
-pub fn separated(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// Seconds with a unit that suits them.
 #[must_use]
 pub fn seconds(s: f64) -> String {
@@ -38,16 +25,6 @@ pub fn seconds(s: f64) -> String {
         format!("{s:.3} s")
     } else {
         format!("{s:.1} s")
-    }
-}
-
-/// Bytes with a unit that suits them; MB are a million bytes.
-#[must_use]
-pub fn bytes(n: f64) -> String {
-    if n < 1e6 {
-        format!("{:.1} kB", n / 1e3)
-    } else {
-        format!("{:.2} MB", n / 1e6)
     }
 }
 
@@ -84,7 +61,7 @@ pub fn rows(report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
         vec![
             run.model.name.clone(),
             run.network.name.clone(),
-            separated(run.model.relus_kept as u64),
+            thousands(run.model.relus_kept as u64),
             run.model
                 .accuracy
                 .map_or("-".into(), |a| format!("{a:.2} %")),
@@ -285,16 +262,6 @@ pub fn cautions(report: &Report) -> Vec<String> {
     cautions
 }
 
-fn markdown_table(text: &mut String, head: &[&str], rows: &[Vec<String>]) {
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "| {} |", head.join(" | "));
-    let _ = writeln!(text, "|{}", "---|".repeat(head.len()));
-    for row in rows {
-        let _ = writeln!(text, "| {} |", row.join(" | "));
-    }
-    text.push('\n');
-}
-
 /// The report as Markdown.
 #[must_use]
 pub fn markdown(report: &Report) -> String {
@@ -310,7 +277,7 @@ pub fn markdown(report: &Report) -> String {
     let tables = [rows(report), operation_rows(report), scale_rows(report)];
     for (head, rows) in tables {
         if !rows.is_empty() {
-            markdown_table(&mut text, &head, &rows);
+            text += &text::markdown(&head, &rows);
         }
     }
     text

@@ -14,6 +14,7 @@ pub mod public;
 pub mod random;
 pub mod relu_set;
 pub mod spec;
+pub mod text;
 
 pub use artifact::{ConvWeights, Model};
 pub use error::{ModelError, Result};

@@ -1,84 +1,24 @@
-//! The asynchronous client.
+//! The asynchronous client, which every road to an answer takes: libraries, the command line, the proxy and Python.
 //!
 //! It needs no particular executor: its futures wait for threads of its own (see `pool`), which hold the sessions.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pi_protocol::session::SessionOptions;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::blocking;
-use crate::connect::{ConnectOptions, Description};
+use crate::config::Config;
+use crate::connect::Description;
 use crate::error::ClientError;
 use crate::image::{Image, Sizing};
-use crate::pool::{Job, Pool, Terms};
-use crate::retry::Retries;
+use crate::input::Input;
+use crate::kept::{Kept, Place};
+use crate::observer::{Activity, Work};
+use crate::pool::{Answered, Job, Pool, Query, Terms};
+use crate::report::Report;
 use crate::stats::{Prediction, Stats};
-use crate::store::Store;
-
-/// Which server and model, and how to ask.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// How to reach the server.
-    pub server: ConnectOptions,
-    /// Name of the model; the server's first one if `None`.
-    pub model: Option<String>,
-    /// How many inferences the client prepares ahead by itself and keeps ready. With 0 it prepares when asked to, or when a
-    /// query finds nothing prepared. With more it holds two sessions, so that queries are answered while others are prepared.
-    pub keep_prepared: usize,
-    /// How many are prepared together; `None` chooses by what is asked for, up to 16 and the server's limit. Then a session for small
-    /// batches gives way to one for larger ones when these are asked for and nothing is left in its store.
-    pub batch: Option<usize>,
-    /// How OTs are made and circuits garbled.
-    pub session: SessionOptions,
-    /// What to do with pixels of another size than the model's.
-    pub sizing: Sizing,
-    /// Folder for inferences that outlive this client ([`Client::save`]), encrypted; see [`crate::store`]. What lies there is used
-    /// when nothing else is prepared.
-    pub store: Option<PathBuf>,
-    /// How often to try again to connect, to describe and to open a session. Queries are never repeated.
-    pub retries: Retries,
-}
-
-impl Config {
-    /// The first model of the server at `url` (`http://HOST:PORT`, or `https://HOST:PORT` for TLS).
-    #[must_use]
-    pub fn new(url: impl Into<String>) -> Self {
-        Self::for_server(ConnectOptions::new(url))
-    }
-
-    /// The first model of this server.
-    #[must_use]
-    pub fn for_server(server: ConnectOptions) -> Self {
-        Self {
-            server,
-            model: None,
-            keep_prepared: 0,
-            batch: None,
-            session: SessionOptions::default(),
-            sizing: Sizing::default(),
-            store: None,
-            retries: Retries::default(),
-        }
-    }
-
-    /// The same for the model called `name`.
-    #[must_use]
-    pub fn model(mut self, name: impl Into<String>) -> Self {
-        self.model = Some(name.into());
-        self
-    }
-
-    /// The same, keeping `n` inferences prepared.
-    #[must_use]
-    pub const fn keep_prepared(mut self, n: usize) -> Self {
-        self.keep_prepared = n;
-        self
-    }
-}
 
 /// A connection to one model. Cheap to share behind an [`Arc`]: its methods take `&self`.
 ///
@@ -95,25 +35,30 @@ impl Client {
     /// [`ClientError::Address`], [`ClientError::Unreachable`], [`ClientError::Refused`], [`ClientError::Version`].
     pub async fn connect(config: Config) -> Result<Self, ClientError> {
         off_thread(move || {
+            let work = config.observer.begins(&Work::new(Activity::Connecting));
             let (client, description) = config.retries.run(
                 || {
                     let client = blocking::Client::connect(config.server.clone())?;
                     let description = client.describe(config.model.as_deref())?;
                     Ok((client, description))
                 },
-                |_, _| {},
+                |error, wait| config.observer.tries_again(error, wait),
             )?;
-            let name = &description.model.spec().name;
-            let store = config.store.as_deref();
-            let store = store.map(|dir| Store::open(dir, client.url(), name));
+            drop(work);
+            let place = config.store.map(|dir| Place {
+                dir,
+                url: client.url().to_owned(),
+                model: description.model.spec().name.clone(),
+            });
             let pool = Pool::start(Terms {
-                store: store.transpose()?,
+                kept: Kept::new(place, description.kept_for),
                 client: Arc::new(client),
                 description,
                 options: config.session,
                 batch: config.batch,
                 keep_prepared: config.keep_prepared,
                 retries: config.retries,
+                observer: config.observer,
             });
             Ok(Self {
                 pool: pool.map_err(|e| ClientError::Usage(format!("no thread can be had: {e}")))?,
@@ -147,8 +92,7 @@ impl Client {
     /// then; the next call opens another.
     pub async fn prepare(&self, n: usize) -> Result<&Self, ClientError> {
         let (reply, answer) = oneshot::channel();
-        let save = false;
-        self.pool.submit(Job::Prepare { n, save, reply });
+        self.pool.submit(Job::Prepare { n, reply });
         answer.await.map_err(|_| ClientError::Closed)??;
         Ok(self)
     }
@@ -157,12 +101,11 @@ impl Client {
     /// once. Needs a server that keeps its half, for [`Description::kept_for`].
     ///
     /// # Errors
-    /// [`ClientError::Usage`] without a store here or at the server, [`ClientError::Store`] for the disk, otherwise as
-    /// [`Self::prepare`].
+    /// [`ClientError::Refused`] by a server that keeps nothing, [`ClientError::Usage`] without a store here, [`ClientError::Store`] for
+    /// the disk, otherwise as [`Self::prepare`]. Batches that were finished before stay on the disk.
     pub async fn save(&self, n: usize) -> Result<&Self, ClientError> {
         let (reply, answer) = oneshot::channel();
-        let save = true;
-        self.pool.submit(Job::Prepare { n, save, reply });
+        self.pool.submit(Job::Save { n, reply });
         answer.await.map_err(|_| ClientError::Closed)??;
         Ok(self)
     }
@@ -170,20 +113,38 @@ impl Client {
     /// Classifies `image` with one prepared inference; prepares first if there is none.
     ///
     /// If the future is dropped before the query has begun, nothing is spent. Afterwards its inference is used up and the answer is
-    /// thrown away.
+    /// thrown away. For many images in a row see [`Self::series`].
     ///
     /// # Errors
     /// [`ClientError::Input`] before anything is spent; otherwise as [`Self::prepare`].
     pub async fn infer(&self, image: &Image) -> Result<Prediction, ClientError> {
-        let fitted = image.fit(&self.description().model, self.sizing)?;
-        let (reply, answer) = oneshot::channel();
-        self.pool.submit(Job::Infer {
-            values: Zeroizing::new(fitted.input.values),
-            called: Instant::now(),
-            reply,
-        });
-        let (plan, output, stats) = answer.await.map_err(|_| ClientError::Closed)??;
-        Ok(Prediction::new(&plan, &output, fitted.notes, stats))
+        self.series(1).infer(image).await
+    }
+
+    /// The same for an input that fits the model already: from [`Image::fit`] or [`crate::input::cifar10`].
+    ///
+    /// # Errors
+    /// As [`Self::infer`].
+    pub async fn infer_input(&self, input: &Input) -> Result<Prediction, ClientError> {
+        self.series(1).infer_input(input).await
+    }
+
+    /// `n` queries that come one after the other. What they lack is prepared for as many as are still to come, in batches of equal
+    /// size and never more than the server holds.
+    #[must_use]
+    pub const fn series(&self, n: usize) -> Series<'_> {
+        Series {
+            client: self,
+            n_left: n,
+        }
+    }
+
+    /// Inferences that wait in [`Config::store`] for this server and model.
+    ///
+    /// # Errors
+    /// [`ClientError::Store`].
+    pub fn n_kept(&self) -> Result<usize, ClientError> {
+        self.pool.terms().kept.n_waiting()
     }
 
     /// Inferences that are ready.
@@ -204,8 +165,9 @@ impl Client {
         self.pool.trouble()
     }
 
-    /// Answers what was asked already, then ends all sessions in good order.
-    pub async fn close(self) {
+    /// Answers what was asked already, then ends all sessions in good order. Returns what they have cost in all, by phase and by
+    /// layer; `None` if none was opened.
+    pub async fn close(self) -> Option<Report> {
         let mut ends = Vec::with_capacity(self.pool.n_threads());
         self.pool.close(|| {
             let (done, end) = oneshot::channel();
@@ -216,6 +178,52 @@ impl Client {
             // A thread that is gone has nothing left to end.
             let _ = end.await;
         }
+        self.pool.take_report()
+    }
+}
+
+/// Queries that come one after the other: see [`Client::series`].
+#[derive(Debug)]
+pub struct Series<'a> {
+    client: &'a Client,
+    n_left: usize,
+}
+
+impl Series<'_> {
+    /// Answers the next one; more than were announced are answered, too.
+    ///
+    /// # Errors
+    /// As [`Client::infer`]. The next query may be asked all the same.
+    pub async fn infer(&mut self, image: &Image) -> Result<Prediction, ClientError> {
+        let client = self.client;
+        let fitted = image.fit(&client.description().model, client.sizing)?;
+        let mut answer = self.infer_input(&fitted.input).await?;
+        answer.notes.splice(0..0, fitted.notes);
+        Ok(answer)
+    }
+
+    /// The same for an input that fits the model already.
+    ///
+    /// # Errors
+    /// As [`Client::infer`]. The next query may be asked all the same.
+    pub async fn infer_input(&mut self, input: &Input) -> Result<Prediction, ClientError> {
+        let (reply, answer) = oneshot::channel();
+        self.client.pool.submit(Job::Infer {
+            query: Query {
+                values: Zeroizing::new(input.values.clone()),
+                called: Instant::now(),
+                n_left: self.n_left.max(1),
+            },
+            reply,
+        });
+        self.n_left = self.n_left.saturating_sub(1);
+        let Answered {
+            plan,
+            output,
+            stats,
+            notes,
+        } = answer.await.map_err(|_| ClientError::Closed)??;
+        Ok(Prediction::new(&plan, &output, notes, stats))
     }
 }
 

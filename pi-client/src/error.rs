@@ -217,18 +217,6 @@ impl ClientError {
         }
     }
 
-    /// Whether a kept inference is of no use any more, because the server does not have its half. The server has seen the masked
-    /// input by then; the session goes on, and the others that wait are discarded ([`crate::Store::discard`]).
-    #[must_use]
-    pub const fn is_kept_gone(&self) -> bool {
-        matches!(
-            self,
-            Self::Protocol(pi_protocol::Error::Kept(
-                KeepError::NotThere | KeepError::OtherModel | KeepError::Damaged
-            ))
-        )
-    }
-
     /// How long to wait before the same may work, where that makes sense: `None` if trying again changes nothing.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

@@ -16,14 +16,19 @@
 //! # }
 //! ```
 //!
+//! [`Client::series`] announces how many images come, so that they are prepared for together; an [`Observer`] hears how it goes.
+//!
 //! Beneath lies [`blocking`], which does one thing at a time on the caller's thread.
 
 mod client;
+mod config;
 pub mod connect;
 pub mod error;
 pub mod image;
 pub mod input;
+mod kept;
 mod npy;
+pub mod observer;
 mod pool;
 pub mod report;
 pub mod retry;
@@ -32,10 +37,12 @@ mod stats;
 pub mod store;
 mod trace;
 
-pub use client::{Client, Config};
+pub use client::{Client, Series};
+pub use config::Config;
 pub use connect::{ConnectOptions, Description, Token};
 pub use error::{ClientError, ErrorClass};
 pub use image::{Image, Sizing};
+pub use observer::Observer;
 pub use report::Report;
 pub use stats::{Prediction, Scored, Stats};
 pub use store::Store;

@@ -9,6 +9,8 @@
 //!
 //! Failing: a session that ends takes its store with it; the next job opens another.
 
+mod stock;
+mod terms;
 mod worker;
 
 use std::collections::VecDeque;
@@ -17,59 +19,63 @@ use std::time::{Duration, Instant};
 
 use pi_model::PublicPlan;
 use pi_protocol::client::Output;
-use pi_protocol::session::SessionOptions;
 use tokio::sync::oneshot::Sender;
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
-use crate::blocking;
-use crate::connect::Description;
 use crate::error::ClientError;
-use crate::retry::Retries;
+use crate::report::Report;
 use crate::stats::Stats;
-use crate::store::Store;
 use worker::Worker;
+
+pub(crate) use terms::Terms;
 
 /// How often an idle thread looks whether its session is still there.
 const TICK: Duration = Duration::from_secs(1);
 /// Longest wait between tries to prepare in the background.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What the caller gets: the plan to read the output by, the output, the cost.
-pub(crate) type Answered = Result<(Arc<PublicPlan>, Output, Stats), ClientError>;
+/// What the caller gets.
+pub(crate) struct Answered {
+    /// To read the output by.
+    pub(crate) plan: Arc<PublicPlan>,
+    pub(crate) output: Output,
+    pub(crate) stats: Stats,
+    /// What became of kept inferences.
+    pub(crate) notes: Vec<String>,
+}
+
+/// What is to be classified.
+pub(crate) struct Query {
+    pub(crate) values: Zeroizing<Vec<i64>>,
+    pub(crate) called: Instant,
+    /// Queries that are to come one after the other, this one included.
+    pub(crate) n_left: usize,
+}
 
 pub(crate) enum Job {
     Prepare {
         n: usize,
-        /// Write them down for a later start instead of using them in this one.
-        save: bool,
+        reply: Sender<Result<(), ClientError>>,
+    },
+    /// Prepare for a later start instead of this one.
+    Save {
+        n: usize,
         reply: Sender<Result<(), ClientError>>,
     },
     Infer {
-        values: Zeroizing<Vec<i64>>,
-        called: Instant,
-        reply: Sender<Answered>,
+        query: Query,
+        reply: Sender<Result<Answered, ClientError>>,
     },
 }
 
 impl Job {
     fn is_cancelled(&self) -> bool {
         match self {
-            Self::Prepare { reply, .. } => reply.is_closed(),
+            Self::Prepare { reply, .. } | Self::Save { reply, .. } => reply.is_closed(),
             Self::Infer { reply, .. } => reply.is_closed(),
         }
     }
-}
-
-/// What the threads need to know.
-pub(crate) struct Terms {
-    pub(crate) client: Arc<blocking::Client>,
-    pub(crate) description: Description,
-    pub(crate) options: SessionOptions,
-    pub(crate) batch: Option<usize>,
-    pub(crate) keep_prepared: usize,
-    pub(crate) retries: Retries,
-    pub(crate) store: Option<Store>,
 }
 
 #[derive(Default)]
@@ -91,10 +97,12 @@ struct State {
     trouble: Option<String>,
     last_stats: Option<Stats>,
     on_close: Vec<Sender<()>>,
+    /// What the sessions have cost of the threads that are done.
+    report: Option<Report>,
 }
 
 struct Shared {
-    terms: Terms,
+    terms: Arc<Terms>,
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -114,7 +122,7 @@ impl Pool {
         let mut state = State::default();
         state.desks.resize_with(n_threads, Desk::default);
         let shared = Arc::new(Shared {
-            terms,
+            terms: Arc::new(terms),
             state: Mutex::new(state),
             wake: Condvar::new(),
         });
@@ -146,6 +154,11 @@ impl Pool {
 
     pub(crate) fn last_stats(&self) -> Option<Stats> {
         self.0.lock().last_stats
+    }
+
+    /// What all sessions have cost of the threads that are done.
+    pub(crate) fn take_report(&self) -> Option<Report> {
+        self.0.lock().report.take()
     }
 
     /// Ends all sessions once their jobs are done; `done` hears of it, one word from each thread.
@@ -193,7 +206,7 @@ impl Shared {
         loop {
             state.jobs.retain(|job| !job.is_cancelled());
             if let Some(job) = state.take_job(me) {
-                if matches!(job, Job::Prepare { .. }) {
+                if !matches!(job, Job::Infer { .. }) {
                     state.desks[me].is_preparing = true;
                 }
                 return Task::Do(job);
@@ -236,7 +249,7 @@ impl State {
             has_stock || me == 0 && others().all(|(_, d)| d.n_prepared == 0 && !d.is_preparing);
         let position = self.jobs.iter().position(|job| match job {
             Job::Infer { .. } => answers,
-            Job::Prepare { .. } => me == 0,
+            Job::Prepare { .. } | Job::Save { .. } => me == 0,
         })?;
         self.jobs.remove(position)
     }

@@ -1,7 +1,7 @@
 //! What a session has cost: seconds, bytes and round trips by phase, traffic by layer.
 //!
 //! Bytes are payloads of the protocol, as its ledger counts them; `wire_bytes` adds the framing of gRPC. All numbers are
-//! totals of the session: `offline` covers `n_prepared` inferences, `online` covers `n_inferences`.
+//! totals of one session, or of all sessions of a client: `offline` covers `n_prepared` inferences, `online` `n_inferences`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -109,6 +109,13 @@ impl PhaseReport {
         }
     }
 
+    fn add(&mut self, more: &Self) {
+        self.seconds += more.seconds;
+        self.bytes_up += more.bytes_up;
+        self.bytes_down += more.bytes_down;
+        self.round_trips += more.round_trips;
+    }
+
     /// Both directions.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
@@ -117,6 +124,34 @@ impl PhaseReport {
 }
 
 impl Report {
+    /// Adds what one more session has cost. The batch and the modes are those of the last session that prepared.
+    pub(crate) fn add(sum: &mut Option<Self>, more: Self) {
+        let Some(all) = sum else {
+            *sum = Some(more);
+            return;
+        };
+        if more.n_prepared > 0 {
+            (all.batch, all.ot, all.garbling) = (more.batch, more.ot, more.garbling);
+        }
+        all.n_prepared += more.n_prepared;
+        all.n_inferences += more.n_inferences;
+        all.setup.add(&more.setup);
+        all.offline.add(&more.offline);
+        all.online.add(&more.online);
+        all.wire_bytes += more.wire_bytes;
+        for (layer, more) in all.layers.iter_mut().zip(&more.layers) {
+            // For one inference; a session that prepared none knows of no gate.
+            layer.and_gates = layer.and_gates.max(more.and_gates);
+            layer.he_bytes += more.he_bytes;
+            layer.relu_bytes += more.relu_bytes;
+            layer.online_bytes += more.online_bytes;
+        }
+        all.and_gates = all.layers.iter().map(|layer| layer.and_gates).sum();
+        for (step, n_bytes) in more.steps {
+            *all.steps.entry(step).or_default() += n_bytes;
+        }
+    }
+
     pub(crate) fn new(
         plan: &PublicPlan,
         options: SessionOptions,

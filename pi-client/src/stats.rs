@@ -24,7 +24,7 @@ pub struct Prediction {
     pub label: String,
     /// All logits by class; empty when the model opens the class alone.
     pub logits: Vec<f64>,
-    /// What was guessed to make the image fit.
+    /// What was guessed to make the image fit, and what became of kept inferences.
     pub notes: Vec<String>,
     /// What it cost.
     pub stats: Stats,

@@ -17,10 +17,12 @@ use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use pi_model::PublicPlan;
 use pi_protocol::client::Prepared;
+use pi_protocol::kept::KeepError;
 use rand::TryRngCore as _;
 use zeroize::Zeroizing;
 
 use crate::error::ClientError;
+use crate::observer::Note;
 
 const NONCE_BYTES: usize = 24;
 const KEY_BYTES: usize = 32;
@@ -44,6 +46,15 @@ pub struct Taken {
     pub prepared: Option<Prepared>,
     /// Files that were removed on the way: damaged, or of another key or other weights.
     pub n_unusable: usize,
+}
+
+/// Inferences of one batch size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// How many wait.
+    pub n: usize,
+    /// How many were prepared together, which a session must be opened for.
+    pub batch: usize,
 }
 
 /// What the name of a file says.
@@ -140,15 +151,26 @@ impl Store {
         self.sync()
     }
 
-    /// How many inferences wait that can be used in one session, and how many were prepared together with the next of them.
+    /// How many inferences wait.
     ///
     /// # Errors
     /// [`ClientError::Store`].
-    pub fn waiting(&self) -> Result<(usize, Option<usize>), ClientError> {
+    pub fn n_waiting(&self) -> Result<usize, ClientError> {
+        Ok(self.items()?.len())
+    }
+
+    /// The inferences that one session can use: those of the batch size of the first to expire that `fits`.
+    ///
+    /// # Errors
+    /// [`ClientError::Store`].
+    pub fn waiting(&self, fits: impl Fn(usize) -> bool) -> Result<Option<Waiting>, ClientError> {
         let items = self.items()?;
-        let batch = items.first().map(|item| item.batch);
-        let n = items.iter().filter(|item| Some(item.batch) == batch);
-        Ok((n.count(), batch))
+        let batch = items
+            .iter()
+            .map(|item| item.batch)
+            .find(|&batch| fits(batch));
+        let n = |batch| items.iter().filter(|item| item.batch == batch).count();
+        Ok(batch.map(|batch| Waiting { n: n(batch), batch }))
     }
 
     /// Takes out the next inference of this plan. It is gone from the disk when this returns; what is for other weights, damaged or
@@ -174,13 +196,38 @@ impl Store {
         Ok(taken)
     }
 
-    /// Removes all that waits, and says how many it were. To be called when the server does not have its half of one: then its store was
-    /// replaced, or this folder is a copy whose inferences may have been used, and each further try could show the server the
-    /// difference of two images.
+    /// Decides what becomes of the others when the server did not give its half of the inference that was taken last: to be called
+    /// with the error of [`crate::blocking::Session::infer_with`]. Returns what the user should know; the session goes on then, and
+    /// the image can be answered with another inference. `None` if the error is of another kind.
+    ///
+    /// Nothing is removed that the server may still have, with one exception:
+    /// - It had this half, for other weights or damaged ([`KeepError::OtherModel`], [`KeepError::Damaged`]): the others stay.
+    /// - It could not look ([`KeepError::Unavailable`]): the others stay, and should not be tried before it can.
+    /// - It does not have this half ([`KeepError::NotThere`]): all are removed. Its store was replaced, and then they are of no
+    ///   use; or this folder is an older copy, and then others of them may have been used, too.
+    ///
+    /// Security: the exception must stay. The server sees the masked image before it looks for its half, so each further try with a
+    /// mask that was used before would tell it the difference of two images. The one that was tried is used up in any case: its mask
+    /// has covered an image and never covers another.
     ///
     /// # Errors
     /// [`ClientError::Store`].
-    pub fn discard(&self) -> Result<usize, ClientError> {
+    pub fn settle(&self, error: &ClientError) -> Result<Option<Note>, ClientError> {
+        let ClientError::Protocol(pi_protocol::Error::Kept(why)) = error else {
+            return Ok(None);
+        };
+        Ok(match why {
+            KeepError::NotThere => Some(Note::KeptGone {
+                n: 1 + self.discard()?,
+            }),
+            KeepError::OtherModel | KeepError::Damaged => Some(Note::KeptRefused),
+            KeepError::Unavailable => Some(Note::KeptNotLookedFor),
+            _ => None,
+        })
+    }
+
+    /// Removes all that waits, and says how many it were.
+    fn discard(&self) -> Result<usize, ClientError> {
         let mut n = 0;
         for item in self.items()? {
             n += usize::from(self.claim(&item.name)?.is_some());
@@ -375,11 +422,39 @@ mod tests {
         for name in [&name, &old] {
             fs::write(store.folder.join(name), "sealed").unwrap();
         }
-        assert_eq!(store.waiting().unwrap(), (1, Some(4)));
+        let waiting = Some(Waiting { n: 1, batch: 4 });
+        assert_eq!(store.waiting(|_| true).unwrap(), waiting);
+        assert_eq!(store.waiting(|batch| batch < 4).unwrap(), None);
         assert!(!store.folder.join(&old).exists());
         assert_eq!(store.claim(&name).unwrap(), Some(b"sealed".to_vec()));
         assert_eq!(store.claim(&name).unwrap(), None);
-        assert_eq!(store.waiting().unwrap(), (0, None));
+        assert_eq!(store.n_waiting().unwrap(), 0);
         assert!(Item::parse("key").is_none());
+    }
+
+    #[test]
+    fn the_others_are_removed_only_if_the_server_lacks_its_half() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), "http://a", "m").unwrap();
+        for label in ["aa", "bb"] {
+            let name = format!("{}-4-{label}.{WAITING}", now_s() + 1000);
+            fs::write(store.folder.join(name), "sealed").unwrap();
+        }
+        let settle = |error: pi_protocol::Error| {
+            let note = store.settle(&error.into()).unwrap();
+            (note, store.n_waiting().unwrap())
+        };
+        let kept = pi_protocol::Error::Kept;
+        for (why, note) in [
+            (KeepError::OtherModel, Note::KeptRefused),
+            (KeepError::Damaged, Note::KeptRefused),
+            (KeepError::Unavailable, Note::KeptNotLookedFor),
+        ] {
+            assert_eq!(settle(kept(why)), (Some(note), 2));
+        }
+        let broken = pi_protocol::Error::Channel("cut".into());
+        assert_eq!(settle(broken), (None, 2));
+        let gone = Note::KeptGone { n: 3 };
+        assert_eq!(settle(kept(KeepError::NotThere)), (Some(gone), 0));
     }
 }

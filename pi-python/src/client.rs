@@ -192,7 +192,10 @@ impl NativeClient {
         self.check_process(py)?;
         let client = lock(&self.client).take().and_then(Arc::into_inner);
         match client {
-            Some(client) if in_good_order => wait(py, &self.runtime, client.close()),
+            Some(client) if in_good_order => {
+                wait(py, &self.runtime, client.close())?;
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -267,7 +270,8 @@ fn images(are_pixels: bool, shape: [usize; 3], bytes: &[u8]) -> Result<Vec<Image
     chunks.enumerate().map(one).collect()
 }
 
-/// Answers all `images`, or spends nothing if one of them cannot be used. What is missing is prepared in one go.
+/// Answers all `images`, or spends nothing if one of them cannot be used. What is missing is prepared in batches, as many as the
+/// server holds at a time.
 async fn predict(
     client: &Client,
     images: &[Image],
@@ -278,16 +282,14 @@ async fn predict(
         image.fit(&client.description().model, sizing)?;
     }
     let n_ready = client.n_prepared();
-    if images.len() > 1 && n_ready < images.len() {
-        client.prepare(images.len() - n_ready).await?;
-    }
+    let mut series = client.series(images.len());
     let mut answers = Vec::with_capacity(images.len());
     let mut stats = CallStats {
         n_images: images.len(),
         ..CallStats::default()
     };
     for (index, image) in images.iter().enumerate() {
-        let answer = client.infer(image).await?;
+        let answer = series.infer(image).await?;
         let cost = &answer.stats;
         stats.n_prepared_ahead += usize::from(cost.prepared_ahead && index < n_ready);
         stats.waited_seconds += cost.waited_seconds;

@@ -118,25 +118,10 @@ fn main() -> std::process::ExitCode {
     match run(cli) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", explain(&error));
+            eprintln!("error: {}", pi_model::text::explain(error.as_ref()));
             std::process::ExitCode::FAILURE
         }
     }
-}
-
-/// The error and those of its causes that its own text leaves out.
-fn explain(error: &anyhow::Error) -> String {
-    error
-        .chain()
-        .skip(1)
-        .fold(error.to_string(), |text, cause| {
-            let cause = cause.to_string();
-            if text.contains(&cause) {
-                text
-            } else {
-                format!("{text}: {cause}")
-            }
-        })
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {

@@ -9,8 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::Value;
 
-use crate::demo_tables::{by_layer, costs, predictions, ratios};
-use crate::table::seconds;
+use crate::demo_tables::{by_layer, costs, predictions, ratios, seconds};
 use crate::{cargo, root};
 
 /// One model under `models/`.

@@ -2,10 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use pi_model::text::{bytes, columns, thousands};
 use serde_json::Value;
 
 use crate::demo::Measured;
-use crate::table::{align, bytes, seconds, thousands};
+
+/// Seconds, or milliseconds where they are short.
+pub fn seconds(s: f64) -> String {
+    match s {
+        s if s < 1.0 => format!("{:.0} ms", s * 1e3),
+        s => format!("{s:.2} s"),
+    }
+}
 
 /// The true label: `0003-airplane.png` is an airplane.
 pub fn truth(image: &Path) -> &str {
@@ -58,7 +66,7 @@ pub fn predictions(measured: &[Measured], images: &[PathBuf]) -> String {
     rows.push(count("as in the clear", &|m| {
         m.run["n_agree"].as_u64().unwrap_or(0) as usize
     }));
-    align(&rows)
+    columns(&rows)
 }
 
 fn report<'a>(m: &'a Measured, phase: &str) -> &'a Value {
@@ -125,7 +133,7 @@ pub fn costs(measured: &[Measured]) -> String {
     row("offline + online, each", &|m| {
         bytes(both(m, "offline") + both(m, "online"))
     });
-    align(&rows)
+    columns(&rows)
 }
 
 fn both(m: &Measured, phase: &str) -> f64 {
@@ -159,7 +167,7 @@ pub fn by_layer(measured: &[Measured]) -> String {
         }
         rows.push(row);
     }
-    align(&rows)
+    columns(&rows)
 }
 
 /// The two ratios that matter.

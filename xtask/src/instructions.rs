@@ -10,8 +10,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::table::{align, thousands};
 use crate::{cargo, root};
+use pi_model::text::{columns, thousands};
 
 /// Times the recorded count that a kernel may take: compilers differ.
 const BOUND: f64 = 1.25;
@@ -77,7 +77,7 @@ fn compare(
             format!("{ratio:.3}"),
         ]);
     }
-    (align(&rows), over)
+    (columns(&rows), over)
 }
 
 /// Builds the kernels and says where they are.

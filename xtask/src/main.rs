@@ -5,7 +5,6 @@ mod demo_tables;
 mod instructions;
 mod libtorch;
 mod python;
-mod table;
 mod test;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! The flags that say how to reach a server, shared by all commands.
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,12 +9,19 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pi_client::blocking::Client;
 use pi_client::connect::{check_address, leaves_this_machine_unprotected};
 use pi_client::retry::Retries;
+<<<<<<< HEAD:pi-client/src/args.rs
 use pi_client::{ClientError, ConnectOptions, Description, Token};
 use pi_protocol::session::GarblingMode;
 use pi_protocol::session::OtMode;
+=======
+use pi_client::{ClientError, Config, ConnectOptions, Token};
+use pi_protocol::session::GarblingMode;
+use pi_protocol::session::OtMode;
+>>>>>>> client:pi-client/src/cli/args.rs
 use pi_protocol::session::SessionOptions;
 
-use crate::interrupt::{self, Doing};
+use super::interrupt::{self, Doing};
+use super::terminal::{Terminal, tell_wait};
 
 #[derive(Args)]
 pub(crate) struct ServerArgs {
@@ -100,6 +107,21 @@ impl SessionArgs {
             garbling: self.garbling,
         }
     }
+
+    /// How a client reaches `server`, or `url`, and runs its sessions; the terminal sees what it does.
+    pub(crate) fn config(
+        &self,
+        server: &ServerArgs,
+        url: Option<&str>,
+    ) -> Result<Config, ClientError> {
+        Ok(Config {
+            batch: self.batch,
+            session: self.options(),
+            retries: server.retries(),
+            observer: Arc::new(Terminal),
+            ..Config::for_server(server.options(url)?)
+        })
+    }
 }
 
 impl ServerArgs {
@@ -112,7 +134,7 @@ impl ServerArgs {
             })
     }
 
-    pub(crate) const fn retries(&self) -> Retries {
+    const fn retries(&self) -> Retries {
         Retries {
             n: self.retries,
             longest: Duration::from_secs(10),
@@ -147,28 +169,11 @@ impl ServerArgs {
         self.again(|| Client::connect(options.clone()))
     }
 
-    /// Connects, and asks for the description of `model`.
-    pub(crate) fn describe(
-        &self,
-        url: Option<&str>,
-        model: Option<&str>,
-    ) -> Result<(Client, Description), ClientError> {
-        let client = self.connect(url)?;
-        let _phase = interrupt::during(Doing::Connecting);
-        let description = self.again(|| client.describe(model))?;
-        Ok((client, description))
-    }
-
     /// Does what spends nothing, some times over, and tells a terminal that it waits.
     pub(crate) fn again<T>(
         &self,
         what: impl FnMut() -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
-        let is_terminal = std::io::stderr().is_terminal();
-        self.retries().run(what, |error, wait| {
-            if is_terminal {
-                eprintln!("{error}; trying again in {:.1} s", wait.as_secs_f64());
-            }
-        })
+        self.retries().run(what, tell_wait)
     }
 }

@@ -16,9 +16,9 @@ use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase as Part};
 use pi_protocol::session::SessionOptions;
 
-use crate::args::ServerArgs;
-use crate::interrupt::{self, Doing};
-use crate::print;
+use super::args::ServerArgs;
+use super::interrupt::{self, Doing};
+use super::out;
 
 /// More than this between the clocks makes certificates and tokens fail.
 const MAX_SKEW_S: i64 = 60;
@@ -299,7 +299,7 @@ fn prediction(
             "{:.2} s ({} round trips, {})",
             seconds(phase),
             cost.round_trips(phase),
-            print::bytes(n_bytes(phase))
+            out::bytes(n_bytes(phase))
         )
     };
     good(

@@ -17,7 +17,7 @@ use pi_proto::inference::{
 };
 use tonic::{Code, Request, Response, Status};
 
-use super::Proxy;
+use super::service::Proxy;
 use super::tensor::{self, Data, INPUT, Output, PLATFORM, Tensor, Values, refused};
 
 /// The service.

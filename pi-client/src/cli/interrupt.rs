@@ -4,6 +4,7 @@
 //! session ends with the connection.
 
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 /// The exit code of a program that was interrupted: 128 and the number of SIGINT.
@@ -25,6 +26,7 @@ static PHASE: AtomicU8 = AtomicU8::new(Doing::Idle as u8);
 static ANSWERED: AtomicUsize = AtomicUsize::new(0);
 
 /// Ends the phase when dropped.
+#[derive(Debug)]
 pub(crate) struct During(u8);
 
 impl Drop for During {
@@ -66,6 +68,13 @@ const fn of_phase(phase: u8) -> &'static str {
         5 => "interrupted while preparing: finished batches are kept, this one is gone",
         _ => "interrupted",
     }
+}
+
+/// Makes a file beyond the limit of its size (`ulimit -f`) an error of the write that is told, instead of the end of the process.
+#[cfg(unix)]
+pub(crate) fn outlive_file_limit() {
+    // The system ends a process that leaves this signal alone. With any handler the write fails, and is reported like others.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
 }
 
 /// Listens on a thread of its own.

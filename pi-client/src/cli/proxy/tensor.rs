@@ -8,8 +8,8 @@ use pi_model::PublicModel;
 use pi_model::spec::OutputMode;
 use serde_json::{Value, json};
 
-use super::MAX_IMAGES;
-
+/// Most images in one request.
+const MAX_IMAGES: usize = 64;
 /// Name of the only input. Others are taken, too, since there is only one.
 pub(crate) const INPUT: &str = "image";
 /// The extension of REST by which tensors follow the JSON as bytes.

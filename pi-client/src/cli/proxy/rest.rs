@@ -14,8 +14,8 @@ use pi_client::{ClientError, ErrorClass};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::service::{MAX_REQUEST_BYTES, Proxy};
 use super::tensor::{self, BINARY, Data, INPUT, PLATFORM, Tensor, refused};
-use super::{MAX_REQUEST_BYTES, Proxy};
 
 const HEADER_LENGTH: &str = "inference-header-content-length";
 

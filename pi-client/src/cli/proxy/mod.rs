@@ -9,11 +9,11 @@
 
 mod grpc;
 mod rest;
+mod service;
 mod tensor;
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Args;
@@ -23,17 +23,12 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
-use crate::args::{ServerArgs, SessionArgs};
-use crate::print;
+use self::service::{MAX_REQUEST_BYTES, Proxy};
+use super::args::{ServerArgs, SessionArgs};
+use super::out;
 
-/// Largest request. 64 images of 224 x 224 as floats are 39 MB.
-const MAX_REQUEST_BYTES: usize = 64 << 20;
 /// How often it looks whether preparing goes well.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Most notes that are told.
-const MAX_NOTES: usize = 100;
-/// Most images in one request.
-const MAX_IMAGES: usize = 64;
 
 #[derive(Args)]
 pub(crate) struct ProxyArgs {
@@ -61,68 +56,6 @@ pub(crate) struct ProxyArgs {
     allow_remote: bool,
 }
 
-/// What both services need.
-pub(crate) struct Proxy {
-    client: Client,
-    /// Listening on loopback alone.
-    is_local: bool,
-    /// Notes of what was guessed that were told already.
-    told: Mutex<HashSet<String>>,
-}
-
-impl Proxy {
-    /// Whether this is the model that is served here.
-    fn knows(&self, model: &str, version: &str) -> bool {
-        model == self.name() && matches!(version, "" | "1")
-    }
-
-    /// What is said of a model that is not.
-    fn unknown(&self, model: &str, version: &str) -> String {
-        let version = match version {
-            "" => String::new(),
-            version => format!(" of version {version}"),
-        };
-        let name = self.name();
-        format!("no model '{model}'{version}; this proxy serves '{name}'")
-    }
-
-    fn name(&self) -> &str {
-        &self.client.description().model.spec().name
-    }
-
-    fn is_ready(&self) -> bool {
-        self.client.trouble().is_none()
-    }
-
-    /// Answers all images of a request, in order.
-    async fn infer(
-        &self,
-        inputs: Vec<tensor::Tensor>,
-    ) -> Result<Vec<pi_client::Prediction>, ClientError> {
-        let [input] = <[_; 1]>::try_from(inputs).map_err(|inputs| {
-            tensor::refused(format!(
-                "{} inputs; the model takes one, called '{}'",
-                inputs.len(),
-                tensor::INPUT
-            ))
-        })?;
-        let images = input.images(&self.client.description().model)?;
-        let mut answers = Vec::with_capacity(images.len());
-        for image in &images {
-            let answer = self.client.infer(image).await?;
-            for note in &answer.notes {
-                let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-                // A client may send another size each time.
-                if told.len() < MAX_NOTES && told.insert(note.clone()) {
-                    eprintln!("note: {note} (told once)");
-                }
-            }
-            answers.push(answer);
-        }
-        Ok(answers)
-    }
-}
-
 /// Runs the command until it is told to stop.
 pub(crate) fn run(args: &ProxyArgs) -> anyhow::Result<()> {
     let is_local = args.listen.ip().is_loopback();
@@ -136,15 +69,14 @@ pub(crate) fn run(args: &ProxyArgs) -> anyhow::Result<()> {
     let config = Config {
         model: args.model.clone(),
         keep_prepared: args.keep.into(),
-        batch: args.session.batch,
-        session: args.session.options(),
         sizing: if args.exact_size {
             Sizing::Exact
         } else {
             Sizing::Resize
         },
-        retries: args.server.retries(),
-        ..Config::for_server(args.server.options(args.url.as_deref())?)
+        // What it does goes on behind; trouble is told when it lasts.
+        observer: Arc::new(()),
+        ..args.session.config(&args.server, args.url.as_deref())?
     };
     tokio::runtime::Runtime::new()?.block_on(serve(args, config, is_local))
 }
@@ -168,7 +100,7 @@ async fn serve(args: &ProxyArgs, config: Config, is_local: bool) -> anyhow::Resu
     let incoming = TcpIncoming::bind(args.listen)
         .map_err(|e| ClientError::Usage(format!("cannot listen at {}: {e}", args.listen)))?;
     let incoming = incoming.with_nodelay(Some(true));
-    print::out(&format!("listening on {}", incoming.local_addr()?))?;
+    out::line(&format!("listening on {}", incoming.local_addr()?))?;
     let service = GrpcInferenceServiceServer::new(grpc::Service(Arc::clone(&proxy)))
         .max_decoding_message_size(MAX_REQUEST_BYTES);
     let routes = Routes::from(rest::router(Arc::clone(&proxy))).add_service(service);

@@ -1,0 +1,223 @@
+//! The answers of `infer`: as data for `--json`, as one line for each image, and beside the model in the clear.
+
+use std::fmt::Write as _;
+
+use pi_client::input::Input;
+use pi_client::{Description, Prediction, Report};
+use pi_model::{Model, ModelError, executor};
+use serde::Serialize;
+
+/// One answer.
+#[derive(Serialize)]
+pub(crate) struct Outcome {
+    /// File or record.
+    image: String,
+    /// The true label, where known.
+    label: Option<String>,
+    /// The predicted label.
+    prediction: String,
+    /// The predicted class.
+    class: usize,
+    /// Labels and logits, the largest first; empty when only the class is opened.
+    top: Vec<(String, f64)>,
+    /// Online seconds.
+    seconds: f64,
+    /// Comparison with the model in the clear.
+    check: Option<Check>,
+}
+
+/// Comparison with the model in the clear.
+#[derive(Serialize)]
+pub(crate) struct Check {
+    /// The label that the plaintext executor predicts.
+    prediction: String,
+    /// Whether both predict the same class.
+    agrees: bool,
+    /// Largest difference of a logit, where logits are opened.
+    max_logit_error: Option<f64>,
+    /// Values outside the ranges for which the protocol is correct. They spoil an inference, and the model's
+    /// calibration is at fault.
+    n_range_violations: u64,
+}
+
+/// All answers of one run.
+#[derive(Serialize)]
+pub(crate) struct Run {
+    results: Vec<Outcome>,
+    /// Images whose true label is known.
+    n_labelled: usize,
+    /// Right ones among them.
+    n_correct: usize,
+    /// Images compared with the model in the clear.
+    n_checked: usize,
+    /// Agreeing ones among them.
+    n_agree: usize,
+    /// What it cost, if all went well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<Report>,
+    /// Why it ended before all images were answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl Outcome {
+    /// The answer to `input` with at most `n_top` logits.
+    pub(crate) fn new(
+        input: &Input,
+        answer: &Prediction,
+        labels: &[String],
+        n_top: usize,
+        check: Option<Check>,
+    ) -> Self {
+        let top = answer.top(n_top).into_iter();
+        Self {
+            image: input.name.clone(),
+            label: input.label.map(|class| label(labels, class)),
+            prediction: answer.label.clone(),
+            class: answer.class,
+            top: top.map(|scored| (scored.label, scored.logit)).collect(),
+            seconds: answer.stats.online_seconds,
+            check,
+        }
+    }
+}
+
+impl Check {
+    /// Runs `model` in the clear on what was answered privately.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] when the input has another size.
+    pub(crate) fn of(
+        model: &Model,
+        input: &Input,
+        answer: &Prediction,
+    ) -> Result<Self, ModelError> {
+        let clear = executor::run(model, &input.values)?;
+        let layers = &model.public().graph().layers;
+        let fraction_bits = layers.last().map_or(0, |layer| layer.fraction_bits);
+        let scale = f64::from(fraction_bits).exp2();
+        let pairs = answer.logits.iter().zip(&clear.logits);
+        let differences = pairs.map(|(private, clear)| (private - *clear as f64 / scale).abs());
+        Ok(Self {
+            prediction: label(&model.public().spec().labels, clear.class()),
+            agrees: clear.class() == answer.class,
+            max_logit_error: differences.reduce(f64::max),
+            n_range_violations: clear.n_range_violations,
+        })
+    }
+}
+
+fn label(labels: &[String], class: usize) -> String {
+    let known = labels.get(class).cloned();
+    known.unwrap_or_else(|| format!("class {class}"))
+}
+
+impl Run {
+    pub(crate) fn new(
+        results: Vec<Outcome>,
+        report: Option<Report>,
+        error: Option<String>,
+    ) -> Self {
+        let labelled = results.iter().filter(|r| r.label.is_some());
+        let checked = results.iter().filter_map(|r| r.check.as_ref());
+        Self {
+            n_labelled: labelled.clone().count(),
+            n_correct: labelled
+                .filter(|r| r.label.as_ref() == Some(&r.prediction))
+                .count(),
+            n_checked: checked.clone().count(),
+            n_agree: checked.filter(|c| c.agrees).count(),
+            results,
+            report,
+            error,
+        }
+    }
+
+    pub(crate) const fn report(&self) -> Option<&Report> {
+        self.report.as_ref()
+    }
+
+    /// How many were right, and as in the clear, where that is known.
+    pub(crate) fn totals(&self) -> String {
+        let mut lines = Vec::new();
+        if self.n_labelled > 0 {
+            lines.push(format!("{} of {} right", self.n_correct, self.n_labelled));
+        }
+        if self.n_checked > 0 {
+            lines.push(format!(
+                "{} of {} agree with the model in the clear",
+                self.n_agree, self.n_checked
+            ));
+        }
+        lines.join("\n")
+    }
+}
+
+/// One line for each image, in columns.
+pub(crate) struct Lines {
+    image: usize,
+    label: usize,
+    top: Option<u16>,
+}
+
+impl Lines {
+    pub(crate) fn new<'a>(
+        names: impl Iterator<Item = &'a str>,
+        description: &Description,
+        top: Option<u16>,
+    ) -> Self {
+        let labels = &description.model.spec().labels;
+        let widest = labels.iter().map(|label| label.chars().count()).max();
+        Self {
+            image: names.map(|n| n.chars().count()).max().unwrap_or(0),
+            // Of a thousand labels some are very long.
+            label: widest.unwrap_or(0).min(24),
+            top,
+        }
+    }
+
+    pub(crate) fn line(&self, r: &Outcome) -> String {
+        let (image, label) = (self.image, self.label);
+        let mut text = format!("{:image$}  {:label$}", r.image, r.prediction);
+        if let Some((_, logit)) = r.top.first() {
+            let n_others = self.top.map_or(2, |n| usize::from(n) - 1);
+            let others: Vec<String> = r.top.iter().skip(1).take(n_others).map(scored).collect();
+            let _ = write!(text, "  {logit:6.2}");
+            if !others.is_empty() {
+                let _ = write!(text, "   then {}", others.join(", "));
+            }
+        }
+        match &r.label {
+            Some(truth) if *truth == r.prediction => text += "   right",
+            Some(truth) => text += &format!("   wrong, it is {truth}"),
+            None => {}
+        }
+        if let Some(check) = &r.check {
+            text += &compared(check);
+        }
+        text.truncate(text.trim_end().len());
+        text
+    }
+}
+
+fn scored((label, logit): &(String, f64)) -> String {
+    format!("{label} {logit:.2}")
+}
+
+fn compared(check: &Check) -> String {
+    let mut text = match check.agrees {
+        true => "   as in the clear".to_owned(),
+        false => format!("   IN THE CLEAR IT IS {}", check.prediction),
+    };
+    if let Some(error) = check.max_logit_error {
+        let _ = write!(text, ", logits within {error:.3}");
+    }
+    if check.n_range_violations > 0 {
+        let _ = write!(
+            text,
+            ", {} values outside the model's ranges",
+            check.n_range_violations
+        );
+    }
+    text
+}
