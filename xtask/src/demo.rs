@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::demo_tables::{by_layer, costs, predictions, ratios};
 use crate::table::seconds;
-use crate::{cargo, root};
+use crate::workspace::{cargo, root};
 
 /// One model under `models/`.
 pub struct Candidate {

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::table::{align, thousands};
-use crate::{cargo, root};
+use crate::workspace::{cargo, root};
 
 /// Times the recorded count that a kernel may take: compilers differ.
 const BOUND: f64 = 1.25;
