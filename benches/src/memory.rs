@@ -76,6 +76,12 @@ pub fn run(model: Model, batch: usize) -> Result<()> {
         offline / batch as f64,
         online[online.len() / 2]
     );
+    report(&client, &server, batch);
+    Ok(())
+}
+
+/// Prints bytes, round trips and where the time went.
+fn report(client: &Ledger, server: &Ledger, batch: usize) {
     for (phase, n) in [
         (Phase::Setup, 1),
         (Phase::Offline, batch as u64),
@@ -88,10 +94,9 @@ pub fn run(model: Model, batch: usize) -> Result<()> {
             client.round_trips(phase)
         );
     }
-    for (name, ledger) in [("client", &client), ("server", &server)] {
+    for (name, ledger) in [("client", client), ("server", server)] {
         for (phase, operation, seconds) in ledger.seconds() {
             println!("{name} {phase:?} {operation}: {seconds:.4} s");
         }
     }
-    Ok(())
 }

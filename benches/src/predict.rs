@@ -157,6 +157,29 @@ fn message_seconds(
     first as f64 * rates.message_byte_s + ends.max(wire)
 }
 
+/// What the offline phase sends, and over what.
+struct Flow<'p> {
+    cost: &'p Cost,
+    rates: &'p Rates,
+    network: &'p NetworkInfo,
+}
+
+impl Flow<'_> {
+    /// Bytes of these steps together.
+    fn bytes(&self, steps: &[Step]) -> u64 {
+        let all = self.cost.bytes_by_step();
+        let all = all.filter(|(step, ..)| steps.contains(step));
+        all.map(|(.., n)| n).sum()
+    }
+
+    /// Seconds of computing while these steps are on the wire.
+    fn stream(&self, compute_s: f64, steps: &[Step], direction: Direction) -> f64 {
+        let n_bytes = self.bytes(steps);
+        let busy = compute_s + n_bytes as f64 * self.rates.stream_byte_s;
+        busy.max(wire_seconds(n_bytes, direction, self.network))
+    }
+}
+
 fn offline(
     plan: &PublicPlan,
     options: SessionOptions,
@@ -164,17 +187,12 @@ fn offline(
     rates: &Rates,
     network: &NetworkInfo,
 ) -> f64 {
-    let bytes = |steps: &[Step]| -> u64 {
-        let all = cost
-            .bytes_by_step()
-            .filter(|(step, ..)| steps.contains(step));
-        all.map(|(.., n)| n).sum()
+    let flow = Flow {
+        cost,
+        rates,
+        network,
     };
-    let stream = |compute_s: f64, steps: &[Step], direction: Direction| {
-        let n_bytes = bytes(steps);
-        let busy = compute_s + n_bytes as f64 * rates.stream_byte_s;
-        busy.max(wire_seconds(n_bytes, direction, network))
-    };
+    let bytes = |steps: &[Step]| flow.bytes(steps);
     let (mut encrypt_s, mut respond_s) = (0.0, 0.0);
     for source in plan.sources() {
         let n_polys = source.packing.n_polys() as f64;
@@ -203,46 +221,56 @@ fn offline(
     let busy_s = encrypt_s + respond_s + moved as f64 * rates.stream_byte_s;
     let mut seconds = busy_s.max(first_s).max(last_s)
         + cost.round_trips(Phase::Offline) as f64 * round_trip_seconds(rates, network);
-    let work = cost.total_work();
-    if work.n_ots > 0 {
-        let batch = plan.batch() as f64;
-        let n_relus = batch * plan.graph().n_relus() as f64;
-        let n_labels = work.n_ots as f64 - n_relus;
-        // Few OTs are made as the base extension makes them in either mode.
-        let each_s = |n: f64| match options.ot.reply_bytes(n as usize) {
-            0 => n * rates.ot_s,
-            _ => n * rates.silent_ot_s,
-        };
-        let transfers_s = rates.base_ot_s + each_s(n_labels) + each_s(n_relus);
-        let replies = [Step::LabelBaseReply, Step::MuxExtension, Step::LabelReply];
-        let shares = [
-            Step::LabelTrees,
-            Step::LabelExtension,
-            Step::LabelBits,
-            Step::MuxReply,
-            Step::MuxCorrections,
-        ];
-        let around_s = n_labels * rates.prepare_label_s + n_relus * rates.prepare_relu_s;
-        seconds += transfers_s
-            + around_s
-            + stream(0.0, &replies, Direction::Down)
-            + stream(0.0, &shares, Direction::Up);
-        // Tables of one inference are on their way while those of the next are made.
-        let garble_s = work.n_and_gates as f64 * rates.garble_s(options.garbling) / batch;
-        let (steps, direction): (&[Step], _) = match options.garbling {
-            GarblingMode::ClientDigits => (
-                &[Step::DigitOrders, Step::DigitTables, Step::AnswerSums],
-                Direction::Up,
-            ),
-            _ => (&[Step::HashKey, Step::Tables], Direction::Down),
-        };
-        let tables = bytes(steps);
-        let ends_s = tables as f64 * rates.stream_byte_s / batch;
-        let wire_s = wire_seconds(tables, direction, network) / batch;
-        let each = (garble_s + ends_s).max(wire_s);
-        seconds += garble_s + ends_s.max(wire_s) + (batch - 1.0) * each;
+    if cost.total_work().n_ots > 0 {
+        seconds += relus(plan, options, &flow);
     }
-    seconds + stream(0.0, &[Step::Identity], Direction::Up)
+    seconds + flow.stream(0.0, &[Step::Identity], Direction::Up)
+}
+
+/// Transfers and tables of the layers that keep ReLUs.
+fn relus(plan: &PublicPlan, options: SessionOptions, flow: &Flow<'_>) -> f64 {
+    let Flow {
+        cost,
+        rates,
+        network,
+    } = *flow;
+    let work = cost.total_work();
+    let batch = plan.batch() as f64;
+    let n_relus = batch * plan.graph().n_relus() as f64;
+    let n_labels = work.n_ots as f64 - n_relus;
+    // Few OTs are made as the base extension makes them in either mode.
+    let each_s = |n: f64| match options.ot.reply_bytes(n as usize) {
+        0 => n * rates.ot_s,
+        _ => n * rates.silent_ot_s,
+    };
+    let transfers_s = rates.base_ot_s + each_s(n_labels) + each_s(n_relus);
+    let replies = [Step::LabelBaseReply, Step::MuxExtension, Step::LabelReply];
+    let shares = [
+        Step::LabelTrees,
+        Step::LabelExtension,
+        Step::LabelBits,
+        Step::MuxReply,
+        Step::MuxCorrections,
+    ];
+    let around_s = n_labels * rates.prepare_label_s + n_relus * rates.prepare_relu_s;
+    let seconds = transfers_s
+        + around_s
+        + flow.stream(0.0, &replies, Direction::Down)
+        + flow.stream(0.0, &shares, Direction::Up);
+    // Tables of one inference are on their way while those of the next are made.
+    let garble_s = work.n_and_gates as f64 * rates.garble_s(options.garbling) / batch;
+    let (steps, direction): (&[Step], _) = match options.garbling {
+        GarblingMode::ClientDigits => (
+            &[Step::DigitOrders, Step::DigitTables, Step::AnswerSums],
+            Direction::Up,
+        ),
+        _ => (&[Step::HashKey, Step::Tables], Direction::Down),
+    };
+    let tables = flow.bytes(steps);
+    let ends_s = tables as f64 * rates.stream_byte_s / batch;
+    let wire_s = wire_seconds(tables, direction, network) / batch;
+    let each = (garble_s + ends_s).max(wire_s);
+    seconds + garble_s + ends_s.max(wire_s) + (batch - 1.0) * each
 }
 
 fn online(

@@ -228,19 +228,8 @@ impl Runner {
         }
     }
 
-    /// Samples of several lanes in turn. A pair that fails is written down and left out.
-    fn group(&mut self, lanes: &[Lane<'_>], temporary: &Path) -> Result<(), BenchError> {
-        let watch = Watch::start();
-        let mut pairs: Vec<Result<Pair, BenchError>> = lanes
-            .iter()
-            .map(|lane| Pair::start(lane, self.suite.batch, temporary))
-            .collect();
-        for (pair, lane) in pairs.iter_mut().zip(lanes) {
-            if let Err(error) = pair {
-                eprintln!("{lane}: {error}");
-                *pair = Err(lane.because(error));
-            }
-        }
+    /// What every lane does, in this order, and whether it counts.
+    fn steps(&self) -> Vec<(Order, bool)> {
         let mut steps = Vec::new();
         // The first session warms everything up, its samples are thrown away.
         for session in 0..=self.suite.sessions {
@@ -255,7 +244,23 @@ impl Runner {
             }
             steps.push((Order::Infer, true));
         }
-        for (turn, &(order, counts)) in steps.iter().enumerate() {
+        steps
+    }
+
+    /// Samples of several lanes in turn. A pair that fails is written down and left out.
+    fn group(&mut self, lanes: &[Lane<'_>], temporary: &Path) -> Result<(), BenchError> {
+        let watch = Watch::start();
+        let mut pairs: Vec<Result<Pair, BenchError>> = lanes
+            .iter()
+            .map(|lane| Pair::start(lane, self.suite.batch, temporary))
+            .collect();
+        for (pair, lane) in pairs.iter_mut().zip(lanes) {
+            if let Err(error) = pair {
+                eprintln!("{lane}: {error}");
+                *pair = Err(lane.because(error));
+            }
+        }
+        for (turn, &(order, counts)) in self.steps().iter().enumerate() {
             // Whoever comes first in a round finds the machine as the last round left it; that place goes around.
             for i in 0..lanes.len() {
                 let at = (turn + i) % lanes.len();

@@ -253,6 +253,7 @@ pub fn calibrate(spec: &mut ModelSpec, graph: &Graph, maxima: &HashMap<&str, u64
 ///
 /// # Errors
 /// Any [`crate::ModelError`] when the operations do not fit together.
+// house: a network in one line, which tests and benchmarks of every crate write with other numbers
 pub fn residual_network(
     name: &str,
     input: [usize; 3],

@@ -5,6 +5,8 @@
 //! Security: an unknown key is refused, because a limit that is misspelt is a limit that is not there. No setting is a
 //! secret itself; those that need one name a file.
 
+mod options;
+
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -14,11 +16,10 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::admin::{self, AdminListen};
-use crate::limits::Quota;
-use crate::repository::root::{Mode, RootOptions};
-use crate::serve::{Limits, ServeOptions, TlsFiles};
-use crate::store::{Bounds, StoreOptions};
+use crate::models::root::Mode;
+use crate::options::AdminListen;
+use crate::serve::ServeOptions;
+use crate::store::StoreOptions;
 use crate::units::{Span, Speed};
 
 /// What every variable of the environment starts with.
@@ -26,8 +27,6 @@ pub const PREFIX: &str = "PI_SERVER_";
 /// Variables that are no settings.
 const OTHER_VARIABLES: [&str; 1] = ["PI_SERVER_CONFIG"];
 
-/// Longer times are mistakes, and clocks may not hold their sums.
-const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 /// How often a repository is read where nothing else is said.
 const POLL: Span = Span(Duration::from_secs(15));
 
@@ -270,114 +269,6 @@ impl Settings {
         )
     }
 
-    /// Checks all values together and makes of them what a server needs. Reads no file.
-    ///
-    /// # Errors
-    /// [`ConfigError::Value`].
-    pub fn options(self) -> Result<ServeOptions, ConfigError> {
-        let all = self.over(Self::defaults());
-        let or = ServeOptions::default();
-        let span = |s: Option<Span>, or| s.map_or(or, |s| s.0);
-        let mib = |n: Option<u32>, or| n.map_or(or, |mib| u64::from(mib) << 20);
-        let kept = StoreOptions::default();
-        for (key, set) in [
-            ("store-key-file", all.store_key_file.is_some()),
-            ("store-ca", all.store_ca.is_some()),
-        ] {
-            if set && all.store.is_none() {
-                let reason = "store must be given with it".into();
-                return Err(ConfigError::Value { key, reason });
-            }
-        }
-        let both = both(("tls-cert", all.tls_cert), ("tls-key", all.tls_key))?;
-        if both.is_none() && all.tls_client_ca.is_some() {
-            let (key, reason) = ("tls-client-ca", "tls-cert must be given with it".into());
-            return Err(ConfigError::Value { key, reason });
-        }
-        let tls = both.map(|(certificate, key)| TlsFiles {
-            certificate,
-            key,
-            client_ca: all.tls_client_ca,
-        });
-        let options = ServeOptions {
-            models: all.model.unwrap_or_default(),
-            repository: all.repository.map(|path| RootOptions {
-                path,
-                mode: all.repository_mode.unwrap_or_default(),
-                interval: all.repository_poll.unwrap_or(POLL).0,
-                load: all.load_model.unwrap_or_default(),
-            }),
-            admin: all
-                .admin_listen
-                .unwrap_or(AdminListen::IfFree(admin::DEFAULT_ADDRESS)),
-            quota: Quota {
-                sessions: all.sessions_per_identity,
-                calls_per_minute: all.calls_per_minute,
-                inferences_per_day: all.inferences_per_day,
-                bytes_per_day: all.bytes_per_day,
-            },
-            tokens: all.token_file,
-            reload_interval: span(all.reload_interval, or.reload_interval),
-            listen: all.listen.unwrap_or(or.listen),
-            max_batch: all.max_batch.unwrap_or(or.max_batch),
-            packing_bandwidth: all.packing_bandwidth.map_or(or.packing_bandwidth, |s| s.0),
-            limits: Limits {
-                max_sessions: all.max_sessions.unwrap_or(or.limits.max_sessions),
-                idle_timeout: span(all.idle_timeout, or.limits.idle_timeout),
-                phase_timeout: span(all.phase_timeout, or.limits.phase_timeout),
-                prepared_bytes: all
-                    .prepared_memory
-                    .map_or(or.limits.prepared_bytes, |mib| (mib as usize) << 20),
-                silent_ot: all.silent_ot.unwrap_or(or.limits.silent_ot),
-                queue_timeout: span(all.queue_timeout, or.limits.queue_timeout),
-            },
-            tls,
-            drain_timeout: span(all.drain_timeout, or.drain_timeout),
-            store: all.store.map(|at| StoreOptions {
-                at,
-                key_file: all.store_key_file.clone(),
-                ca: all.store_ca.clone(),
-                keep_for: span(all.store_time, kept.keep_for),
-                bounds: Bounds {
-                    total_bytes: mib(all.store_size, kept.bounds.total_bytes),
-                    owner_bytes: mib(all.store_size_per_identity, kept.bounds.owner_bytes),
-                },
-            }),
-            ledger: all.ledger,
-            otlp_endpoint: all.otlp_endpoint,
-        };
-        within("max-batch", options.max_batch, 1..=64)?;
-        within("max-sessions", options.limits.max_sessions, 1..=65_535)?;
-        within(
-            "prepared-memory",
-            options.limits.prepared_bytes >> 20,
-            1..=1 << 32,
-        )?;
-        if options.limits.queue_timeout > LONGEST {
-            let (key, reason) = ("queue-timeout", "it must be at most 365 days".into());
-            return Err(ConfigError::Value { key, reason });
-        }
-        for (key, time) in [
-            ("reload-interval", options.reload_interval),
-            (
-                "repository-poll",
-                options.repository.as_ref().map_or(POLL.0, |r| r.interval),
-            ),
-            ("idle-timeout", options.limits.idle_timeout),
-            ("phase-timeout", options.limits.phase_timeout),
-            (
-                "store-time",
-                options.store.as_ref().map_or(kept.keep_for, |s| s.keep_for),
-            ),
-        ] {
-            if time.is_zero() || time > LONGEST {
-                let reason = "it must be longer than zero and at most 365 days".into();
-                return Err(ConfigError::Value { key, reason });
-            }
-        }
-        Ok(options)
-    }
-
     /// A file with every key, its meaning, and its default; keys without one are commented out.
     #[must_use]
     pub fn default_file() -> String {
@@ -446,37 +337,6 @@ impl Settings {
 
 fn command() -> clap::Command {
     Settings::augment_args(clap::Command::new("serve"))
-}
-
-type Setting = (&'static str, Option<PathBuf>);
-
-/// Two settings that make sense only together.
-fn both(a: Setting, b: Setting) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
-    match (a.1, b.1) {
-        (Some(a), Some(b)) => Ok(Some((a, b))),
-        (None, None) => Ok(None),
-        (x, _) => {
-            let (key, other) = if x.is_some() { (a.0, b.0) } else { (b.0, a.0) };
-            let reason = format!("{other} must be given with it");
-            Err(ConfigError::Value { key, reason })
-        }
-    }
-}
-
-fn within(
-    key: &'static str,
-    value: usize,
-    range: std::ops::RangeInclusive<usize>,
-) -> Result<(), ConfigError> {
-    if range.contains(&value) {
-        return Ok(());
-    }
-    let reason = format!(
-        "{value} is not between {} and {}",
-        range.start(),
-        range.end()
-    );
-    Err(ConfigError::Value { key, reason })
 }
 
 #[cfg(test)]

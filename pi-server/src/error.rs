@@ -99,7 +99,7 @@ pub enum ServeError {
     },
     /// Prepared inferences cannot be kept.
     #[error(transparent)]
-    Store(#[from] crate::store::StoreError),
+    Store(#[from] crate::store::contract::StoreError),
     /// Spans cannot be sent.
     #[error(
         "cannot send traces to {endpoint}: {reason}. Give --otlp-endpoint the address of a collector's gRPC port, for example http://localhost:4317"

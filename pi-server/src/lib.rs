@@ -3,34 +3,23 @@
 //! Each session has one blocking thread, which runs the server's side of the protocol; the heavy kernels of all sessions
 //! share one pool of threads. Network and timers are asynchronous and never compute.
 
-pub mod admin;
-pub mod certificate;
+mod access;
+mod calls;
 pub mod config;
-pub mod drain;
 pub mod error;
-pub mod gate;
-pub mod health;
-pub mod identity;
-pub mod kserve;
-pub mod ledger_file;
-pub mod limits;
-pub mod log;
-pub mod metrics;
-pub mod probe;
-mod process;
-pub mod repository;
+mod models;
+mod ops;
+pub mod options;
 pub mod serve;
-pub mod service;
-mod session;
 pub mod store;
-pub mod telemetry;
-pub mod tls;
 pub mod units;
-pub mod watch;
 
-pub use admin::AdminListen;
+pub use access::limits::Quota;
+pub use access::{certificate, connection, identity, tls};
+pub use calls::drain;
 pub use config::{ConfigError, Settings};
 pub use error::ServeError;
-pub use limits::Quota;
-pub use repository::root::{Mode, RootOptions};
-pub use serve::{Limits, ServeOptions, Server, TlsFiles};
+pub use models::root::{Mode, RootOptions};
+pub use ops::{log, probe};
+pub use options::{AdminListen, Limits, TlsFiles};
+pub use serve::{ServeOptions, Server};

@@ -13,7 +13,7 @@ use pi_protocol::server::prepared_bytes;
 use pi_protocol::session::GarblingMode;
 use pi_protocol::session::OtMode;
 use pi_protocol::session::SessionOptions;
-use pi_server::admin::DEFAULT_ADDRESS;
+use pi_server::options::DEFAULT_ADMIN_ADDRESS;
 use pi_server::units::{Span, Speed};
 use pi_server::{AdminListen, ServeOptions, Server, Settings, certificate, identity, probe};
 use tokio::signal::unix::{SignalKind, signal};
@@ -187,15 +187,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         } => {
             let file = config.as_deref().map(Settings::read).transpose()?;
             let set = admin_listen.or(file.unwrap_or_default().admin_listen);
-            let address = match set.unwrap_or(AdminListen::IfFree(DEFAULT_ADDRESS)) {
-                AdminListen::At(address) | AdminListen::IfFree(address) => address,
-                AdminListen::Off => anyhow::bail!("the admin port is off; see --admin-listen"),
-            };
-            let path = if live { "/livez" } else { "/readyz" };
-            let (code, body) = probe::get(address, path, timeout.0)
-                .with_context(|| format!("no answer from the admin port at {address}"))?;
-            anyhow::ensure!(code == 200, "{path} has code {code}: {}", body.trim());
-            say(format_args!("{}", body.trim()))
+            health(set, live, timeout)
         }
         Command::Certificate { out, host } => {
             let files = certificate::make(&out, &host)?;
@@ -206,6 +198,19 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             ))
         }
     }
+}
+
+/// Asks the admin port, and prints what it says.
+fn health(set: Option<AdminListen>, live: bool, timeout: Span) -> anyhow::Result<()> {
+    let address = match set.unwrap_or(AdminListen::IfFree(DEFAULT_ADMIN_ADDRESS)) {
+        AdminListen::At(address) | AdminListen::IfFree(address) => address,
+        AdminListen::Off => anyhow::bail!("the admin port is off; see --admin-listen"),
+    };
+    let path = if live { "/livez" } else { "/readyz" };
+    let (code, body) = probe::get(address, path, timeout.0)
+        .with_context(|| format!("no answer from the admin port at {address}"))?;
+    anyhow::ensure!(code == 200, "{path} has code {code}: {}", body.trim());
+    say(format_args!("{}", body.trim()))
 }
 
 fn serve(options: ServeOptions, stop_at_eof: bool) -> anyhow::Result<()> {

@@ -3,7 +3,6 @@
 //! The stop: not ready and nothing new from the first moment, what runs may finish within the drain timeout, then it is cut and
 //! the server returns whatever it does.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,74 +20,25 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Admin, AdminListen};
-use crate::drain::{Drain, GRACE, Stage};
+use crate::access::connection::Incoming;
+use crate::access::identity::{Identities, Tokens};
+use crate::access::limits::Quota;
+use crate::access::tls::Tls;
+use crate::calls::drain::{Drain, GRACE};
+use crate::calls::kserve::Kserve;
+use crate::calls::service::Service;
+use crate::calls::shared::Shared;
 use crate::error::ServeError;
-use crate::health::Health;
-use crate::identity::{Identities, Tokens};
-use crate::kserve::Kserve;
-use crate::ledger_file::LedgerFile;
-use crate::limits::Quota;
-use crate::repository::root::{Mode, Root, RootOptions};
-use crate::repository::{ModelStatus, Repository, Terms};
-use crate::service::{Service, Shared};
+use crate::models::repository::{Repository, Terms};
+use crate::models::root::{Mode, Root, RootOptions};
+use crate::ops::admin::{self, Admin};
+use crate::ops::beside;
+use crate::ops::health::Health;
+use crate::ops::ledger_file::LedgerFile;
+use crate::ops::telemetry::Telemetry;
+use crate::options::{AdminListen, Limits, TlsFiles};
+use crate::store::tidy;
 use crate::store::{StoreError, StoreOptions, Vault};
-use crate::telemetry::Telemetry;
-use crate::tls::{Incoming, Tls};
-
-/// What one server grants to its clients.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Sessions at the same time. Each has a thread, and holds its prepared material in memory.
-    pub max_sessions: usize,
-    /// A session that is silent for longer is ended.
-    pub idle_timeout: Duration,
-    /// A step of a session that takes longer is ended, however busy the client is.
-    pub phase_timeout: Duration,
-    /// Bytes of prepared material that all sessions together may keep in memory; each session has an equal part.
-    pub prepared_bytes: usize,
-    /// Whether clients may make OTs silently, which rests on the hardness of LPN for this server, too.
-    pub silent_ot: bool,
-    /// How long a session may wait for a place before it is refused; zero refuses it at once.
-    pub queue_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_sessions: 8,
-            idle_timeout: Duration::from_secs(60),
-            phase_timeout: Duration::from_secs(3600),
-            prepared_bytes: 8 << 30,
-            silent_ot: false,
-            queue_timeout: Duration::ZERO,
-        }
-    }
-}
-
-impl Limits {
-    /// Inferences that one session may keep prepared, if each takes `bytes`.
-    #[must_use]
-    pub const fn max_prepared(&self, bytes: usize) -> usize {
-        let sessions = if self.max_sessions == 0 {
-            1
-        } else {
-            self.max_sessions
-        };
-        self.prepared_bytes / sessions / (if bytes == 0 { 1 } else { bytes })
-    }
-}
-
-/// Certificate chain, private key and authorities of clients, in PEM.
-#[derive(Clone, Debug)]
-pub struct TlsFiles {
-    /// The certificate chain, the server's own first.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-    /// With it, clients must have a certificate from one of the authorities in this file.
-    pub client_ca: Option<PathBuf>,
-}
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -205,7 +155,7 @@ impl Server {
             telemetry: telemetry.transpose()?.map(Arc::new),
         });
         shared.metrics.sessions_limit(options.limits.max_sessions);
-        show_certificates(&shared, tls.as_ref());
+        beside::show_certificates(&shared, tls.as_ref());
         let root = options.repository.clone().map(|options| {
             let repository = Arc::clone(&shared.repository);
             Root::open(options, repository, Arc::clone(&shared.metrics))
@@ -283,27 +233,27 @@ impl Server {
                 // An error means that the sender is gone, and then there is nothing to serve either.
                 let _ = told.await;
             });
-        show(&health, &shared).await;
+        beside::show(&health, &shared).await;
         // Tasks beside the service; they end with this function.
-        let mut beside = JoinSet::new();
-        beside.spawn(follow(health, Arc::clone(&shared)));
-        beside.spawn(reload(
+        let mut tasks = JoinSet::new();
+        tasks.spawn(beside::follow(health, Arc::clone(&shared)));
+        tasks.spawn(beside::reload(
             Arc::clone(&shared),
             self.tls,
             self.options.reload_interval,
         ));
         if let Some(root) = self.root.clone().filter(|r| r.options().mode == Mode::Poll) {
-            beside.spawn(poll(root));
+            tasks.spawn(beside::poll(root));
         }
         if let Some(vault) = shared.vault.clone() {
-            beside.spawn(crate::store::tidy::run(vault, Arc::clone(&shared)));
+            tasks.spawn(tidy::run(vault, Arc::clone(&shared)));
         }
         if let Some(listener) = self.admin {
             let admin = Admin {
                 shared: Arc::clone(&shared),
                 root: self.root,
             };
-            beside.spawn(async move {
+            tasks.spawn(async move {
                 if let Err(error) = admin::serve(listener, admin).await {
                     error!(%error, "the admin port failed");
                 }
@@ -317,7 +267,7 @@ impl Server {
             tell,
         );
         let ended = ended.await;
-        beside.shutdown().await;
+        tasks.shutdown().await;
         if let Some(telemetry) = shared.telemetry.clone() {
             // A thread of its own, because it blocks; what went wrong is in the log.
             let _ = tokio::task::spawn_blocking(move || telemetry.stop()).await;
@@ -360,74 +310,6 @@ fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
         TcpListener::from_std(listener)
     });
     bound.map_err(|source| ServeError::Bind { address, source })
-}
-
-async fn show(health: &Health, shared: &Shared) {
-    let models = shared.repository.status();
-    let (ready, broken): (Vec<_>, Vec<_>) = models.into_iter().partition(|m| m.ready);
-    let names = |models: Vec<ModelStatus>| models.into_iter().map(|m| m.name).collect::<Vec<_>>();
-    let draining = shared.drain.stage() != Stage::Serving;
-    health.show(&names(ready), &names(broken), draining).await;
-}
-
-fn show_certificates(shared: &Shared, tls: Option<&Arc<Tls>>) {
-    for (file, unix_s) in tls.into_iter().flat_map(|tls| tls.expiries()) {
-        shared.metrics.certificate_expires(file, unix_s);
-    }
-}
-
-/// Shows every change of the models, and the stop.
-async fn follow(health: Health, shared: Arc<Shared>) {
-    let mut changes = shared.repository.changes();
-    loop {
-        tokio::select! {
-            _ = changes.changed() => {}
-            () = shared.drain.reached(Stage::Draining) => break,
-        }
-        show(&health, &shared).await;
-    }
-    show(&health, &shared).await;
-}
-
-/// Reads certificates and tokens again when their files change. The old ones stay when the new ones cannot be used.
-async fn reload(shared: Arc<Shared>, tls: Option<Arc<Tls>>, interval: Duration) {
-    // What was refused is tried again each time, and told once.
-    let mut told: HashMap<&str, String> = HashMap::new();
-    loop {
-        tokio::time::sleep(interval).await;
-        let certificate = tls.as_ref().map(|tls| ("certificates", tls.refresh()));
-        let tokens = ("tokens", shared.identities.refresh());
-        for (what, outcome) in certificate.into_iter().chain([tokens]) {
-            shared.metrics.reload_failing(what, outcome.is_err());
-            match outcome {
-                Ok(changed) => {
-                    told.remove(what);
-                    if changed {
-                        show_certificates(&shared, tls.as_ref());
-                        info!("{what} have changed and are in use");
-                    }
-                }
-                Err(error) => {
-                    let text = error.to_string();
-                    if told.get(what) != Some(&text) {
-                        error!(%error, "changed {what} cannot be used; the old ones stay");
-                        told.insert(what, text);
-                    }
-                }
-            }
-        }
-    }
-}
-
-async fn poll(root: Arc<Root>) {
-    loop {
-        tokio::time::sleep(root.options().interval).await;
-        let root = Arc::clone(&root);
-        // Loading and planning compute for long. A panic there must not end the polling.
-        if let Err(error) = tokio::task::spawn_blocking(move || root.refresh()).await {
-            error!(%error, "reading the repository failed");
-        }
-    }
 }
 
 /// Opens the store on a thread of its own: a client of a database blocks, which threads of the runtime must not.

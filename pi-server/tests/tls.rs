@@ -86,12 +86,15 @@ fn connections_that_say_nothing_keep_nobody_out() {
     let files = common::certificate(dir.path());
     let server = TestServer::with(OutputMode::Logits, |o| o.tls = Some(files.clone()));
     let silent = |_| std::net::TcpStream::connect(server.address).unwrap();
-    let n = pi_server::tls::MAX_HANDSHAKES + 20;
+    let n = pi_server::connection::MAX_HANDSHAKES + 20;
     let connections: Vec<_> = (0..n).map(silent).collect();
     let started = std::time::Instant::now();
     let trusting = ConnectOptions::new(&server.url).with_ca(&files.certificate);
     Client::connect(trusting).unwrap().models().unwrap();
     let waited = started.elapsed();
-    assert!(waited < pi_server::tls::HANDSHAKE_TIMEOUT / 2, "{waited:?}");
+    assert!(
+        waited < pi_server::connection::HANDSHAKE_TIMEOUT / 2,
+        "{waited:?}"
+    );
     drop(connections);
 }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::Value;
 
 use crate::demo_tables::{by_layer, costs, predictions, ratios, seconds};
-use crate::{cargo, root};
+use crate::workspace::{cargo, root};
 
 /// One model under `models/`.
 pub struct Candidate {

@@ -10,8 +10,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{cargo, root};
 use pi_model::text::{columns, thousands};
+
+use crate::workspace::{cargo, root};
 
 /// Times the recorded count that a kernel may take: compilers differ.
 const BOUND: f64 = 1.25;

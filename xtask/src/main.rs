@@ -2,12 +2,13 @@
 
 mod demo;
 mod demo_tables;
+mod house;
 mod instructions;
 mod libtorch;
 mod python;
 mod test;
+mod workspace;
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -15,6 +16,8 @@ usage: cargo xtask demo [--models DIR] [--images N]
            a server and a client on this machine, on real images, with what it cost
        cargo xtask test
            formatting, lints, documentation, and all tests, those of the trainer included
+       cargo xtask house
+           how long files and functions are, and which files import each other, against their bounds
        cargo xtask python [ARGS]
            builds the Python client, installs it into a virtual environment of its own, and runs pytest ARGS
        cargo xtask instructions [--write]
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
     {
         Some(("demo", rest)) => demo::run(rest),
         Some(("test", [])) => test::run(),
+        Some(("house", [])) => house::run(true),
         Some(("python", rest)) => python::run(rest),
         Some(("instructions", rest)) => instructions::run(rest),
         Some(("trainer", rest)) => test::trainer(rest),
@@ -45,32 +49,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The folder of the workspace.
-fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_owned()
-}
-
-/// The cargo that runs us.
-fn cargo() -> std::process::Command {
-    let mut command =
-        std::process::Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    // What cargo told us about ourselves would make build scripts of others run again.
-    let ours = [
-        "CARGO_PKG_",
-        "CARGO_MANIFEST_",
-        "CARGO_CRATE_",
-        "CARGO_BIN_",
-        "CARGO_PRIMARY_",
-    ];
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if ours.iter().any(|prefix| text.starts_with(prefix)) {
-            command.env_remove(&name);
-        }
-    }
-    command.current_dir(root());
-    command
 }

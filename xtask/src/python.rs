@@ -9,8 +9,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::libtorch;
 use crate::test::{install, runs, step};
-use crate::{cargo, libtorch, root};
+use crate::workspace::{cargo, root};
 
 const REQUIREMENTS: [&str; 3] = ["maturin>=1.9,<2", "numpy>=1.21", "pytest>=7"];
 const PROGRAMS: [&str; 9] = [

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cargo;
 use crate::python::EXTENSION;
+use crate::workspace::cargo;
 
 const TRAINER: [&str; 2] = ["--package", "pi-trainer"];
 /// All but the trainer: the default members, and the Python client.
@@ -21,6 +21,8 @@ pub fn run() -> Result<()> {
         cargo().args(["fmt", "--all", "--check"]),
         "run `cargo fmt --all`",
     )?;
+    println!("== the house's numbers");
+    crate::house::run(false)?;
     let mend = "mend what the messages above name";
     step(
         "lints",

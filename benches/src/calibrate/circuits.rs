@@ -33,6 +33,7 @@ const PAD_BITS: u32 = 62;
 
 impl Rates {
     /// Measures gates, labels and ReLUs by one layer.
+    // house: one measurement after the other of the same layer, each on what the one before has made
     pub(super) fn circuits(&mut self) -> Result<(), BenchError> {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let circuit = sign_circuit(BITS)?;

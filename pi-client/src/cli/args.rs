@@ -9,15 +9,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pi_client::blocking::Client;
 use pi_client::connect::{check_address, leaves_this_machine_unprotected};
 use pi_client::retry::Retries;
-<<<<<<< HEAD:pi-client/src/args.rs
-use pi_client::{ClientError, ConnectOptions, Description, Token};
-use pi_protocol::session::GarblingMode;
-use pi_protocol::session::OtMode;
-=======
 use pi_client::{ClientError, Config, ConnectOptions, Token};
 use pi_protocol::session::GarblingMode;
 use pi_protocol::session::OtMode;
->>>>>>> client:pi-client/src/cli/args.rs
 use pi_protocol::session::SessionOptions;
 
 use super::interrupt::{self, Doing};

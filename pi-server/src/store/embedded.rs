@@ -13,7 +13,9 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
-use super::{Bounds, Fate, Held, PreparedStore, Pseudonym, Row, RowKey, StoreError};
+use super::contract::{
+    Bounds, Fate, Held, PreparedStore, Pseudonym, Row, RowKey, StoreError, now_s,
+};
 
 /// Sealed items.
 const ITEMS: TableDefinition<'_, RowKey, &[u8]> = TableDefinition::new("items 1");
@@ -294,7 +296,7 @@ impl PreparedStore for Embedded {
     }
 
     fn purge(&self, weights: &Pseudonym) -> Result<u64, StoreError> {
-        self.remove(super::vault::now_s(), Fate::Purged, |l| l.1 == *weights)
+        self.remove(now_s(), Fate::Purged, |l| l.1 == *weights)
     }
 
     fn fate(&self, key: &RowKey) -> Result<Fate, StoreError> {

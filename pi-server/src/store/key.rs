@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::StoreError;
+use super::contract::StoreError;
 
 /// The variable that holds the key where no file is named.
 pub const VARIABLE: &str = "PI_STORE_KEY";

@@ -19,7 +19,9 @@ use std::time::Duration;
 use postgres::config::{Host, SslMode};
 use postgres::{Client, Config, NoTls};
 
-use super::{Bounds, Fate, Held, PreparedStore, Pseudonym, Row, RowKey, StoreError};
+use super::contract::{
+    Bounds, Fate, Held, PreparedStore, Pseudonym, Row, RowKey, StoreError, now_s,
+};
 use tls::Rustls;
 
 #[cfg(test)]
@@ -293,7 +295,7 @@ impl PreparedStore for Shared {
     }
 
     fn purge(&self, weights: &Pseudonym) -> Result<u64, StoreError> {
-        let now_s = super::vault::now_s() as i64;
+        let now_s = now_s() as i64;
         self.with(|client| {
             client.execute(
                 "WITH gone AS (DELETE FROM pi_kept WHERE weights = $1 RETURNING key, expires_s)

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use pi_protocol::kept::{Handle, ItemId, KeepError};
 use zeroize::Zeroizing;
 
+use super::contract::now_s;
 use super::embedded::Embedded;
 use super::shared::Shared;
 use super::shared::testing::Database;
-use super::vault::{TakeError, now_s};
+use super::vault::TakeError;
 use super::*;
 
 const WIDE: Bounds = Bounds {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tracing::{error, info};
 
-use super::{StoreError, Vault};
-use crate::service::Shared;
+use super::contract::StoreError;
+use super::vault::Vault;
+use crate::calls::shared::Shared;
 
 /// How often the store is tidied up.
 const TIDY_INTERVAL: Duration = Duration::from_secs(30);

@@ -4,22 +4,18 @@
 //! associated data, everything that it is bound to: identity, model, weights, id and time of expiry. So a store can lose a row or
 //! give out an old one, but neither change one nor pass one off as another. Rows are found by keyed hashes of the same.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use pi_protocol::kept::{ItemId, KeepError, Keeper, Kept};
+use pi_protocol::kept::{ItemId, KeepError};
 use rand::TryRngCore as _;
-use tonic::Status;
-use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
+use super::contract::{
+    Bounds, Fate, Held, PreparedStore, Pseudonym, Row, RowKey, StoreError, now_s,
+};
 use super::key::Key;
-use super::{Bounds, Fate, Held, PreparedStore, Pseudonym, Row, RowKey, StoreError};
-use crate::gate::Gate;
-use crate::limits::{SOON, exhausted};
-use crate::metrics::Metrics;
 
 const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
@@ -203,22 +199,6 @@ impl Vault {
     }
 }
 
-impl Bounds {
-    /// Whether `n_bytes` more may be held.
-    ///
-    /// # Errors
-    /// [`StoreError::Full`].
-    pub fn check(&self, of_all: u64, of_owner: u64, n_bytes: u64) -> Result<(), StoreError> {
-        if of_owner.saturating_add(n_bytes) > self.owner_bytes {
-            return Err(StoreError::Full { of_owner: true });
-        }
-        if of_all.saturating_add(n_bytes) > self.total_bytes {
-            return Err(StoreError::Full { of_owner: false });
-        }
-        Ok(())
-    }
-}
-
 /// Why an item cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
@@ -259,86 +239,4 @@ fn associated(deposit: &Deposit, id: &ItemId, expires_s: u64) -> Vec<u8> {
         id.as_bytes(),
         &expires_s.to_le_bytes(),
     ])
-}
-
-/// Seconds from 1970.
-pub(crate) fn now_s() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
-
-/// One session's way to the vault.
-pub(crate) struct Teller {
-    pub(crate) vault: Arc<Vault>,
-    pub(crate) deposit: Deposit,
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) metrics: Arc<Metrics>,
-}
-
-impl Teller {
-    /// What the client is told, once the operator was.
-    fn told(&self, error: &StoreError) -> KeepError {
-        match error {
-            StoreError::Full { .. } => KeepError::Full,
-            _ => {
-                error!(%error, "kept inferences");
-                KeepError::Unavailable
-            }
-        }
-    }
-
-    fn refuse(&self, error: &StoreError) -> Status {
-        let StoreError::Full { of_owner } = error else {
-            return exhausted("store", &KeepError::Unavailable.to_string(), SOON);
-        };
-        let owner = of_owner.then_some(&*self.deposit.owner);
-        let next = self.vault.held(owner).map_or(0, |held| held.next_expiry_s);
-        let wait = Duration::from_secs(next.saturating_sub(now_s())).max(SOON);
-        exhausted("kept", &error.to_string(), wait)
-    }
-
-    fn show(&self) {
-        if let Ok(held) = self.vault.held(None) {
-            self.metrics.kept(&held);
-        }
-    }
-}
-
-impl Keeper for Teller {
-    fn admit(&mut self, n_items: usize, item_bytes: usize) -> Kept<()> {
-        let room = self.vault.room(&self.deposit.owner, n_items, item_bytes);
-        room.map_err(|error| {
-            self.gate.close(self.refuse(&error));
-            self.told(&error)
-        })
-    }
-
-    fn put(&mut self, items: Vec<(ItemId, Zeroizing<Vec<u8>>)>) -> Kept<()> {
-        let n = items.len();
-        let stored = self.vault.put(&self.deposit, items);
-        self.show();
-        match stored {
-            Ok(()) => {
-                self.metrics.kept_put(n as u64);
-                Ok(())
-            }
-            Err(error) => {
-                warn!(%error, n, "a batch is not kept");
-                Err(self.told(&error))
-            }
-        }
-    }
-
-    fn take(&mut self, id: &ItemId) -> Kept<Zeroizing<Vec<u8>>> {
-        let taken = self.vault.take(&self.deposit, id);
-        self.show();
-        self.metrics.kept_take(taken.is_ok());
-        taken.map_err(|error| {
-            info!(%error, "a kept inference cannot be given out");
-            match error {
-                TakeError::Keep(why) => why,
-                TakeError::Store(error) => self.told(&error),
-            }
-        })
-    }
 }

@@ -14,7 +14,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 
-use super::StoreError;
+use crate::store::contract::StoreError;
 
 /// Makes connections that are protected.
 #[derive(Clone)]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use pi_model::text::Table;
+
 use super::{Cost, LayerInfo};
 use crate::wire::ledger::Work;
 use crate::wire::{Direction, Phase, Step};
@@ -38,11 +40,9 @@ impl Row {
     }
 }
 
-impl fmt::Display for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{:<22} {:>9} {:>8} {:>4} {:>10} {:>9} {:>8} {:>11} {:>11} {:>10}",
+impl Row {
+    fn cells(self) -> [String; 10] {
+        [
             self.name,
             self.positions,
             self.relus,
@@ -52,8 +52,8 @@ impl fmt::Display for Row {
             self.ciphertexts,
             self.up,
             self.down,
-            self.online
-        )
+            self.online,
+        ]
     }
 }
 
@@ -156,14 +156,14 @@ impl fmt::Display for Cost {
             "Predicted cost of one inference, prepared in a batch of {}; kB = 1000 bytes.",
             self.batch
         )?;
-        for row in head() {
-            row.fmt(f)?;
+        let layers = self.layers.iter().enumerate();
+        let layers = layers.map(|(index, info)| self.layer(index, info));
+        let rows = head().into_iter().chain(layers);
+        let mut table = Table::new(&[22, 10, 9, 5, 11, 10, 9, 12, 12, 11]);
+        for row in rows.chain([self.transfers(), self.total()]) {
+            table.row(row.cells(), "");
         }
-        for (index, info) in self.layers.iter().enumerate() {
-            self.layer(index, info).fmt(f)?;
-        }
-        self.transfers().fmt(f)?;
-        self.total().fmt(f)?;
+        table.fmt(f)?;
         writeln!(
             f,
             "Set-up, once for each client: {} kB up, {} kB down. Round trips: {} set-up, {} offline for the batch, {} online.",

@@ -11,7 +11,7 @@ use x509_parser::parse_x509_certificate;
 use x509_parser::pem::Pem;
 
 use crate::error::ServeError;
-use crate::serve::TlsFiles;
+use crate::options::TlsFiles;
 
 /// File name of the development certificate.
 pub const CERTIFICATE_FILE: &str = "certificate.pem";
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     fn load(files: &TlsFiles) -> Result<(), ServeError> {
-        crate::tls::Tls::load(files).map(drop)
+        crate::access::tls::Tls::load(files).map(drop)
     }
 
     const HOSTS: &[&str] = &["localhost", "127.0.0.1"];

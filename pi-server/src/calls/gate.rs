@@ -20,8 +20,8 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::Status;
 
-use crate::drain::{Drain, Stage, stopping};
-use crate::limits::Account;
+use crate::access::limits::Account;
+use crate::calls::drain::{Drain, Stage, stopping};
 
 /// Tag of the frame that wakes a driver. No message has it; from a client it is refused as any unknown tag is.
 const WAKE: u64 = u64::MAX;
@@ -208,7 +208,7 @@ impl<C: Channel> Channel for Gated<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{Accounts, Quota, refused_by};
+    use crate::access::limits::{Accounts, Quota, refused_by};
     use pi_protocol::channel::pair;
     use tokio_stream::StreamExt as _;
 

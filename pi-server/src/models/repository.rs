@@ -4,8 +4,6 @@
 //! A model is replaced or taken away as a whole. Sessions hold their plan, and with it the version that they began with,
 //! until they end.
 
-pub mod root;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -21,7 +19,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::error::ServeError;
-use crate::serve::Limits;
+use crate::options::Limits;
 
 /// One model, in one version.
 pub struct Served {
@@ -152,7 +150,7 @@ impl Repository {
     ///
     /// # Errors
     /// Its name, when a model that was mounted by itself has it.
-    fn put(&self, model: Served) -> Result<(), String> {
+    pub(super) fn put(&self, model: Served) -> Result<(), String> {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         let position = models.iter().position(|m| m.name() == model.name());
         match position {
@@ -171,7 +169,7 @@ impl Repository {
     }
 
     /// Serves no model called `name` any more, unless it is mounted by itself.
-    fn remove(&self, name: &str) {
+    pub(super) fn remove(&self, name: &str) {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(i) = models.iter().position(|m| m.name() == name)
             && i >= self.n_mounted
@@ -183,7 +181,7 @@ impl Repository {
     }
 
     /// Notes what is wrong with the model called `name`.
-    fn note(&self, name: &str, problems: Vec<String>) {
+    pub(super) fn note(&self, name: &str, problems: Vec<String>) {
         let mut all = self
             .problems
             .write()

@@ -14,10 +14,10 @@ use rand::TryRngCore as _;
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 use tonic::{Extensions, Status, metadata::MetadataMap};
 
+use crate::access::connection::Peer;
+use crate::access::limits::{Account, Accounts, Quota};
+use crate::access::watch::Watched;
 use crate::error::ServeError;
-use crate::limits::{Account, Accounts, Quota};
-use crate::tls::Peer;
-use crate::watch::Watched;
 
 /// What every token starts with, so that it is known for what it is where it should not be.
 const TOKEN_PREFIX: &str = "pi-";

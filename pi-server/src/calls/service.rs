@@ -19,70 +19,18 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::drain::{Drain, Stage, stopping};
-use crate::gate::Gate;
-use crate::identity::Identities;
-use crate::ledger_file::LedgerFile;
-use crate::limits::{Account, SOON, exhausted, no_session_left, refused_by};
-use crate::metrics::Metrics;
-use crate::repository::{Repository, Served};
-use crate::serve::Limits;
-use crate::session::Session;
-use crate::store::Vault;
-use crate::telemetry::Telemetry;
+use crate::access::limits::{SOON, exhausted, no_session_left};
+use crate::calls::drain::{Stage, stopping};
+use crate::calls::gate::Gate;
+use crate::calls::session::Session;
+use crate::calls::shared::Shared;
+use crate::models::repository::Served;
+use crate::options::Limits;
 
 /// How long a stream may take to carry Open; it occupies a session from its start.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What all services of one server share.
-pub struct Shared {
-    /// The models.
-    pub repository: Arc<Repository>,
-    /// Who may call, and how much.
-    pub identities: Identities,
-    /// The stop.
-    pub drain: Arc<Drain>,
-    /// The counters.
-    pub metrics: Arc<Metrics>,
-    /// Where prepared inferences outlive their session.
-    pub vault: Option<Arc<Vault>>,
-    /// Where finished steps are written down.
-    pub ledger: Option<Arc<LedgerFile>>,
-    /// Where spans go.
-    pub telemetry: Option<Arc<Telemetry>>,
-}
-
-impl Shared {
-    /// Counts a call of `method`, and why it was refused if it was.
-    pub fn counted<T>(&self, method: &str, outcome: Result<T, Status>) -> Result<T, Status> {
-        let code = outcome.as_ref().err().map_or(Code::Ok, Status::code);
-        self.metrics.request(method, code);
-        if let Some(reason) = outcome.as_ref().err().and_then(refused_by) {
-            self.metrics.refused(reason);
-        }
-        outcome
-    }
-
-    /// The caller's account.
-    ///
-    /// # Errors
-    /// UNAUTHENTICATED or RESOURCE_EXHAUSTED.
-    pub fn identify<T>(&self, request: &Request<T>) -> Result<Arc<Account>, Status> {
-        self.identities
-            .identify(request.metadata(), request.extensions())
-    }
-
-    /// The status for a model that is not here.
-    #[must_use]
-    pub fn unknown_model(&self, name: &str) -> Status {
-        Status::not_found(format!(
-            "there is no model '{name}' here; this server has: {}",
-            self.repository.names().join(", ")
-        ))
-    }
-}
 
 /// The service `pi.v1.PrivateInference`.
 pub struct Service {

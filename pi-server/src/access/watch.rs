@@ -2,10 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
-
-/// How often files are looked at.
-pub const INTERVAL: Duration = Duration::from_secs(5);
+use std::time::SystemTime;
 
 /// What tells one content of a file from the next; none for a file that is not there.
 pub type Stamp = Option<(SystemTime, u64)>;

@@ -16,8 +16,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 use tonic::Code;
 
-use crate::process::Process;
-use crate::store::{Bounds, Held};
+use crate::ops::process::Process;
+use crate::store::contract::{Bounds, Held};
 
 /// What [`Metrics::text`] is, in a header `content-type`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

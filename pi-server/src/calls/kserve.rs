@@ -16,9 +16,9 @@ use pi_proto::inference::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::drain::Stage;
-use crate::repository::Served;
-use crate::service::Shared;
+use crate::calls::drain::Stage;
+use crate::calls::shared::Shared;
+use crate::models::repository::Served;
 
 /// What a metadata reader learns of how models are run.
 const PLATFORM: &str = "private_inference_two_party";

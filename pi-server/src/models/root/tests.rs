@@ -1,6 +1,6 @@
 use super::*;
-use crate::repository::{ModelStatus, Terms};
-use crate::serve::Limits;
+use crate::models::repository::{ModelStatus, Terms};
+use crate::options::Limits;
 use pi_model::random::residual_network;
 use pi_model::spec::OutputMode;
 

@@ -7,8 +7,7 @@
 //! is changed from this machine alone. Nothing is changed for a browser: a page that somebody here looks at could send a
 //! request to loopback, and browsers mark those.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::str::FromStr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -18,65 +17,19 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tracing::info;
 
-use crate::drain::Stage;
-use crate::log;
-use crate::metrics;
-use crate::repository::ModelStatus;
-use crate::repository::root::Root;
-use crate::service::Shared;
-
-/// Where the admin port is unless an operator says.
-pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+use crate::calls::drain::Stage;
+use crate::calls::shared::Shared;
+use crate::models::repository::ModelStatus;
+use crate::models::root::Root;
+use crate::ops::log;
+use crate::ops::metrics;
 
 /// Longest body of a request: a filter of the log.
 const MAX_BODY_BYTES: usize = 4096;
-
-/// Where the admin port listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum AdminListen {
-    /// Nowhere.
-    Off,
-    /// There, or the server does not start.
-    At(SocketAddr),
-    /// There if nobody else is; otherwise nowhere, with a warning.
-    IfFree(SocketAddr),
-}
-
-impl FromStr for AdminListen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "off" => Ok(Self::Off),
-            _ => text
-                .parse()
-                .map(Self::At)
-                .map_err(|_| format!("'{text}' is neither an address like 127.0.0.1:9090 nor off")),
-        }
-    }
-}
-
-impl TryFrom<String> for AdminListen {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<AdminListen> for String {
-    fn from(listen: AdminListen) -> Self {
-        match listen {
-            AdminListen::Off => "off".into(),
-            AdminListen::At(address) | AdminListen::IfFree(address) => address.to_string(),
-        }
-    }
-}
 
 /// What the admin port shows.
 pub struct Admin {

@@ -18,14 +18,15 @@ use tokio::sync::mpsc::Sender;
 use tonic::Status;
 use tracing::{info, warn};
 
-use crate::drain::Place;
-use crate::gate::Gate;
-use crate::ledger_file::LedgerFile;
-use crate::limits::{Account, Slot, refused_by};
-use crate::metrics::Metrics;
-use crate::serve::Limits;
-use crate::store::vault::{Deposit, Teller, Vault};
-use crate::telemetry::SessionTrace;
+use crate::access::limits::{Account, Slot, refused_by};
+use crate::calls::drain::Place;
+use crate::calls::gate::Gate;
+use crate::ops::ledger_file::LedgerFile;
+use crate::ops::metrics::Metrics;
+use crate::ops::telemetry::SessionTrace;
+use crate::options::Limits;
+use crate::store::teller::Teller;
+use crate::store::vault::{Deposit, Vault};
 
 /// What one session's thread needs.
 pub(crate) struct Session {
@@ -138,6 +139,11 @@ impl Session {
                 Status::internal("the server failed; its log says why. Start a new session")
             }
         };
+        self.say(farewell);
+    }
+
+    /// Tells the client why the session ended early.
+    fn say(&self, farewell: Status) {
         // The queue may be full of frames that nobody reads; the stream then ends without a status.
         let patience = Instant::now() + Duration::from_secs(1);
         let mut farewell = Err(farewell);

@@ -17,10 +17,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tracing::{error, info};
 
-use super::{Repository, Served};
+use crate::access::watch::{Stamp, stamp};
 use crate::error::ServeError;
-use crate::metrics::Metrics;
-use crate::watch::{Stamp, stamp};
+use crate::models::repository::{Repository, Served};
+use crate::ops::metrics::Metrics;
 
 /// When the repository is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]

@@ -1,0 +1,4 @@
+//! What is served: models with their plans, and the repository on disk that they come from.
+
+pub mod repository;
+pub mod root;

@@ -1,0 +1,109 @@
+//! What an operator grants and where things are: settings that several wings read. Nothing of this crate is used here.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What one server grants to its clients.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Sessions at the same time. Each has a thread, and holds its prepared material in memory.
+    pub max_sessions: usize,
+    /// A session that is silent for longer is ended.
+    pub idle_timeout: Duration,
+    /// A step of a session that takes longer is ended, however busy the client is.
+    pub phase_timeout: Duration,
+    /// Bytes of prepared material that all sessions together may keep in memory; each session has an equal part.
+    pub prepared_bytes: usize,
+    /// Whether clients may make OTs silently, which rests on the hardness of LPN for this server, too.
+    pub silent_ot: bool,
+    /// How long a session may wait for a place before it is refused; zero refuses it at once.
+    pub queue_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_sessions: 8,
+            idle_timeout: Duration::from_secs(60),
+            phase_timeout: Duration::from_secs(3600),
+            prepared_bytes: 8 << 30,
+            silent_ot: false,
+            queue_timeout: Duration::ZERO,
+        }
+    }
+}
+
+impl Limits {
+    /// Inferences that one session may keep prepared, if each takes `bytes`.
+    #[must_use]
+    pub const fn max_prepared(&self, bytes: usize) -> usize {
+        let sessions = if self.max_sessions == 0 {
+            1
+        } else {
+            self.max_sessions
+        };
+        self.prepared_bytes / sessions / (if bytes == 0 { 1 } else { bytes })
+    }
+}
+
+/// Certificate chain, private key and authorities of clients, in PEM.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The certificate chain, the server's own first.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// With it, clients must have a certificate from one of the authorities in this file.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Where the admin port is unless an operator says.
+pub const DEFAULT_ADMIN_ADDRESS: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+
+/// Where the admin port listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum AdminListen {
+    /// Nowhere.
+    Off,
+    /// There, or the server does not start.
+    At(SocketAddr),
+    /// There if nobody else is; otherwise nowhere, with a warning.
+    IfFree(SocketAddr),
+}
+
+impl FromStr for AdminListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            _ => text
+                .parse()
+                .map(Self::At)
+                .map_err(|_| format!("'{text}' is neither an address like 127.0.0.1:9090 nor off")),
+        }
+    }
+}
+
+impl TryFrom<String> for AdminListen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<AdminListen> for String {
+    fn from(listen: AdminListen) -> Self {
+        match listen {
+            AdminListen::Off => "off".into(),
+            AdminListen::At(address) | AdminListen::IfFree(address) => address.to_string(),
+        }
+    }
+}
