@@ -13,13 +13,15 @@
 //! A key is never shared: it encodes domain, inference, layer and group; below it, the tweak is lane, gate and the hash's place in the gate.
 
 mod aesni;
+pub(crate) mod path;
 mod portable;
 pub(crate) mod simd;
 mod vaes;
 
 use zeroize::Zeroizing;
 
-use self::simd::{KEYS, Kernel, LANE_NUMBERS, Path, Row, Simd};
+use self::path::Path;
+use self::simd::{KEYS, Kernel, LANE_NUMBERS, Row, Simd};
 use crate::block::Block;
 use crate::error::{Error, Result};
 

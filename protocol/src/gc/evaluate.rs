@@ -15,7 +15,7 @@ use super::scheme::Scheme;
 use super::three_halves::ThreeHalves;
 use crate::block::ActiveLabel;
 use crate::error::{Error, Result};
-use crate::hash::simd::Path;
+use crate::hash::path::Path;
 use crate::hash::{Domain, hash_to_bits};
 
 /// Evaluates all instances; everything is instance-major. Returns the active labels of the outputs.

@@ -16,7 +16,7 @@ use super::scheme::Scheme;
 use super::three_halves::ThreeHalves;
 use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::{Error, Result};
-use crate::hash::simd::Path;
+use crate::hash::path::Path;
 use crate::hash::{Domain, hash_to_bits};
 use crate::prg::Seed;
 

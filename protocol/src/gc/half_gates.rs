@@ -32,6 +32,7 @@ impl Kernel for HalfGates<Garbling<'_>> {
 }
 
 impl HalfGates<Garbling<'_>> {
+    // house: one loop over the gates, whose state stays in registers only while it is one function
     #[inline(always)]
     fn groups<S: Simd, const G: usize>(&mut self, s: S, keys: &S::Keys, first: usize) {
         let circuit = self.0.circuit;

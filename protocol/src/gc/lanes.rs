@@ -213,6 +213,7 @@ pub(super) fn xor<S: Simd, const G: usize>(
 
 /// Writes one gate of `n_lanes` instances, one every `stride` bytes: `BYTES` of `first` and `second`, and no more if `exact`.
 /// Otherwise all 32, of which later gates overwrite what is too much.
+// house: vectors are passed in registers; a struct of them would go through memory
 #[inline(always)]
 pub(super) fn store_gates<S: Simd, const BYTES: usize>(
     s: S,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::block::{ActiveLabel, Block, Delta, ZeroLabel};
 use crate::hash::TweakBase;
-use crate::hash::simd::Path;
+use crate::hash::path::Path;
 use crate::prg::Seed;
 
 /// Fixed instances: what is garbled, and how.

@@ -162,6 +162,7 @@ struct GarbledAnd<L> {
 }
 
 /// One AND gate of a group. `inputs` are zero-labels, `random` is all ones or zeros in either slice: (p q).
+// house: vectors are passed in registers; a struct of them would go through memory
 #[inline(always)]
 fn garble_and<S: Simd>(
     s: S,

@@ -1,6 +1,6 @@
 //! Eight blocks at a time, by what the processor has: VAES with AVX-512, AES-NI, or portable code.
 //!
-//! A [`Kernel`] is written once, over the operations of [`Simd`], and [`Path::run`] compiles it for each processor: inside,
+//! A [`Kernel`] is written once, over the operations of [`Simd`], and [`super::path::Path::run`] compiles it for each processor: inside,
 //! everything is inlined and blocks stay in registers. Values of the implementing types are proof that the processor has the
 //! instructions. Operations take no branches and no look-ups on data; the portable cipher is that of the `aes` crate. All paths
 //! give the same bytes; tests compare them.
@@ -117,54 +117,4 @@ pub(crate) trait Simd: Copy {
 /// A computation over [`Simd`]. `run` and all that it calls is to be inlined.
 pub(crate) trait Kernel {
     fn run<S: Simd>(self, simd: S);
-}
-
-/// The instructions that a kernel is run with.
-#[derive(Clone, Copy)]
-pub(crate) enum Path {
-    Portable(super::portable::Portable),
-    #[cfg(target_arch = "x86_64")]
-    AesNi(super::aesni::AesNi),
-    #[cfg(target_arch = "x86_64")]
-    Vaes(super::vaes::Vaes),
-}
-
-impl Path {
-    /// The fastest that this processor has.
-    pub fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if let Some(vaes) = super::vaes::Vaes::detect() {
-                return Self::Vaes(vaes);
-            }
-            if let Some(aesni) = super::aesni::AesNi::detect() {
-                return Self::AesNi(aesni);
-            }
-        }
-        Self::Portable(super::portable::Portable)
-    }
-
-    /// Every one that this processor has, with its name.
-    #[cfg(test)]
-    pub fn all() -> Vec<(&'static str, Self)> {
-        let mut all = vec![("portable", Self::Portable(super::portable::Portable))];
-        #[cfg(target_arch = "x86_64")]
-        {
-            all.extend(super::aesni::AesNi::detect().map(|simd| ("AES-NI", Self::AesNi(simd))));
-            all.extend(super::vaes::Vaes::detect().map(|simd| ("VAES", Self::Vaes(simd))));
-        }
-        all
-    }
-
-    /// Runs `kernel` with these instructions.
-    #[inline]
-    pub fn run<K: Kernel>(self, kernel: K) {
-        match self {
-            Self::Portable(simd) => kernel.run(simd),
-            #[cfg(target_arch = "x86_64")]
-            Self::AesNi(simd) => simd.run(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Self::Vaes(simd) => simd.run(kernel),
-        }
-    }
 }

@@ -8,7 +8,8 @@ use crate::block::{ActiveLabel, Block};
 use crate::error::{Error, Result};
 use crate::gc::lanes::by_batch;
 use crate::hash::LANES;
-use crate::hash::simd::{KEYS, Kernel, LANE_NUMBERS, Path, Row, Simd};
+use crate::hash::path::Path;
+use crate::hash::simd::{KEYS, Kernel, LANE_NUMBERS, Row, Simd};
 
 /// From the receiver's blocks, `l` for each test, what the evaluator keeps: the label of each random digit, then that of the top bit.
 ///

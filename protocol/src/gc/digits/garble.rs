@@ -9,7 +9,8 @@ use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::{Error, Result};
 use crate::gc::lanes::by_batch;
 use crate::hash::LANES;
-use crate::hash::simd::{KEYS, Kernel, LANE_NUMBERS, Path, Row, Simd};
+use crate::hash::path::Path;
+use crate::hash::simd::{KEYS, Kernel, LANE_NUMBERS, Row, Simd};
 use crate::prg::{Expander, Seed};
 
 /// Rows that are hashed together.

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha20Rng;
 
 use super::*;
 use crate::block::Delta;
-use crate::hash::simd::Path;
+use crate::hash::path::Path;
 use crate::prg::Seed;
 
 /// Everything of one set of tests.
