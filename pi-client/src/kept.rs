@@ -168,3 +168,46 @@ impl Kept {
         Ok((Arc::clone(self.state().store.insert(store)), kept_for))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pi_protocol::kept::KeepError;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_keeps_nothing_or_cannot_look_is_not_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        Store::open(dir.path(), "http://a", "m").unwrap();
+        let mut folders = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap());
+        let folder = folders.find(|entry| entry.path().is_dir()).unwrap().path();
+        for label in ["aa", "bb"] {
+            std::fs::write(folder.join(format!("9000000000-4-{label}.kept")), "sealed").unwrap();
+        }
+        let place = || {
+            Some(Place {
+                dir: dir.path().to_owned(),
+                url: "http://a".into(),
+                model: "m".into(),
+            })
+        };
+        let mut told = Vec::new();
+        let mut tell = |note: Note| told.push(note);
+        let forgetful = Kept::new(place(), Duration::ZERO);
+        for _ in 0..2 {
+            assert_eq!(forgetful.usable(|_| true, &mut tell).unwrap(), None);
+        }
+        assert!(forgetful.to_write().is_err());
+        let kept = Kept::new(place(), Duration::from_secs(60));
+        let waiting = Some(Waiting { n: 2, batch: 4 });
+        assert_eq!(kept.usable(|_| true, &mut tell).unwrap(), waiting);
+        assert_eq!(kept.usable(|batch| batch < 4, &mut tell).unwrap(), None);
+        let broken = ClientError::from(pi_protocol::Error::Kept(KeepError::Unavailable));
+        assert!(kept.settle(&broken, &mut tell).unwrap());
+        assert_eq!(kept.usable(|_| true, &mut tell).unwrap(), None);
+        assert_eq!(kept.n_waiting().unwrap(), 2);
+        assert!(!kept.settle(&ClientError::Closed, &mut tell).unwrap());
+        let both = [Note::KeptUnused { n: 2 }, Note::KeptNotLookedFor];
+        assert_eq!(told, both, "each told once");
+    }
+}

@@ -93,21 +93,23 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Array, String> {
                 values: values.iter().map(|v| f32::from_le_bytes(*v)).collect(),
             })
         }
-        other => Err(
-            match other.as_bytes().first().or(dtype.as_bytes().first()) {
-                Some(b'i' | b'u' | b'b') => format!(
-                    "its type is {}; pixels are read as uint8: array.astype(numpy.uint8), of shape (H, W, C)",
-                    name_of(dtype)
-                ),
-                Some(b'f' | b'>') => format!(
-                    "its type is {}; normalised tensors are read as float32: array.astype('<f4'), of shape (C, H, W)",
-                    name_of(dtype)
-                ),
-                _ => format!(
-                    "its type is {}; uint8 pixels (H, W, C) and normalised float32 tensors (C, H, W) are read",
-                    name_of(dtype)
-                ),
-            },
+        _ => Err(wrong_type(dtype)),
+    }
+}
+
+/// What to save instead of an array of this type.
+fn wrong_type(dtype: &str) -> String {
+    let name = name_of(dtype);
+    let kind = dtype.trim_start_matches(['|', '<', '=']);
+    match kind.as_bytes().first().or(dtype.as_bytes().first()) {
+        Some(b'i' | b'u' | b'b') => format!(
+            "its type is {name}; pixels are read as uint8: array.astype(numpy.uint8), of shape (H, W, C)"
+        ),
+        Some(b'f' | b'>') => format!(
+            "its type is {name}; normalised tensors are read as float32: array.astype('<f4'), of shape (C, H, W)"
+        ),
+        _ => format!(
+            "its type is {name}; uint8 pixels (H, W, C) and normalised float32 tensors (C, H, W) are read"
         ),
     }
 }

@@ -5,8 +5,10 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
 
-use common::{png, serve_with};
+use common::{Switch, png, serve_with};
+use pi_client::observer::{Note, Observer};
 use pi_client::{Client, Config, Image};
 use pi_server::store::StoreOptions;
 use serde_json::Value;
@@ -193,4 +195,104 @@ async fn the_library_saves_inferences_for_a_later_client() {
     let without = Client::connect(Config::new(&url)).await.unwrap();
     let error = without.save(1).await.unwrap_err();
     assert!(error.to_string().contains("store"), "{error}");
+}
+
+/// Every way from an image to an answer on which kept inferences are used.
+#[derive(Clone, Copy, Debug)]
+enum Road {
+    Program,
+    Client,
+    Series,
+    /// A client that was there before the server was started again.
+    OldClient,
+}
+
+const ROADS: [Road; 4] = [Road::Program, Road::Client, Road::Series, Road::OldClient];
+
+/// What an observer was told.
+#[derive(Clone, Debug, Default)]
+struct Told(Arc<Mutex<Vec<String>>>);
+
+impl Observer for Told {
+    fn notes(&self, note: &Note) {
+        self.0.lock().unwrap().push(note.to_string());
+    }
+}
+
+/// Keeps four inferences at a server, starts it again as `then`, and answers two images. Returns how many are still kept, and what
+/// was told.
+async fn answer_after_restart(road: Road, then: &str) -> (usize, Vec<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let switch = Switch::to(&keeping_server(dir.path()));
+    let (url, store) = (switch.url.clone(), dir.path().join("client"));
+    said(&call(&["prepare", &url, "-n", "4", "--batch", "4"], &store));
+    let told = Told::default();
+    let config = || Config {
+        store: Some(store.clone()),
+        ..Config::new(&url).observer(told.clone())
+    };
+    let old = match road {
+        Road::OldClient => Some(Client::connect(config()).await.unwrap()),
+        _ => None,
+    };
+    // Longer than what a server said about itself is taken to hold.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    switch.restart_as(then);
+    let image = png(dir.path(), "a.png", 8);
+    if matches!(road, Road::Program) {
+        let path = image.to_str().unwrap();
+        let output = call(&["infer", "--server", &url, path, path], &store);
+        assert_eq!(said(&output).lines().count(), 2);
+        let notes = String::from_utf8(output.stderr).unwrap();
+        let notes = notes.lines().map(|l| l.strip_prefix("note: ").unwrap());
+        return (kept(&store).len(), notes.map(str::to_owned).collect());
+    }
+    let client = match old {
+        Some(client) => client,
+        None => Client::connect(config()).await.unwrap(),
+    };
+    let image = Image::open(&image).unwrap();
+    let mut series = client.series(2);
+    let mut in_answers = Vec::new();
+    for _ in 0..2 {
+        let answer = match road {
+            Road::Series => series.infer(&image).await,
+            _ => client.infer(&image).await,
+        };
+        in_answers.extend(answer.unwrap().notes);
+    }
+    let told = told.0.lock().unwrap().clone();
+    // Who does not listen is told as well.
+    assert_eq!(told, in_answers);
+    assert_eq!(client.n_kept().unwrap(), kept(&store).len());
+    (kept(&store).len(), told)
+}
+
+#[tokio::test]
+async fn a_server_without_its_store_leaves_what_is_kept_alone_on_every_road() {
+    let dir = tempfile::tempdir().unwrap();
+    let forgetful = common::server(dir.path(), 8);
+    for road in ROADS {
+        let (n_kept, told) = answer_after_restart(road, &forgetful).await;
+        assert_eq!((n_kept, told.len()), (4, 1), "{road:?}: {told:?}");
+        assert!(
+            told[0].starts_with("4 kept inferences stay unused"),
+            "{told:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_server_with_another_store_makes_every_road_drop_them_with_a_word() {
+    for road in ROADS {
+        let dir = tempfile::tempdir().unwrap();
+        let other = keeping_server(dir.path());
+        let (n_kept, told) = answer_after_restart(road, &other).await;
+        assert_eq!((n_kept, told.len()), (0, 1), "{road:?}: {told:?}");
+        // The first was tried; the others may have been used before, if this was an older copy.
+        assert!(
+            told[0].starts_with("4 kept inferences were dropped"),
+            "{told:?}"
+        );
+    }
 }

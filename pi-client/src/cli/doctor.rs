@@ -136,27 +136,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         &format!("set up in {:.3} s", setup.as_secs_f64()),
     )?;
     if args.hold > 0 {
-        let held = hold(&session, Duration::from_secs(args.hold))?;
-        let (seconds, allowed) = (held.as_secs(), description.idle_timeout.as_secs());
-        match session.is_alive() {
-            true => good("stream", &format!("still open after {seconds} s"))?,
-            // The server counts whole seconds, from its last frame on.
-            false if seconds + 1 >= allowed => bad(
-                "stream",
-                &format!("closed after {seconds} s; the server allows {allowed} s of silence"),
-            )?,
-            false => {
-                bad("stream", &format!("cut after {seconds} s"))?;
-                return Err(ClientError::Lost {
-                    url,
-                    during: HOLDING,
-                    reason: format!(
-                        "cut after {seconds} s; something in between closed it, the server allows {allowed} s of silence"
-                    ),
-                }
-                .into());
-            }
-        }
+        hold(&session, Duration::from_secs(args.hold), &description, &url)?;
     }
     // The checks are done; a server that is gone now changes nothing of them.
     let _ = session.close();
@@ -173,8 +153,38 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     prediction(&description, &cost, rtt, [up, down])
 }
 
-/// Holds a session open for so long, or until something closes it, and says how long that was. A terminal sees it go on.
-fn hold(session: &Session, time: Duration) -> anyhow::Result<Duration> {
+/// Holds a session open for so long, or until something closes it, and says what became of it.
+fn hold(
+    session: &Session,
+    time: Duration,
+    description: &Description,
+    url: &str,
+) -> anyhow::Result<()> {
+    let seconds = watch(session, time)?.as_secs();
+    let allowed = description.idle_timeout.as_secs();
+    if session.is_alive() {
+        return good("stream", &format!("still open after {seconds} s"));
+    }
+    // The server counts whole seconds, from its last frame on.
+    if seconds + 1 >= allowed {
+        return bad(
+            "stream",
+            &format!("closed after {seconds} s; the server allows {allowed} s of silence"),
+        );
+    }
+    bad("stream", &format!("cut after {seconds} s"))?;
+    Err(ClientError::Lost {
+        url: url.to_owned(),
+        during: HOLDING,
+        reason: format!(
+            "cut after {seconds} s; something in between closed it, the server allows {allowed} s of silence"
+        ),
+    }
+    .into())
+}
+
+/// Waits until the session is over, or for so long, and says how long that was. A terminal sees it go on.
+fn watch(session: &Session, time: Duration) -> anyhow::Result<Duration> {
     let bar = ProgressBar::new(time.as_secs()).with_style(
         ProgressStyle::with_template("{msg} {bar:30} {pos} of {len} s")?.progress_chars("=> "),
     );

@@ -6,7 +6,9 @@
     reason = "helpers of several test programs"
 )]
 
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pi_model::random::residual_network;
@@ -67,4 +69,50 @@ pub fn png(dir: &Path, name: &str, side: u32) -> PathBuf {
     .save(&path)
     .unwrap();
     path
+}
+
+/// One address, behind which the server changes, as when it is started again with other settings.
+pub struct Switch {
+    pub url: String,
+    target: Arc<Mutex<String>>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Switch {
+    pub fn to(url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let switch = Self {
+            url: format!("http://{}", listener.local_addr().unwrap()),
+            target: Arc::new(Mutex::new(url.to_owned())),
+            open: Arc::default(),
+        };
+        let (target, open) = (Arc::clone(&switch.target), Arc::clone(&switch.open));
+        std::thread::spawn(move || {
+            for near in listener.incoming() {
+                let near = near.unwrap();
+                let target = target.lock().unwrap();
+                let far = TcpStream::connect(target.strip_prefix("http://").unwrap()).unwrap();
+                open.lock()
+                    .unwrap()
+                    .extend([&near, &far].map(|s| s.try_clone().unwrap()));
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        switch
+    }
+
+    /// Cuts all connections; new ones reach another server.
+    pub fn restart_as(&self, url: &str) {
+        let mut target = self.target.lock().unwrap();
+        url.clone_into(&mut target);
+        for stream in self.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
 }
