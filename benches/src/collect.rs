@@ -188,17 +188,7 @@ impl Samples {
 
 /// Whether messages of this kind belong to one layer; the others belong to a whole batch.
 fn is_of_a_layer(operation: &str) -> bool {
-    let of_a_batch = [
-        Step::LabelBase,
-        Step::LabelBaseReply,
-        Step::LabelTrees,
-        Step::LabelExtension,
-        Step::MuxExtension,
-        Step::HashKey,
-        Step::MuxReply,
-        Step::LabelReply,
-    ];
-    !of_a_batch.iter().any(|step| step.name() == operation)
+    Step::from_name(operation).is_some_and(Step::is_of_a_layer)
 }
 
 /// Both parties' events in order of time. Both clocks are this machine's.

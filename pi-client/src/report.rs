@@ -165,7 +165,7 @@ impl Report {
             *steps.entry(step.name()).or_default() += traffic.n_bytes;
             let Some(layer) = layers
                 .get_mut(usize::from(index))
-                .filter(|_| is_of_a_layer(step))
+                .filter(|_| step.is_of_a_layer())
             else {
                 continue;
             };
@@ -213,25 +213,4 @@ fn empty_layers(plan: &PublicPlan) -> Vec<LayerReport> {
             ..LayerReport::default()
         })
         .collect()
-}
-
-/// Whether the messages of `step` belong to a layer; the others belong to a session or to a whole batch.
-const fn is_of_a_layer(step: Step) -> bool {
-    !matches!(
-        step,
-        Step::Hello
-            | Step::HelloReply
-            | Step::PublicKeys
-            | Step::MuxBase
-            | Step::MuxTrees
-            | Step::Request
-            | Step::LabelBase
-            | Step::LabelBaseReply
-            | Step::MuxExtension
-            | Step::LabelTrees
-            | Step::LabelExtension
-            | Step::HashKey
-            | Step::MuxReply
-            | Step::LabelReply
-    )
 }

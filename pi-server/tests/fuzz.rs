@@ -162,7 +162,8 @@ fn recorded_sessions_are_survived_whole_and_altered() {
 #[test]
 #[ignore = "writes into the repository"]
 fn seeds_are_written() {
-    use pi_protocol::session::{Request, SessionOptions, encode_client_hello, encode_hello};
+    use pi_protocol::primitives::hello::{encode_client_hello, encode_hello};
+    use pi_protocol::session::{Request, SessionOptions};
     use prost::Message as _;
     let write = |target: &str, name: &str, bytes: &[u8]| {
         let folder = corpora().join(target);

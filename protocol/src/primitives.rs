@@ -1,14 +1,20 @@
-//! The primitives, for benchmarks, calibration and examples alone. Nothing here is an interface to build on.
+//! The primitives, for benchmarks, calibration, fuzzing and examples alone. Nothing here is an interface to build on.
 
 pub use crate::block::{ActiveLabel, Block, Delta, ZeroLabel};
 pub use crate::gc::{
-    Circuit, CircuitParams, Garbled, Instances, Scheme, active_label_bytes, active_label_hash,
-    argmax_circuit, evaluate, garble, label_hash, sign_circuit,
+    Instances, Scheme, active_label_hash, evaluate, garble, label_hash, sign_circuit,
 };
 pub use crate::hash::{Domain, TweakBase, hash_to_bits};
 pub use crate::layout::Layout;
 pub use crate::prg::{Seed, os_seed};
 pub use crate::ring::Ring;
+
+/// The first messages of a session, for fuzzing.
+pub mod hello {
+    pub use crate::session::hello::{
+        Opening, decode_client_hello, decode_hello, encode_client_hello, encode_hello,
+    };
+}
 
 /// Signs by digits.
 pub mod digits {

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use super::Argmax;
 use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::Result;
-use crate::gc::{active_label_bytes, garble};
+use crate::gc::{Scheme, active_label_bytes, garble};
 use crate::kept::{Kept, Reader, Writer};
 use crate::transfers::server::{Garbler, receive_choices};
 use crate::wire::channel::Channel;
@@ -25,8 +25,10 @@ pub(crate) fn receive<C: Channel>(
     wire: &mut Wire<C>,
     item: Item,
     argmax: &Argmax,
+    scheme: Scheme,
 ) -> Result<Vec<u8>> {
-    let bits = receive_choices(wire, item, argmax.layer, argmax.n_labels())?;
+    let (n, messages) = (argmax.n_labels(), argmax.messages(scheme));
+    let bits = receive_choices(wire, item, argmax.layer, n, &messages)?;
     wire.ledger.work(
         argmax.layer,
         Work {
@@ -51,7 +53,7 @@ pub(crate) fn garble_and_send<C: Channel>(
         .time_of_layer(Phase::Offline, "garble", layer, || {
             let (circuits, tweak) = (&garbler.circuits, item.tweak(layer)?);
             let circuit = circuits.instances(&argmax.circuit, 1, tweak);
-            let range = garbler.ots.to_client(item.index, layer);
+            let range = garbler.ots.to_client(item, layer);
             let zeros = garbler.transfers.zero_labels(range, bits);
             garble(
                 &circuit,
@@ -77,7 +79,8 @@ pub(crate) fn garble_and_send<C: Channel>(
 }
 
 impl Material {
-    /// Online: the labels of the server's `shares` of the logits, then the decoding bits.
+    /// Online: the labels of the server's `shares` of the logits, then the decoding bits. Sent with the tables, the bits would let
+    /// the tables fix an output before the input is chosen.
     pub(crate) fn send<C: Channel>(
         &self,
         wire: &mut Wire<C>,

@@ -1,14 +1,13 @@
 //! The client's driver: set-up, offline batches, online inferences, each a list of steps in their order.
 //!
 //! What the client learns: its own predictions, and the public plan. The steps themselves are in the rooms of the
-//! sub-protocols ([`crate::linear`], [`crate::transfers`], [`crate::relu`], [`crate::argmax`]).
+//! sub-protocols (`linear`, `transfers`, `relu`, `argmax`).
 
 mod offline;
 mod online;
 pub(crate) mod prepared;
 mod setup;
 
-pub use crate::kept::client::kept_bytes;
 use prepared::Origin;
 pub use prepared::Prepared;
 
@@ -103,9 +102,11 @@ impl<C: Channel> ClientSession<C> {
         Ok(())
     }
 
-    /// Ends the session for good if `result` is an error of the peer or the channel.
+    /// Ends the session for good after any error in the middle of a step: both parties' counters and streams have moved, and a
+    /// step begun anew would not meet the other half. Only the server's word that it has no such kept inference, or keeps none,
+    /// comes at a step's end.
     fn note<T>(&mut self, result: Result<T>) -> Result<T> {
-        self.over |= matches!(result, Err(Error::Peer { .. } | Error::Channel(_)));
+        self.over |= matches!(&result, Err(why) if !matches!(why, Error::Kept(_)));
         result
     }
 

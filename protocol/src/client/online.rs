@@ -4,7 +4,7 @@ use pi_model::bits::{pack, unpack};
 
 use super::{ClientSession, Origin, Output, Prepared};
 use crate::error::{Error, Result};
-use crate::kept::client::outcome;
+use crate::kept::{self, client::outcome};
 use crate::linear;
 use crate::ring::Ring;
 use crate::session::Request;
@@ -57,18 +57,20 @@ impl<C: Channel> ClientSession<C> {
         };
         let (request_tag, request) = request.encode();
         self.wire.send(request_tag, &request)?;
-        // x - r goes up at once, and waits for no answer: r is uniform and serves this inference alone, so x - r tells nothing,
-        // whatever the server does with it. From here on the material is used, also if the server says that it has none.
+        // x - r goes up at once, and waits for no answer. r is uniform to the server under RLWE (SECURITY.md 4.2) and serves this
+        // inference alone, so x - r tells nothing, whatever the server does with it. From here on the material is used, also if
+        // the server says that it has none: a second x under the same r would show the difference of both (SECURITY.md 11).
         let masks = input.iter().zip(prepared.input_mask.values());
         let masked = masks.map(|(&x, &r)| ring.sub(ring.encode(x), r));
         let masked = pack(&masked.collect::<Vec<u64>>(), ring.bits());
         self.wire.send(item.tag(Step::Input, 0), &masked)?;
         if prepared.kept_id().is_some() {
             let tag = item.tag(Step::Found, 0);
-            let reply = self.wire.recv(tag, 1)?;
+            let reply = self.wire.receive(tag, &kept::messages())?;
             outcome(tag, &reply)?;
         }
-        // One round trip a layer, in the order of the network: the server's next message depends on the answer to the last.
+        // One round trip a layer, in the order of the network: the server's next message depends on the answer to the last. Each
+        // answer is masked by the next layer's r, and given once: where the client garbles, a second one would open its Delta.
         for relu in self.layout.relu_layers.iter() {
             if relu.n_relus() > 0 {
                 let relus = &prepared.relus;

@@ -10,7 +10,8 @@ use crate::error::Result;
 use crate::he;
 use crate::layout::Layout;
 use crate::prg::{self, Seed};
-use crate::session::{self, SessionOptions, decode_hello, encode_client_hello, encode_kept_hello};
+use crate::session::SessionOptions;
+use crate::session::hello::{decode_hello, encode_client_hello, encode_kept_hello, hello_messages};
 use crate::transfers::client::Sending;
 use crate::wire::channel::Channel;
 use crate::wire::{Batch, Nonces, Phase, Step, Tag, Wire};
@@ -48,8 +49,8 @@ impl<C: Channel> ClientSession<C> {
         let (nonces, point) = greet(&mut wire, &seed, |nonce| {
             encode_client_hello(nonce, &plan.hash(), options)
         })?;
-        // Keys come after the server's nonce: their public part is derived from both nonces, so that no party chooses it alone
-        // and no earlier session has had it.
+        // Keys come after the server's nonce: the part that all public keys share is derived from both nonces, so that no party
+        // chooses it alone and no earlier session has had it.
         let public = nonces.public_seed("he public key", &[]);
         let keys = wire.ledger.time(Phase::Setup, "keys", || {
             let pairs = (0..plan.sources().len())
@@ -122,7 +123,7 @@ fn greet<C: Channel>(
 ) -> Result<(Nonces, [u8; 32])> {
     let client = *seed.derive("client nonce", &[]).as_bytes();
     wire.send(Tag::setup(Step::Hello), &hello(&client))?;
-    let reply = wire.receive(Tag::setup(Step::HelloReply), &session::hello_messages())?;
+    let reply = wire.receive(Tag::setup(Step::HelloReply), &hello_messages())?;
     let (server, point) = decode_hello(Step::HelloReply, &reply)?;
     Ok((Nonces { client, server }, point))
 }

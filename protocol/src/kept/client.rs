@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::relu;
 use crate::ring::Share;
+#[cfg(test)]
 use crate::session::options::SessionOptions;
 use crate::wire::{Item, Tag, malformed};
 
@@ -115,10 +116,8 @@ fn item_bytes(plan: &PublicPlan, layout: &Layout) -> usize {
         })
 }
 
-/// Bytes of the client's half of one kept inference of `plan` in a session with these `options`.
-///
-/// # Errors
-/// [`Error::Plan`] when the plan cannot be laid out.
-pub fn kept_bytes(plan: &PublicPlan, options: SessionOptions) -> Result<usize> {
+/// Bytes of the client's half of one kept inference.
+#[cfg(test)]
+pub(crate) fn kept_bytes(plan: &PublicPlan, options: SessionOptions) -> Result<usize> {
     Ok(item_bytes(plan, &Layout::new(plan, options)?))
 }

@@ -24,6 +24,8 @@ pub(crate) use form::{Header, Reader, Side, Writer};
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use crate::prg::Seed;
+use crate::wire::messages::Messages;
+use crate::wire::step::Step;
 
 /// What a client draws for a batch that it wants kept. Not shown, and wiped.
 #[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
@@ -90,6 +92,11 @@ impl std::fmt::Debug for ItemId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ItemId(..)")
     }
+}
+
+/// What the server says, one byte each: whether a batch is kept, whether a kept inference is there.
+pub(crate) fn messages() -> Messages {
+    [(Step::Kept, 1), (Step::Found, 1)].into()
 }
 
 /// Stores the server's halves beyond a session. The session's thread calls it, and waits.

@@ -12,19 +12,19 @@ use zeroize::Zeroizing;
 use super::{Header, KeepError, Kept, Reader, Side, Writer};
 use crate::argmax;
 use crate::block::{Block, Delta};
+#[cfg(test)]
 use crate::error::Result;
 use crate::layout::Layout;
 use crate::relu;
 use crate::ring::Share;
 use crate::server::prepared::Prepared;
+#[cfg(test)]
 use crate::session::options::SessionOptions;
 use crate::wire::Item;
 
-/// Bytes of the server's half of one kept inference of `plan` in a session with these `options`.
-///
-/// # Errors
-/// [`crate::Error::Plan`] when the plan cannot be laid out.
-pub fn kept_bytes(plan: &PublicPlan, options: SessionOptions) -> Result<usize> {
+/// Bytes of the server's half of one kept inference.
+#[cfg(test)]
+pub(crate) fn kept_bytes(plan: &PublicPlan, options: SessionOptions) -> Result<usize> {
     Ok(item_bytes(plan, &Layout::new(plan, options)?))
 }
 
@@ -91,7 +91,7 @@ pub(crate) fn from_secret_bytes(bytes: &[u8], plan: &Plan, layout: &Layout) -> K
             batch: header.batch,
             index: header.index.into(),
         },
-        kept: true,
+        from_keeper: true,
         delta,
         masks,
         relus,

@@ -26,8 +26,6 @@ pub struct Cost {
     work: BTreeMap<u16, Work>,
     round_trips: BTreeMap<Phase, u64>,
     expected_failures: f64,
-    /// What is sent for the whole batch, in no layer.
-    of_batch: Messages,
 }
 
 #[derive(Clone, Debug)]
@@ -66,7 +64,6 @@ impl Cost {
             work: BTreeMap::new(),
             round_trips: BTreeMap::new(),
             expected_failures: plan.expected_failures(),
-            of_batch: Messages::default(),
         };
         cost.setup(plan, &layout);
         cost.linear_layers(plan);
@@ -127,7 +124,6 @@ impl Cost {
         let answers = [Step::HashKey, Step::LabelReply].map(|step| messages.n_bytes(step));
         let round_trips = 1 + u64::from(answers.iter().any(|n_bytes| *n_bytes > 0));
         self.round_trips.insert(Phase::Offline, round_trips);
-        self.of_batch = messages;
     }
 
     /// What one inference takes in a layer: offline for each of the batch, online once.

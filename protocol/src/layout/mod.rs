@@ -42,8 +42,16 @@ impl Layout {
         let graph = plan.graph();
         let mut relu_layers = Vec::new();
         for (layer, node) in graph.layers.iter().enumerate() {
-            let Some(positions) = &node.relu else {
-                continue;
+            // Every table of layers here is indexed by the layer's number: all but the last must end in a ReLU layer.
+            let is_last = layer + 1 == graph.layers.len();
+            let Some(positions) = node.relu.as_ref().filter(|_| !is_last) else {
+                if is_last && node.relu.is_none() {
+                    break;
+                }
+                return Err(Error::Plan(format!(
+                    "layer {layer} ('{}'): every layer but the last ends in a masked ReLU",
+                    node.name
+                )));
             };
             relu_layers.push(ReluLayer {
                 layer,

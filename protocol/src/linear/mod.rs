@@ -5,7 +5,7 @@
 //! that go to one layer) the server answers with an encryption of W r - s, s its own fresh mask. Online the server computes
 //! W (x - r) + s: the client's W r - s and this add up to W x. The encryption itself is in [`crate::he`].
 //!
-//! Security: SECURITY.md 4. A source's key, noise and seed serve one batch; every name of a stream holds the batch's number.
+//! Security: SECURITY.md 4. A source's key serves the session; its noise and the seed of c1 serve one batch, whose number is in their names.
 
 pub(crate) mod check;
 pub(crate) mod client;

@@ -8,8 +8,8 @@ use super::multiplexer::client as multiplexer;
 use super::shares::Shares;
 use super::{Method, digits::client::Ots};
 use crate::block::Block;
-use crate::error::Result;
-use crate::gc::{CircuitParams, Scheme};
+use crate::error::{Error, Result};
+use crate::gc::CircuitParams;
 use crate::kept::{Kept, Reader, Writer};
 use crate::layout::Layout;
 use crate::linear::client::Draft;
@@ -19,8 +19,8 @@ use crate::wire::{Batch, Item, Phase, Step, Wire};
 
 /// What the client keeps for the ReLUs of one inference. It serves once.
 pub(crate) enum Material {
-    /// The server garbled, by this scheme.
-    Multiplexer(Scheme, Vec<multiplexer::Layer>),
+    /// The server garbled.
+    Multiplexer(Vec<multiplexer::Layer>),
     /// The client garbled.
     Digits(digits::Material),
 }
@@ -31,39 +31,36 @@ pub(crate) fn send<C: Channel>(
     wire: &mut Wire<C>,
     batch: &Batch<'_>,
     layout: &Layout,
-    index: usize,
+    item: Item,
     draft: &Draft,
     transfers: &Transfers,
 ) -> Result<Material> {
-    let (item, ots) = (batch.item(index), layout.ots());
+    let ots = layout.ots();
     let shares = |relu: &ReluLayer| {
         let accumulators = draft.accumulators[relu.layer].values();
         Shares::new(relu, accumulators, draft.masks[relu.layer + 1].values())
     };
-    let choices = |relu: &ReluLayer| transfers.choices(ots.to_client(index, relu.layer));
+    let choices = |relu: &ReluLayer| transfers.choices(ots.to_client(item, relu.layer));
     let layers = layout.relu_layers.iter();
-    match &transfers.sent {
-        Sent::Pads(pads) => {
+    match (layout.method(), &transfers.sent) {
+        (Method::Multiplexer(_), Sent::Pads(pads)) => {
             let layers = layers.map(|relu| {
                 let (shares, identity) = shares(relu);
-                let range = ots.to_server(index, relu.layer);
+                let range = ots.to_server(item, relu.layer);
                 let pads = pads.each_ref().map(|pads| &pads[range.clone()]);
                 let layer = multiplexer::send(wire, item, relu, shares, choices(relu), pads)?;
                 send_identity(wire, item, relu, &identity)?;
                 Ok(layer)
             });
             let layers = layers.collect::<Result<Vec<_>>>()?;
-            Ok(Material::Multiplexer(
-                layout.options().garbling.scheme(),
-                layers,
-            ))
+            Ok(Material::Multiplexer(layers))
         }
-        Sent::Labels(delta, blocks) => {
+        (Method::Digits, Sent::Labels(delta, blocks)) => {
             let keys = digits::Keys::new(batch, delta);
             let layers = layers.map(|relu| {
                 let (shares, identity) = shares(relu);
                 let ots = Ots {
-                    blocks: &blocks[ots.to_server(index, relu.layer)],
+                    blocks: &blocks[ots.to_server(item, relu.layer)],
                     choices: choices(relu),
                 };
                 let layer = digits::send(wire, item, relu, &keys, shares, &ots)?;
@@ -75,6 +72,7 @@ pub(crate) fn send<C: Channel>(
                 delta: delta.clone(),
             }))
         }
+        _ => Err(Error::Misuse("OTs of another method".into())),
     }
 }
 
@@ -96,16 +94,16 @@ impl Material {
         wire: &mut Wire<C>,
         batch: &Batch<'_>,
         layout: &Layout,
-        index: usize,
+        item: Item,
         blocks: &[Block],
     ) -> Result<()> {
-        let item = batch.item(index);
+        let scheme = layout.options().garbling.scheme();
         let relus = layout.relu_layers.iter();
-        let range = |relu: &ReluLayer| layout.ots().to_client(index, relu.layer);
+        let range = |relu: &ReluLayer| layout.ots().to_client(item, relu.layer);
         match self {
-            Self::Multiplexer(scheme, layers) => {
+            Self::Multiplexer(layers) => {
                 for (relu, layer) in relus.zip(layers) {
-                    layer.receive(wire, item, relu, *scheme, &blocks[range(relu)])?;
+                    layer.receive(wire, item, relu, scheme, &blocks[range(relu)])?;
                 }
             }
             Self::Digits(digits) => {
@@ -130,7 +128,7 @@ impl Material {
         circuits: &CircuitParams,
     ) -> Result<()> {
         match self {
-            Self::Multiplexer(_, layers) => layers[relu.layer].answer(wire, item, relu, circuits),
+            Self::Multiplexer(layers) => layers[relu.layer].answer(wire, item, relu, circuits),
             Self::Digits(digits) => {
                 digits.layers[relu.layer].answer(wire, item, relu, &digits.delta)
             }
@@ -153,7 +151,7 @@ impl Material {
 
     pub(crate) fn write(&self, writer: &mut Writer, layout: &Layout) {
         match self {
-            Self::Multiplexer(_, layers) => {
+            Self::Multiplexer(layers) => {
                 for (relu, layer) in layout.relu_layers.iter().zip(layers) {
                     layer.write(writer, relu);
                 }
@@ -168,7 +166,7 @@ impl Material {
         Ok(match layout.method() {
             Method::Multiplexer(scheme) => {
                 let layers = relus.map(|relu| multiplexer::Layer::read(reader, relu, scheme));
-                Self::Multiplexer(scheme, layers.collect::<Kept<_>>()?)
+                Self::Multiplexer(layers.collect::<Kept<_>>()?)
             }
             Method::Digits => Self::Digits(digits::Material::read(reader, &layout.relu_layers)?),
         })

@@ -81,7 +81,12 @@ impl Method {
             Self::Multiplexer(scheme) => multiplexer::messages(relu, scheme),
             Self::Digits => digits::messages(relu),
         };
-        messages.extend([(Step::Identity, relu.identity_bytes())]);
+        messages.extend(identity_messages(relu).iter());
         messages
     }
+}
+
+/// What is sent for the removed positions of a layer in one inference.
+fn identity_messages(relu: &ReluLayer) -> Messages {
+    [(Step::Identity, relu.identity_bytes())].into()
 }

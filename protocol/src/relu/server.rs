@@ -6,7 +6,7 @@ use pi_model::relu_set::{gather, scatter};
 use super::digits::server as digits;
 use super::layer::ReluLayer;
 use super::multiplexer::server as multiplexer;
-use super::{Method, digits::server::Ots};
+use super::{Method, digits::server::Ots, identity_messages};
 use crate::block::Delta;
 use crate::error::{Error, Result};
 use crate::kept::{Kept, Reader, Writer};
@@ -19,10 +19,10 @@ use crate::wire::{Batch, Item, Phase, Step, Wire, malformed};
 /// What the client has sent for the ReLUs of one inference in flight 3.
 pub(crate) struct Received {
     identity: Vec<ServerShare>,
-    kept: ReceivedKept,
+    by_method: ReceivedByMethod,
 }
 
-enum ReceivedKept {
+enum ReceivedByMethod {
     Multiplexer(Vec<multiplexer::Received>),
     Digits(Vec<digits::Received>),
 }
@@ -31,11 +31,11 @@ enum ReceivedKept {
 pub(crate) struct Material {
     /// For each layer, y'_c - r_next at the removed positions.
     identity: Vec<ServerShare>,
-    kept: KeptRelus,
+    by_method: ByMethod,
 }
 
 /// And for the kept ones.
-enum KeptRelus {
+enum ByMethod {
     /// The server garbled.
     Multiplexer(Vec<multiplexer::Layer>),
     /// The client garbled.
@@ -49,14 +49,14 @@ pub(crate) fn receive<C: Channel>(
     layout: &Layout,
 ) -> Result<Received> {
     let mut identity = Vec::with_capacity(layout.relu_layers.len());
-    let kept = match layout.method() {
+    let by_method = match layout.method() {
         Method::Multiplexer(scheme) => {
             let layers = layout.relu_layers.iter().map(|relu| {
                 let layer = multiplexer::receive(wire, item, relu, scheme)?;
                 identity.push(receive_identity(wire, item, relu)?);
                 Ok(layer)
             });
-            ReceivedKept::Multiplexer(layers.collect::<Result<_>>()?)
+            ReceivedByMethod::Multiplexer(layers.collect::<Result<_>>()?)
         }
         Method::Digits => {
             let layers = layout.relu_layers.iter().map(|relu| {
@@ -64,10 +64,13 @@ pub(crate) fn receive<C: Channel>(
                 identity.push(receive_identity(wire, item, relu)?);
                 Ok(layer)
             });
-            ReceivedKept::Digits(layers.collect::<Result<_>>()?)
+            ReceivedByMethod::Digits(layers.collect::<Result<_>>()?)
         }
     };
-    Ok(Received { identity, kept })
+    Ok(Received {
+        identity,
+        by_method,
+    })
 }
 
 fn receive_identity<C: Channel>(
@@ -76,7 +79,7 @@ fn receive_identity<C: Channel>(
     relu: &ReluLayer,
 ) -> Result<ServerShare> {
     let tag = item.tag(Step::Identity, relu.layer);
-    let message = wire.recv(tag, relu.identity_bytes())?;
+    let message = wire.receive(tag, &identity_messages(relu))?;
     let identity = wire
         .ledger
         .time_of_layer(Phase::Offline, "unpack", relu.layer, || {
@@ -90,31 +93,31 @@ fn receive_identity<C: Channel>(
 }
 
 impl Received {
-    /// Flight 4: what the server keeps; tables go to the client as they are made.
-    pub(crate) fn garble<C: Channel>(
+    /// Flight 4: what the server keeps. Where it garbles, tables go to the client as they are made.
+    pub(crate) fn finish<C: Channel>(
         self,
         wire: &mut Wire<C>,
         batch: &Batch<'_>,
         layout: &Layout,
-        index: usize,
+        item: Item,
         garbler: &Garbler<'_>,
     ) -> Result<Material> {
-        let (item, ots) = (batch.item(index), layout.ots());
+        let ots = layout.ots();
         let relus = layout.relu_layers.iter();
         let transfers = garbler.transfers;
-        let kept = match (self.kept, &transfers.received) {
-            (ReceivedKept::Multiplexer(layers), transfers::Received::Pads(pads)) => {
+        let by_method = match (self.by_method, &transfers.received) {
+            (ReceivedByMethod::Multiplexer(layers), transfers::Received::Pads(pads)) => {
                 let layers = relus.zip(&layers).map(|(relu, received)| {
-                    let pads = &pads[ots.to_server(index, relu.layer)];
+                    let pads = &pads[ots.to_server(item, relu.layer)];
                     multiplexer::garble_and_send(wire, item, relu, garbler, received, pads)
                 });
-                KeptRelus::Multiplexer(layers.collect::<Result<_>>()?)
+                ByMethod::Multiplexer(layers.collect::<Result<_>>()?)
             }
-            (ReceivedKept::Digits(layers), transfers::Received::Labels(blocks)) => {
+            (ReceivedByMethod::Digits(layers), transfers::Received::Labels(blocks)) => {
                 let start = batch.hash_start("product hash");
                 let layers = relus.zip(layers).map(|(relu, received)| {
-                    let products = ots.to_client(index, relu.layer);
-                    let bits = ots.to_server(index, relu.layer);
+                    let products = ots.to_client(item, relu.layer);
+                    let bits = ots.to_server(item, relu.layer);
                     let ots = Ots {
                         blocks: &blocks[bits.clone()],
                         choices: transfers.choices(bits),
@@ -128,7 +131,7 @@ impl Received {
                             digits::Layer::new(item, relu, received, &ots)
                         })
                 });
-                KeptRelus::Digits(digits::Material {
+                ByMethod::Digits(digits::Material {
                     layers: layers.collect::<Result<_>>()?,
                     start_key: batch.hash_start("digit hash"),
                 })
@@ -137,7 +140,7 @@ impl Received {
         };
         Ok(Material {
             identity: self.identity,
-            kept,
+            by_method,
         })
     }
 }
@@ -178,11 +181,11 @@ impl Material {
             return Ok(next);
         }
         let (y, truncated) = (y.values(), truncated.values());
-        let kept = match &self.kept {
-            KeptRelus::Multiplexer(layers) => {
+        let kept = match &self.by_method {
+            ByMethod::Multiplexer(layers) => {
                 layers[layer].evaluate(wire, item, relu, delta, y, truncated)?
             }
-            KeptRelus::Digits(digits) => {
+            ByMethod::Digits(digits) => {
                 let layer = &digits.layers[layer];
                 layer.evaluate(wire, item, relu, digits.start_key, y, truncated)?
             }
@@ -215,11 +218,11 @@ impl Material {
     pub(crate) fn write(&self, writer: &mut Writer, layout: &Layout) {
         for (relu, identity) in layout.relu_layers.iter().zip(&self.identity) {
             writer.values(identity.values(), relu.ring_out.bits());
-            if let KeptRelus::Multiplexer(layers) = &self.kept {
+            if let ByMethod::Multiplexer(layers) = &self.by_method {
                 layers[relu.layer].write(writer, relu);
             }
         }
-        if let KeptRelus::Digits(digits) = &self.kept {
+        if let ByMethod::Digits(digits) = &self.by_method {
             digits.write(writer, &layout.relu_layers);
         }
     }
@@ -234,12 +237,15 @@ impl Material {
                 layers.push(multiplexer::Layer::read(reader, relu)?);
             }
         }
-        let kept = match layout.method() {
-            Method::Multiplexer(_) => KeptRelus::Multiplexer(layers),
+        let by_method = match layout.method() {
+            Method::Multiplexer(_) => ByMethod::Multiplexer(layers),
             Method::Digits => {
-                KeptRelus::Digits(digits::Material::read(reader, &layout.relu_layers)?)
+                ByMethod::Digits(digits::Material::read(reader, &layout.relu_layers)?)
             }
         };
-        Ok(Self { identity, kept })
+        Ok(Self {
+            identity,
+            by_method,
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! The server's driver: set-up, offline batches, online inferences, each a list of steps in their order.
 //!
 //! What the server learns: nothing about the input. The steps themselves are in the rooms of the sub-protocols
-//! ([`crate::linear`], [`crate::transfers`], [`crate::relu`], [`crate::argmax`]).
+//! (`linear`, `transfers`, `relu`, `argmax`).
 
 mod kept;
 mod observer;
@@ -10,7 +10,6 @@ mod online;
 pub(crate) mod prepared;
 mod setup;
 
-pub use crate::kept::server::kept_bytes;
 pub use crate::linear::check::check_plan;
 pub use observer::Observer;
 pub use prepared::prepared_bytes;

@@ -32,10 +32,11 @@ impl<C: Channel> ServerSession<C> {
             nonces: *nonces,
             seed,
         };
-        let n = plan.public().batch();
+        let (n, scheme) = (plan.public().batch(), layout.options().garbling.scheme());
         let extensions = Extensions::new(layout, n);
 
-        // Flight 1, up, and 2, down, side by side: a response is a function of its source alone, so it need not wait for the next.
+        // Flight 1, up, and 2, down, side by side: each source is answered at once. A client gains no choice by it: what it sends for
+        // a source does not depend on responses (SECURITY.md 4.3), and the noise of each response is fresh.
         let masks = linear::server::respond(wire, plan, &batch, keys)?;
         let begun = transfers::server::receive_base(wire, &batch, &extensions)?;
 
@@ -43,37 +44,36 @@ impl<C: Channel> ServerSession<C> {
         // client that failed the check could otherwise learn Delta, and with it every label, bit by bit.
         let transfers = transfers::server::extend(wire, &batch, &extensions, receiving, begun)?;
 
-        // Flight 3, up, read to its end before the first table leaves.
+        // Flight 3, up, read to its end before the first table leaves: otherwise both could wait for full queues, and the start key
+        // would go before the client's last choice.
         let mut received = Vec::with_capacity(n);
         for index in 0..n {
             let item = batch.item(index);
             let relus = relu::server::receive(wire, item, layout)?;
             let argmax = match &layout.argmax {
                 None => vec![],
-                Some(argmax) => argmax::server::receive(wire, item, argmax)?,
+                Some(argmax) => argmax::server::receive(wire, item, argmax, scheme)?,
             };
             received.push((relus, argmax));
         }
 
-        // Flight 4, down. The hash key is drawn and told only now, after all that the client chooses, and before the tables that
-        // are made with it.
+        // Flight 4, down. The start key is drawn and told only now that the client's OT choices and the bits of its shares are in, so
+        // nobody can compute hashes under it beforehand. The input is not chosen yet: the tables withstand an input that is chosen
+        // after they are seen (SECURITY.md 5).
         let start_key = Block::random(&mut batch.stream("hash key", &[]));
         if layout.has_circuits() {
             wire.send(batch.tag(Step::HashKey, 0), &start_key.to_le_bytes())?;
         }
-        wire.send(batch.tag(Step::LabelReply, 0), &transfers.reply)?;
+        transfers.send_reply(wire, &batch)?;
         let garbler = Garbler {
-            circuits: CircuitParams {
-                scheme: layout.options().garbling.scheme(),
-                start_key,
-            },
+            circuits: CircuitParams { scheme, start_key },
             labels: batch.derive("input labels"),
             transfers: &transfers,
             ots: layout.ots(),
         };
         for (index, (masks, (relus, bits))) in masks.into_iter().zip(received).enumerate() {
             let item = batch.item(index);
-            let relus = relus.garble(wire, &batch, layout, index, &garbler)?;
+            let relus = relus.finish(wire, &batch, layout, item, &garbler)?;
             let argmax = match &layout.argmax {
                 None => None,
                 Some(argmax) => Some(argmax::server::garble_and_send(
@@ -82,7 +82,7 @@ impl<C: Channel> ServerSession<C> {
             };
             let prepared = Prepared {
                 item,
-                kept: false,
+                from_keeper: false,
                 delta: transfers.delta.clone(),
                 masks,
                 relus,

@@ -17,6 +17,7 @@ impl<C: Channel> ServerSession<C> {
         let Self {
             wire, plan, layout, ..
         } = self;
+        // The material left the store before this: whatever fails from here on, it is used up.
         let (item, public) = (prepared.item, plan.public());
         let tag = item.tag(Step::Input, 0);
         let message = wire.receive(tag, &linear::input_messages(public))?;
@@ -27,7 +28,7 @@ impl<C: Channel> ServerSession<C> {
                 unpack(&message, n_inputs, public.tensor_bits(0))
             })
             .map_err(|e| malformed(tag, &e))?;
-        if prepared.kept {
+        if prepared.from_keeper {
             // The item is gone from the keeper: from here on bytes may leave.
             let found = [KeepError::code(Ok(()))];
             wire.send(item.tag(Step::Found, 0), &found)?;
@@ -54,10 +55,10 @@ impl<C: Channel> ServerSession<C> {
                 accumulators,
             });
         }
-        // The last layer's error is below its bound (linear::check), so that the share of the logits tells of W x alone.
         if let (Some(argmax), Some(material)) = (&layout.argmax, &prepared.argmax) {
             return material.send(wire, item, argmax, &prepared.delta, y.values());
         }
+        // A logit is wrong, which would tell of the weights, with probability at most 2^-24 (linear::check, SECURITY.md 4.5).
         let message = wire
             .ledger
             .time_of_layer(Phase::Online, "output", last, || {

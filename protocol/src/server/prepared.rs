@@ -17,7 +17,7 @@ use crate::wire::Item;
 pub(crate) struct Prepared {
     pub(crate) item: Item,
     /// It comes from the keeper, and the client waits to hear that it is there.
-    pub(crate) kept: bool,
+    pub(crate) from_keeper: bool,
     /// The correlation of the batch's labels.
     pub(crate) delta: Arc<Delta>,
     /// s of each layer's accumulator, skip connections left out (they are in the tensors).

@@ -11,9 +11,8 @@ use crate::error::{Error, Result};
 use crate::he;
 use crate::layout::Layout;
 use crate::prg::{self, Seed};
-use crate::session::{
-    Opening, SessionOptions, decode_client_hello, encode_hello, hello_messages, setup_messages,
-};
+use crate::session::hello::{Opening, decode_client_hello, encode_hello, hello_messages};
+use crate::session::{SessionOptions, setup_messages};
 use crate::transfers::server::Receiving;
 use crate::wire::channel::Channel;
 use crate::wire::{Batch, Nonces, Phase, Step, Tag, Wire};

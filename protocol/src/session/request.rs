@@ -113,3 +113,56 @@ fn unexpected(frame: &Frame) -> Error {
         format!("{frame:?}"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_survive_the_wire_and_others_are_refused() {
+        for request in [
+            Request::Prepare { batch: 7 },
+            Request::Infer {
+                batch: u32::MAX,
+                index: 63,
+            },
+            Request::End,
+            Request::PrepareKept {
+                batch: 3,
+                handle: Handle::from_bytes([5; 32]),
+            },
+            Request::InferKept {
+                id: ItemId::from_bytes([6; 32]),
+                batch: 9,
+                index: 2,
+            },
+        ] {
+            let (tag, payload) = request.encode();
+            let frame = Frame {
+                tag: tag.to_u64(),
+                payload: payload.to_vec(),
+            };
+            assert_eq!(Request::decode(&frame).unwrap(), request);
+            for bad in [
+                Frame {
+                    tag: frame.tag ^ 1,
+                    ..frame.clone()
+                },
+                Frame {
+                    tag: frame.tag ^ 256,
+                    ..frame.clone()
+                },
+                Frame {
+                    payload: vec![],
+                    ..frame.clone()
+                },
+                Frame {
+                    payload: vec![9],
+                    ..frame.clone()
+                },
+            ] {
+                assert!(matches!(Request::decode(&bad), Err(Error::Peer { .. })));
+            }
+        }
+    }
+}

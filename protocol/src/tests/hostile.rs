@@ -395,3 +395,58 @@ fn nothing_secret_is_printed() {
     let prepared = client.prepare().unwrap();
     assert_eq!(format!("{prepared:?}"), "[Prepared(batch 1, inference 0)]");
 }
+
+/// A channel whose own end fails, once, in the middle of a step, with an error that blames neither the peer nor the network.
+struct FailsOnce {
+    inner: MemoryChannel,
+    n_before: usize,
+}
+
+impl Channel for FailsOnce {
+    fn send(&mut self, frame: Frame) -> Result<()> {
+        if self.n_before == 0 {
+            self.n_before = usize::MAX;
+            return Err(Error::Misuse("in the middle".into()));
+        }
+        self.n_before -= 1;
+        self.inner.send(frame)
+    }
+
+    fn recv(&mut self) -> Result<Frame> {
+        self.inner.recv()
+    }
+
+    fn is_ready(&mut self) -> bool {
+        self.inner.is_ready()
+    }
+
+    fn expect(&mut self, n_bytes: usize) {
+        self.inner.expect(n_bytes);
+    }
+}
+
+/// After any error in the middle of a batch, nothing more is sent: counters and one-time values have moved.
+#[test]
+fn a_session_that_failed_in_the_middle_is_over() {
+    for garbling in [GarblingMode::HalfGates, GarblingMode::ClientDigits] {
+        for n_before in [3, 5, 8] {
+            let plan = Arc::new(Plan::new(tiny(OutputMode::Logits), 1).unwrap());
+            let public = plan.public().clone();
+            let (inner, to_client) = pair();
+            let server =
+                std::thread::spawn(move || ServerSession::accept(to_client, plan)?.serve());
+            let options = SessionOptions {
+                garbling,
+                ..SessionOptions::default()
+            };
+            let channel = FailsOnce { inner, n_before };
+            let mut client = ClientSession::connect_with(channel, public, options).unwrap();
+            let failed = client.prepare().unwrap_err().to_string();
+            assert!(failed.contains("in the middle"), "{failed}");
+            let refused = client.prepare().unwrap_err().to_string();
+            assert!(refused.contains("ended with an error"), "{refused}");
+            drop(client);
+            assert!(server.join().unwrap().is_err());
+        }
+    }
+}

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::hostile::{Fault, Spoiled};
 use super::{inputs, small};
-use crate::client::{self, ClientSession, Output, Prepared};
+use crate::client::{ClientSession, Output, Prepared};
 use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::kept::{ItemId, KeepError, Keeper, Kept};
@@ -30,8 +30,8 @@ type Items = Arc<Mutex<HashMap<ItemId, Vec<u8>>>>;
 
 /// A keeper in memory, which may refuse.
 #[derive(Clone, Default)]
-struct Memory {
-    items: Items,
+pub(super) struct Memory {
+    pub(super) items: Items,
     refuses: Option<KeepError>,
     n_admitted: Arc<Mutex<Vec<usize>>>,
 }
@@ -105,7 +105,7 @@ fn prepared(plan: &Arc<Plan>, keeper: &Memory, options: SessionOptions) -> Vec<V
         // What the prediction leaves out: one byte for the batch.
         assert_eq!(ledger.total_bytes(Phase::Offline), predicted + 1);
     }
-    let due = server::kept_bytes(&public, options).unwrap();
+    let due = crate::kept::server::kept_bytes(&public, options).unwrap();
     // Written down values are packed, in memory they are words.
     assert!(due <= server::prepared_bytes(plan, options).unwrap() + 256);
     assert!(
@@ -128,7 +128,7 @@ fn prepared(plan: &Arc<Plan>, keeper: &Memory, options: SessionOptions) -> Vec<V
         p.into_secret_bytes(&public).unwrap().to_vec()
     });
     let bytes: Vec<Vec<u8>> = bytes.collect();
-    let due = client::kept_bytes(&public, options).unwrap();
+    let due = crate::kept::client::kept_bytes(&public, options).unwrap();
     assert!(bytes.iter().all(|b| b.len() == due));
     bytes
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pi_model::plan::Plan;
 use pi_model::spec::OutputMode;
 
+use super::kept::Memory;
 use super::{inputs, small};
 use crate::client::ClientSession;
 use crate::error::Result;
@@ -105,6 +106,61 @@ fn sessions_with_fixed_seeds_send_the_pinned_bytes() {
         "60 Argmax silent client-digits: 13c185142c789bd9 6e141c3f50074754",
         "0 Logits softspoken half-gates: 1661034bb0b6ac47 f102d322e15755fe",
         "0 Argmax softspoken client-digits: 9a639aa88da81ef6 3072e04c82e4942b",
+    ];
+    assert_eq!(seen, pinned);
+}
+
+/// The halves of a kept batch as bytes: hashes of the client's and of the server's, each in the order of the batch.
+fn kept_halves(relus: usize, mode: OutputMode, options: SessionOptions) -> [String; 2] {
+    let plan = Arc::new(Plan::new(small(relus, mode), 2).unwrap());
+    let public = plan.public().clone();
+    let (to_server, to_client) = pair();
+    let keeper = Memory::default();
+    let kept = keeper.clone();
+    let server = std::thread::spawn(move || {
+        let mut session =
+            ServerSession::accept_with_seed(to_client, plan, Seed::from([5; 32])).unwrap();
+        session.keep_with(Box::new(keeper));
+        session.serve().unwrap();
+    });
+    let mut client =
+        ClientSession::connect_with_seed(to_server, public.clone(), options, Seed::from([6; 32]))
+            .unwrap();
+    let prepared = client.prepare_kept().unwrap();
+    client.close().unwrap();
+    server.join().unwrap();
+    let mut hashers = [blake3::Hasher::new(), blake3::Hasher::new()];
+    for half in prepared {
+        let id = *half.kept_id().unwrap();
+        hashers[0].update(&half.into_secret_bytes(&public).unwrap());
+        hashers[1].update(&kept.items.lock().unwrap()[&id]);
+    }
+
+    hashers.map(|hasher| hasher.finalize().to_hex()[..16].to_owned())
+}
+
+#[test]
+fn halves_of_kept_inferences_are_the_pinned_bytes() {
+    use GarblingMode::{ClientDigits, HalfGates, ThreeHalves};
+    use OtMode::{Silent, SoftSpoken};
+    use OutputMode::{Argmax, Logits};
+    let mut seen = vec![];
+    for (relus, mode, ot, garbling) in [
+        (150, Logits, SoftSpoken, HalfGates),
+        (60, Argmax, Silent, ThreeHalves),
+        (60, Argmax, SoftSpoken, ClientDigits),
+        (0, Logits, SoftSpoken, HalfGates),
+    ] {
+        let [client, server] = kept_halves(relus, mode, SessionOptions { ot, garbling });
+        seen.push(format!(
+            "{relus} {mode:?} {ot} {garbling}: {client} {server}"
+        ));
+    }
+    let pinned = [
+        "150 Logits softspoken half-gates: d1fb633161a8cb7b 1137db2f9f0dc72a",
+        "60 Argmax silent three-halves: 7153ab7fc071c5cf 44690c72cd0eacea",
+        "60 Argmax softspoken client-digits: 2c17e043df081a56 fece5c96563b06aa",
+        "0 Logits softspoken half-gates: 8b42c279a6ab0373 6837e5e948cfefa8",
     ];
     assert_eq!(seen, pinned);
 }

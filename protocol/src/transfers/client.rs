@@ -25,8 +25,9 @@ pub(crate) enum Sending {
     Nothing,
     /// The extension behind the multiplexer.
     Pads(PadSender),
-    /// Where the client garbles: the server's first message of the next batch's base OTs.
-    Labels([u8; 32]),
+    /// Where the client garbles: the server's first message of the next batch's base OTs. Taken when it is answered: a second
+    /// answer to it, under another `Delta`, would serve one base OT twice.
+    Labels(Option<[u8; 32]>),
 }
 
 /// One extension for the session, and how many of its OTs are used: no hash of a pad has the number of another.
@@ -46,7 +47,7 @@ impl Sending {
     ) -> Result<Self> {
         match layout.server_receives() {
             None => return Ok(Self::Nothing),
-            Some(Purpose::Labels) => return Ok(Self::Labels(point)),
+            Some(Purpose::Labels) => return Ok(Self::Labels(Some(point))),
             Some(Purpose::Pads) => {}
         }
         let (base, answer) = wire
@@ -85,7 +86,7 @@ pub(crate) fn begin<C: Channel>(
     wire: &mut Wire<C>,
     batch: &Batch<'_>,
     extensions: &Extensions,
-    sending: &Sending,
+    sending: &mut Sending,
 ) -> Result<Begun> {
     let labels = if extensions.n_to_client == 0 {
         None
@@ -96,9 +97,12 @@ pub(crate) fn begin<C: Channel>(
         Some(base)
     };
     let digits = if let Sending::Labels(point) = sending {
+        let point = point.take().ok_or_else(|| {
+            Error::Misuse("the base OTs of this session are used up; start a new one".into())
+        })?;
         let (base, answer) = wire
             .ledger
-            .time(Phase::Offline, "OT", || answer_base(batch, point))?;
+            .time(Phase::Offline, "OT", || answer_base(batch, &point))?;
         wire.send(batch.tag(Step::DigitBase, 0), &answer)?;
         Some(base)
     } else {
@@ -199,6 +203,7 @@ fn send<C: Channel>(
         Sending::Pads(pads) => {
             let message = wire.receive(batch.tag(Step::MuxExtension, 0), messages)?;
             wire.ledger.time(Phase::Offline, "OT", || -> Result<_> {
+                // Fails here if the server's extension fails its check; nothing that depends on it has been sent.
                 let q = pads.sender.extend(n, &message)?;
                 let first = pads.n_used;
                 pads.n_used += n as u64;
@@ -210,7 +215,7 @@ fn send<C: Channel>(
             let base = base.ok_or_else(|| Error::Misuse("no base OTs were begun".into()))?;
             let trees = wire.receive(batch.tag(Step::DigitTrees, 0), messages)?;
             let next = wire.receive(batch.tag(Step::DigitPoint, 0), messages)?;
-            *point = *next.first_chunk().unwrap_or(point);
+            *point = next.first_chunk().copied();
             let (session, roots) = (
                 batch.ot_session("multiplexer"),
                 batch.derive("digit silent OT"),
@@ -221,6 +226,7 @@ fn send<C: Channel>(
             })?;
             let message = wire.receive(batch.tag(Step::MuxExtension, 0), messages)?;
             wire.ledger.time(Phase::Offline, "OT", || -> Result<_> {
+                // As above.
                 let blocks = sender.extend(n, &message)?;
                 let reply = sender.reply();
                 Ok((Sent::Labels(Arc::new(sender.into_delta()), blocks), reply))

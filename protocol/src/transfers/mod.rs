@@ -36,12 +36,11 @@ fn pads_start(nonces: &Nonces) -> Block {
 
 /// What is sent in the set-up.
 pub(crate) fn setup_messages(layout: &Layout) -> Messages {
-    if layout.server_receives() != Some(Purpose::Pads) {
-        return Messages::default();
-    }
+    let for_session = layout.server_receives() == Some(Purpose::Pads);
+    let if_pads = |n_bytes: usize| if for_session { n_bytes } else { 0 };
     [
-        (Step::MuxBase, softspoken::BASE_RECEIVER_BYTES),
-        (Step::MuxTrees, softspoken::TREES_BYTES),
+        (Step::MuxBase, if_pads(softspoken::BASE_RECEIVER_BYTES)),
+        (Step::MuxTrees, if_pads(softspoken::TREES_BYTES)),
     ]
     .into()
 }
@@ -60,29 +59,26 @@ impl Extensions {
     pub(crate) fn new(layout: &Layout, n: usize) -> Self {
         let (ots, ot) = (layout.ots(), layout.options().ot);
         let [n_to_client, n_to_server] = [n * ots.n_to_client(), n * ots.n_to_server()];
-        let mut messages = Messages::default();
-        if n_to_client > 0 {
-            messages.extend([
-                (Step::LabelBase, softspoken::BASE_SENDER_BYTES),
-                (Step::LabelBaseReply, softspoken::BASE_RECEIVER_BYTES),
-                (Step::LabelTrees, softspoken::TREES_BYTES),
-                (Step::LabelExtension, ot.message_bytes(n_to_client)),
-                (Step::LabelReply, ot.reply_bytes(n_to_client)),
-            ]);
-        }
-        if layout.server_receives() == Some(Purpose::Labels) {
-            messages.extend([
-                (Step::DigitBase, softspoken::BASE_RECEIVER_BYTES),
-                (Step::DigitTrees, softspoken::TREES_BYTES),
-                (Step::DigitPoint, softspoken::BASE_SENDER_BYTES),
-            ]);
-        }
-        if n_to_server > 0 {
-            messages.extend([
-                (Step::MuxExtension, ot.message_bytes(n_to_server)),
-                (Step::MuxReply, ot.reply_bytes(n_to_server)),
-            ]);
-        }
+        let per_batch = layout.server_receives() == Some(Purpose::Labels);
+        let if_any = |n: usize, n_bytes: usize| if n > 0 { n_bytes } else { 0 };
+        let if_labels = |n_bytes: usize| if per_batch { n_bytes } else { 0 };
+        let (n, m) = (n_to_client, n_to_server);
+        let messages = [
+            (Step::LabelBase, if_any(n, softspoken::BASE_SENDER_BYTES)),
+            (Step::DigitBase, if_labels(softspoken::BASE_RECEIVER_BYTES)),
+            (
+                Step::LabelBaseReply,
+                if_any(n, softspoken::BASE_RECEIVER_BYTES),
+            ),
+            (Step::DigitTrees, if_labels(softspoken::TREES_BYTES)),
+            (Step::DigitPoint, if_labels(softspoken::BASE_SENDER_BYTES)),
+            (Step::MuxExtension, if_any(m, ot.message_bytes(m))),
+            (Step::MuxReply, if_any(m, ot.reply_bytes(m))),
+            (Step::LabelTrees, if_any(n, softspoken::TREES_BYTES)),
+            (Step::LabelExtension, if_any(n, ot.message_bytes(n))),
+            (Step::LabelReply, if_any(n, ot.reply_bytes(n))),
+        ];
+        let messages = messages.into();
         Self {
             ot,
             n_to_client,

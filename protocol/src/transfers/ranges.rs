@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use pi_model::bits::packed_bytes;
 
+use crate::wire::batch::Item;
+
 /// What the OTs in which the server receives are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -56,15 +58,15 @@ impl Ranges {
         self.to_server.last().copied().unwrap_or_default()
     }
 
-    /// Those of `layer` of inference `index` in which the client receives.
-    pub fn to_client(&self, index: usize, layer: usize) -> Range<usize> {
-        let first = index * self.n_to_client();
+    /// Those of `layer` of an inference in which the client receives.
+    pub fn to_client(&self, item: Item, layer: usize) -> Range<usize> {
+        let first = item.index * self.n_to_client();
         first + self.to_client[layer]..first + self.to_client[layer + 1]
     }
 
-    /// Those of `layer` of inference `index` in which the server receives.
-    pub fn to_server(&self, index: usize, layer: usize) -> Range<usize> {
-        let first = index * self.n_to_server();
+    /// Those of `layer` of an inference in which the server receives.
+    pub fn to_server(&self, item: Item, layer: usize) -> Range<usize> {
+        let first = item.index * self.n_to_server();
         first + self.to_server[layer]..first + self.to_server[layer + 1]
     }
 }
@@ -85,13 +87,13 @@ mod tests {
             to_client,
             to_server,
         }));
-        let of = |range: &dyn Fn(usize, usize) -> Range<usize>| {
+        let of = |range: &dyn Fn(Item, usize) -> Range<usize>| {
             let all = (0..4).flat_map(|index| (0..3).map(move |layer| (index, layer)));
-            all.flat_map(|(index, layer)| range(index, layer))
+            all.flat_map(|(index, layer)| range(Item { batch: 1, index }, layer))
                 .collect::<Vec<_>>()
         };
-        let to_client = of(&|index, layer| ranges.to_client(index, layer));
-        let to_server = of(&|index, layer| ranges.to_server(index, layer));
+        let to_client = of(&|item, layer| ranges.to_client(item, layer));
+        let to_server = of(&|item, layer| ranges.to_server(item, layer));
         assert!(to_client.into_iter().eq(0..4 * 17));
         assert!(to_server.into_iter().eq(0..4 * 3));
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pi_model::bits::unpack;
 use zeroize::Zeroizing;
 
-use super::ranges::{Purpose, Ranges, choice_bytes};
+use super::ranges::{Purpose, Ranges};
 use super::{Extensions, PAD_BITS, pads_start, setup_messages};
 use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::Result;
@@ -20,7 +20,7 @@ use crate::ot::softspoken::{ReceiverSetup, SenderSetup};
 use crate::ot::{CotReceiver as _, CotSender as _, unpack_bits};
 use crate::prg::Seed;
 use crate::wire::channel::Channel;
-use crate::wire::{Batch, Item, Phase, Step, Wire, malformed};
+use crate::wire::{Batch, Item, Messages, Phase, Step, Wire, malformed};
 
 /// What the server carries from batch to batch for the OTs in which it receives.
 pub(crate) enum Receiving {
@@ -39,7 +39,7 @@ pub(crate) struct PadReceiver {
     n_used: u64,
 }
 
-/// The first message of the base OTs in which the server receives, for `batch`: the set-up's, or of digits.
+/// The first message of the base OTs behind the extension in which the server receives, for `batch`: the set-up's, or of digits.
 fn begin(batch: &Batch<'_>) -> (ReceiverSetup, [u8; 32]) {
     let mut rng = batch.stream("multiplexer OT", &[]);
     ReceiverSetup::new(batch.ot_session("multiplexer"), &mut rng)
@@ -104,7 +104,7 @@ pub(crate) struct Transfers {
     /// Their blocks.
     pub(crate) blocks: Zeroizing<Vec<Block>>,
     /// What the client still needs for its own; empty unless OTs are silent.
-    pub(crate) reply: Vec<u8>,
+    reply: Vec<u8>,
     /// The server's random choices where it receives, one byte each.
     choices: Zeroizing<Vec<u8>>,
     /// And what it received.
@@ -123,6 +123,15 @@ impl Transfers {
     /// The server's random choices in these OTs.
     pub(crate) fn choices(&self, range: Range<usize>) -> &[u8] {
         &self.choices[range]
+    }
+
+    /// Flight 4: what completes the OTs in which the client receives.
+    pub(crate) fn send_reply<C: Channel>(
+        &self,
+        wire: &mut Wire<C>,
+        batch: &Batch<'_>,
+    ) -> Result<()> {
+        wire.send(batch.tag(Step::LabelReply, 0), &self.reply)
     }
 
     /// Zero-labels of the client's inputs from these OTs and its derandomisation bits.
@@ -159,6 +168,7 @@ pub(crate) fn extend<C: Channel>(
 ) -> Result<Transfers> {
     let messages = &extensions.messages;
     let mut rng = batch.stream("label OT", &[]);
+    // Stays only where there is no OT in which the client receives, and then correlates nothing.
     let mut delta = Delta::random(&mut rng);
     let mut setup = None;
     if !begun.point.is_empty() {
@@ -179,6 +189,7 @@ pub(crate) fn extend<C: Channel>(
         (delta, blocks, reply) = wire.ledger.time(Phase::Offline, "OT", || -> Result<_> {
             let base = setup.finish(&trees)?;
             let mut sender = extensions.ot.sender(base, session, roots);
+            // Fails here if the client's extension fails its check; nothing that depends on it has been sent.
             let blocks = sender.extend(extensions.n_to_client, &extension)?;
             let reply = sender.reply();
             Ok((sender.into_delta(), blocks, reply))
@@ -249,9 +260,10 @@ pub(crate) fn receive_choices<C: Channel>(
     item: Item,
     layer: usize,
     n: usize,
+    messages: &Messages,
 ) -> Result<Vec<u8>> {
     let tag = item.tag(Step::LabelBits, layer);
-    let message = wire.recv(tag, choice_bytes(n))?;
+    let message = wire.receive(tag, messages)?;
     wire.ledger
         .time_of_layer(Phase::Offline, "unpack", layer, || {
             let bits = unpack(&message, n, 1).map_err(|e| malformed(tag, &e))?;

@@ -1,8 +1,9 @@
 //! What every message and every one-time value is bound to: the session's nonces, the batch, and the inference in it.
 //!
-//! Security: a mask, a label or a hash start that served two batches or two inferences would give away what it hides. So no
-//! step names its random streams with loose numbers: it takes them from a [`Batch`], which puts the batch's number, and with
-//! public values the nonces of both parties, into every name.
+//! Security: a mask, a label or a hash start that served two batches or two inferences would give away what it hides. So a step
+//! of a batch takes its random streams from a [`Batch`], which puts the batch's number, and with public values the nonces of both
+//! parties, into every name. What belongs to one source, response or inference adds its index (`ids`). Only what belongs to the
+//! whole session is named without: nonces, keys, and the extension behind the multiplexer.
 
 use rand_chacha::ChaCha20Rng;
 

@@ -42,7 +42,7 @@ impl Tag {
 pub struct Frame {
     /// [`Tag::to_u64`] of the message.
     pub tag: u64,
-    /// At most [`MAX_FRAME_BYTES`] bytes.
+    /// At most [`super::MAX_FRAME_BYTES`] bytes.
     pub payload: Vec<u8>,
 }
 

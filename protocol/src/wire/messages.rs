@@ -2,16 +2,21 @@
 
 use super::step::Step;
 
-/// The messages of one sub-protocol for one session, batch, layer or inference, as (kind, bytes), in the order in which they
-/// are sent. A message that is left out in some mode is listed with zero bytes or not at all: neither is sent.
+/// The messages of one sub-protocol for one session, batch, layer or inference, as (kind, bytes). A message that is left out in
+/// some mode is listed with zero bytes: it is not sent.
 #[derive(Clone, Debug, Default)]
 pub struct Messages(Vec<(Step, usize)>);
 
 impl Messages {
     /// Bytes of the message of this kind; zero if there is none.
     pub fn n_bytes(&self, step: Step) -> usize {
+        self.listed(step).unwrap_or_default()
+    }
+
+    /// Bytes of the message of this kind, if it is listed.
+    pub fn listed(&self, step: Step) -> Option<usize> {
         let of_kind = self.0.iter().find(|(listed, _)| *listed == step);
-        of_kind.map_or(0, |(_, n_bytes)| *n_bytes)
+        of_kind.map(|(_, n_bytes)| *n_bytes)
     }
 
     /// Every message.

@@ -1,7 +1,7 @@
 //! Messages on the wire: what kinds there are, how a frame is tagged, and the one place that splits and joins frames.
 //!
 //! A *message* is the payload of one step of one layer of one batch. Its length is never read from the wire: both
-//! sides compute it from their own plan ([`Messages`]). A message travels as frames of at most [`MAX_FRAME_BYTES`]; every frame
+//! sides compute it from their own plan (`Messages`). A message travels as frames of at most [`MAX_FRAME_BYTES`]; every frame
 //! carries the tag of its message, so that a frame of another step, layer, batch or inference is refused at once.
 //! A message of zero bytes is not sent at all.
 
@@ -9,9 +9,9 @@ pub(crate) mod batch;
 pub mod channel;
 mod frame;
 pub mod ledger;
-mod messages;
+pub(crate) mod messages;
 pub mod record;
-mod step;
+pub(crate) mod step;
 
 pub(crate) use batch::{Batch, Item, Nonces};
 pub(crate) use frame::malformed;
@@ -109,9 +109,11 @@ impl<C: Channel> Wire<C> {
     /// Receives the message `tag` with the length that `messages` gives it.
     ///
     /// # Errors
-    /// As [`Self::recv`].
+    /// As [`Self::recv`]; [`Error::Misuse`] for a kind that is not listed.
     pub(crate) fn receive(&mut self, tag: Tag, messages: &Messages) -> Result<Vec<u8>> {
-        self.recv(tag, messages.n_bytes(tag.step))
+        let n_bytes = messages.listed(tag.step);
+        let unlisted = || Error::Misuse(format!("'{}' is in no list", tag.step.name()));
+        self.recv(tag, n_bytes.ok_or_else(unlisted)?)
     }
 
     /// Whether a frame, or the news that there will be none, is there already.

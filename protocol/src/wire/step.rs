@@ -65,7 +65,7 @@ macro_rules! steps {
 steps! {
     /// Client: protocol version, nonce, plan hash.
     Hello = 1, Setup, Up, "hello";
-    /// Server: protocol version, nonce, first message of the base OTs in which the client receives.
+    /// Server: protocol version, nonce, first message of the base OTs behind the extension in which the server receives.
     HelloReply = 2, Setup, Down, "hello reply";
     /// Client: one RLWE public key for each source.
     PublicKeys = 3, Setup, Up, "public keys";
@@ -144,6 +144,37 @@ steps! {
     Logits = 44, Online, Down, "logits";
 }
 
+impl Step {
+    /// Whether its messages belong to one layer. The others belong to a session or to a whole batch.
+    #[must_use]
+    pub const fn is_of_a_layer(self) -> bool {
+        match self {
+            Self::Hello | Self::HelloReply | Self::PublicKeys | Self::MuxBase | Self::MuxTrees => {
+                false
+            }
+            Self::Request | Self::Kept | Self::Found => false,
+            Self::LabelBase | Self::LabelBaseReply | Self::LabelTrees | Self::LabelExtension => {
+                false
+            }
+            Self::DigitBase | Self::DigitTrees | Self::DigitPoint => false,
+            Self::MuxExtension | Self::MuxReply | Self::LabelReply | Self::HashKey => false,
+            Self::HeNoise | Self::HeCorrections | Self::HeResponse => true,
+            Self::LabelBits | Self::MuxCorrections | Self::Tables => true,
+            Self::DigitOrders | Self::DigitTables | Self::AnswerSums | Self::Identity => true,
+            Self::Input | Self::Labels | Self::MuxCiphertexts | Self::ReluResults => true,
+            Self::MaskedDigits | Self::MaskedShares | Self::DigitLabels | Self::Answers => true,
+            Self::DecodeBits | Self::Logits => true,
+        }
+    }
+
+    /// The kind with this name, as in reports.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let all = Self::ALL.iter();
+        all.copied().find(|step| step.name() == name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +183,7 @@ mod tests {
     fn step_codes_are_distinct() {
         for step in Step::ALL {
             assert_eq!(Step::from_code(*step as u8), Some(*step));
+            assert_eq!(Step::from_name(step.name()), Some(*step));
         }
     }
 }

@@ -6,7 +6,7 @@ use pi_model::text::Table;
 
 use super::{Cost, LayerInfo};
 use crate::wire::ledger::Work;
-use crate::wire::{Direction, Phase, Step};
+use crate::wire::{Direction, Phase};
 
 /// One row; cells that a row lacks are empty.
 #[derive(Default)]
@@ -62,19 +62,11 @@ fn kb(n: u64) -> String {
 }
 
 impl Cost {
-    /// Whether a message belongs to a whole batch and to no layer.
-    fn is_of_batch(&self, step: Step) -> bool {
-        self.of_batch.iter().any(|(listed, _)| listed == step)
-    }
-
     fn layer(&self, index: usize, info: &LayerInfo) -> Row {
         let (layer, batch) = (index as u16, self.batch as u64);
         let of = |phase, direction| {
             self.select(|s, l| {
-                l == layer
-                    && s.phase() == phase
-                    && s.direction() == direction
-                    && !self.is_of_batch(s)
+                l == layer && s.phase() == phase && s.direction() == direction && s.is_of_a_layer()
             })
         };
         let online = of(Phase::Online, Direction::Up) + of(Phase::Online, Direction::Down);
@@ -96,8 +88,9 @@ impl Cost {
 
     fn transfers(&self) -> Row {
         let bytes = |direction| {
-            self.select(|s, _| self.is_of_batch(s) && s.direction() == direction)
-                / self.batch as u64
+            self.select(|s, _| {
+                s.phase() == Phase::Offline && !s.is_of_a_layer() && s.direction() == direction
+            }) / self.batch as u64
         };
         Row {
             up: kb(bytes(Direction::Up)),

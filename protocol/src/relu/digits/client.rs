@@ -6,7 +6,7 @@ use pi_model::bits::{pack, packed_bytes, unpack};
 use zeroize::Zeroizing;
 
 use super::algebra::{ClientKeys, client_answer, client_sums};
-use super::{messages, tests, tops, work};
+use super::{messages, sign_tests, tops, work};
 use crate::block::{Block, Delta};
 use crate::error::Result;
 use crate::gc::digits::{DigitGarbled, DigitTests, digit_labels, garble_digits, n_digits};
@@ -78,7 +78,7 @@ pub(crate) fn send<C: Channel>(
     ots: &Ots<'_>,
 ) -> Result<Layer> {
     let (ring, layer) = (relu.ring_out, relu.layer);
-    let tests = tests(relu, item, keys.start_key)?;
+    let tests = sign_tests(relu, item, keys.start_key)?;
     let values = Zeroizing::new(relu.sign_values(shares.accumulators));
     let (mut garbled, hashes) =
         wire.ledger
@@ -171,7 +171,7 @@ impl Layer {
         let (labels, answers) =
             wire.ledger
                 .time_of_layer(Phase::Online, "answer", layer, || -> Result<_> {
-                    let tests = tests(relu, item, Block::ZERO)?;
+                    let tests = sign_tests(relu, item, Block::ZERO)?;
                     let labels = digit_labels(&tests, &self.offsets, delta, &masked)?;
                     let keys = ClientKeys {
                         choices: &self.choices,
@@ -248,7 +248,7 @@ mod tests {
     fn digits(prepared: &Prepared) -> &super::Material {
         match &prepared.relus {
             Material::Digits(digits) => digits,
-            Material::Multiplexer(..) => panic!("the server garbled"),
+            Material::Multiplexer(_) => panic!("the server garbled"),
         }
     }
 

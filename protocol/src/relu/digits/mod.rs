@@ -59,7 +59,7 @@ pub(super) fn messages(relu: &ReluLayer) -> Messages {
 }
 
 /// The sign tests of a layer of one inference; `start_key` is where the hash of its batch starts.
-fn tests(relu: &ReluLayer, item: Item, start_key: Block) -> Result<DigitTests> {
+fn sign_tests(relu: &ReluLayer, item: Item, start_key: Block) -> Result<DigitTests> {
     Ok(DigitTests {
         sign_bits: relu.sign_bits,
         n_instances: relu.n_relus(),

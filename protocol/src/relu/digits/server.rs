@@ -4,7 +4,7 @@ use pi_model::bits::{pack, unpack};
 use zeroize::Zeroizing;
 
 use super::algebra::{Opened, ServerKeys, server_open};
-use super::{bits_bytes, messages, tests, tops, work};
+use super::{bits_bytes, messages, sign_tests, tops, work};
 use crate::block::{Block, Delta};
 use crate::error::Result;
 use crate::gc::digits::{evaluate_digits, evaluator_keys, n_digits, n_rows};
@@ -104,7 +104,7 @@ impl Layer {
         let products = r0.iter().map(|&r0| ring.sub(0, ring.reduce(r0)));
         Ok(Self {
             tables: received.tables,
-            keys: evaluator_keys(&tests(relu, item, Block::ZERO)?, ots.blocks)?,
+            keys: evaluator_keys(&sign_tests(relu, item, Block::ZERO)?, ots.blocks)?,
             choices: Zeroizing::new(ots.choices.chunks_exact(per_relu).map(join).collect()),
             orders: received.orders,
             sums: received.sums,
@@ -138,7 +138,7 @@ impl Layer {
             .time_of_layer(Phase::Online, "evaluate", layer, || {
                 let answers = unpack(&answers, relu.n_relus(), ring.bits())
                     .map_err(|e| malformed(tag(Step::Answers), &e))?;
-                let tests = tests(relu, item, start_key)?;
+                let tests = sign_tests(relu, item, start_key)?;
                 let pairs = values.iter().zip(&self.orders);
                 let positions = pairs.map(|(x, order)| x ^ order).collect::<Vec<_>>();
                 let positions = Zeroizing::new(positions);

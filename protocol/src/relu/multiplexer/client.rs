@@ -4,7 +4,7 @@ use pi_model::bits::{pack, unpack};
 use zeroize::Zeroizing;
 
 use super::algebra::{client_decrypt, client_products};
-use super::messages;
+use super::{offline_messages, online_messages};
 use crate::block::{ActiveLabel, Block};
 use crate::error::Result;
 use crate::gc::{CircuitParams, Scheme, active_label_hash, evaluate};
@@ -82,7 +82,7 @@ impl Layer {
         labels: &[Block],
     ) -> Result<()> {
         let tag = item.tag(Step::Tables, relu.layer);
-        self.tables = wire.receive(tag, &messages(relu, scheme))?;
+        self.tables = wire.receive(tag, &offline_messages(relu, scheme))?;
         wire.ledger.work(
             relu.layer,
             Work {
@@ -104,7 +104,7 @@ impl Layer {
         circuits: &CircuitParams,
     ) -> Result<()> {
         let (layer, n, ring) = (relu.layer, relu.n_relus(), relu.ring_out);
-        let messages = messages(relu, circuits.scheme);
+        let messages = online_messages(relu);
         let labels = wire.receive(item.tag(Step::Labels, layer), &messages)?;
         let tag = item.tag(Step::MuxCiphertexts, layer);
         let message = wire.receive(tag, &messages)?;
@@ -137,7 +137,7 @@ impl Layer {
 
     /// Bytes that [`Self::write`] writes.
     pub(crate) fn n_bytes(relu: &ReluLayer, scheme: Scheme) -> usize {
-        let tables = messages(relu, scheme).n_bytes(Step::Tables);
+        let tables = offline_messages(relu, scheme).n_bytes(Step::Tables);
         tables + Block::BYTES * relu.n_sign_bits() + 3 * relu.result_bytes()
     }
 
@@ -153,7 +153,7 @@ impl Layer {
     /// Reads what [`Self::write`] wrote.
     pub(crate) fn read(reader: &mut Reader<'_>, relu: &ReluLayer, scheme: Scheme) -> Kept<Self> {
         let (n, bits) = (relu.n_relus(), relu.ring_out.bits());
-        let n_table_bytes = messages(relu, scheme).n_bytes(Step::Tables);
+        let n_table_bytes = offline_messages(relu, scheme).n_bytes(Step::Tables);
         let tables = reader.bytes(n_table_bytes)?.to_vec();
         let labels = reader.blocks(relu.n_sign_bits())?;
         Ok(Self {

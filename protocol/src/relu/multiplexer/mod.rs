@@ -42,11 +42,23 @@ pub(super) fn work(relu: &ReluLayer) -> Work {
 
 /// What is sent for the kept ReLUs of a layer in one inference.
 pub(super) fn messages(relu: &ReluLayer, scheme: Scheme) -> Messages {
+    let mut messages = offline_messages(relu, scheme);
+    messages.extend(online_messages(relu).iter());
+    messages
+}
+
+fn offline_messages(relu: &ReluLayer, scheme: Scheme) -> Messages {
     let tables = relu.n_relus() * scheme.instance_bytes(relu.circuit.n_and());
     [
         (Step::LabelBits, choice_bytes(relu.n_sign_bits())),
         (Step::MuxCorrections, relu.result_bytes()),
         (Step::Tables, tables),
+    ]
+    .into()
+}
+
+fn online_messages(relu: &ReluLayer) -> Messages {
+    [
         (Step::Labels, relu.n_sign_bits() * ActiveLabel::BYTES),
         (Step::MuxCiphertexts, relu.result_bytes()),
         (Step::ReluResults, relu.result_bytes()),

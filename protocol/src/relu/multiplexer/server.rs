@@ -4,7 +4,7 @@ use pi_model::bits::{pack, packed_bytes, unpack};
 use zeroize::Zeroizing;
 
 use super::algebra::{ServerKeys, server_encrypt, server_products};
-use super::messages;
+use super::{offline_messages, online_messages};
 use crate::block::{Block, Delta, ZeroLabel};
 use crate::error::Result;
 use crate::gc::{Garbled, Scheme, active_label_bytes, garble, label_hash};
@@ -45,10 +45,10 @@ pub(crate) fn receive<C: Channel>(
     relu: &ReluLayer,
     scheme: Scheme,
 ) -> Result<Received> {
-    let layer = relu.layer;
-    let label_bits = receive_choices(wire, item, layer, relu.n_sign_bits())?;
+    let (layer, messages) = (relu.layer, offline_messages(relu, scheme));
+    let label_bits = receive_choices(wire, item, layer, relu.n_sign_bits(), &messages)?;
     let tag = item.tag(Step::MuxCorrections, layer);
-    let message = wire.receive(tag, &messages(relu, scheme))?;
+    let message = wire.receive(tag, &messages)?;
     let corrections = wire
         .ledger
         .time_of_layer(Phase::Offline, "unpack", layer, || {
@@ -81,7 +81,7 @@ pub(crate) fn garble_and_send<C: Channel>(
     if relu.n_relus() == 0 {
         return Ok(Layer::empty());
     }
-    let range = garbler.ots.to_server(item.index, layer);
+    let range = garbler.ots.to_server(item, layer);
     let choices = Zeroizing::new(garbler.transfers.choices(range).to_vec());
     let products = wire
         .ledger
@@ -128,7 +128,7 @@ fn garble_signs(
     let (delta, tweak) = (&garbler.transfers.delta, item.tweak(relu.layer)?);
     let circuits = &garbler.circuits;
     let signs = circuits.instances(&relu.circuit, relu.n_relus(), tweak);
-    let range = garbler.ots.to_client(item.index, relu.layer);
+    let range = garbler.ots.to_client(item, relu.layer);
     let zeros = garbler.transfers.zero_labels(range, label_bits);
     let colours = Zeroizing::new(choices.iter().map(|m| m ^ 1).collect::<Vec<u8>>());
     let garbled = garble(&signs, delta, &garbler.labels, &zeros, Some(&colours))?;
@@ -179,7 +179,7 @@ impl Layer {
                 });
         wire.send(item.tag(Step::MuxCiphertexts, layer), &ciphertexts)?;
         let tag = item.tag(Step::ReluResults, layer);
-        let message = wire.recv(tag, relu.result_bytes())?;
+        let message = wire.receive(tag, &online_messages(relu))?;
         wire.ledger
             .time_of_layer(Phase::Online, "multiplex", layer, || {
                 let results = unpack(&message, relu.n_relus(), ring.bits())
