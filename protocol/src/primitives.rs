@@ -13,6 +13,7 @@ pub use crate::ring::Ring;
 pub mod hello {
     pub use crate::session::hello::{
         Opening, decode_client_hello, decode_hello, encode_client_hello, encode_hello,
+        encode_kept_hello,
     };
 }
 
