@@ -14,6 +14,7 @@ use pi_trainer::optim::Schedule;
 use pi_trainer::recipe::{Progress, Recipe};
 use pi_trainer::search::{Options, Search};
 use pi_trainer::teacher::Teacher;
+use pi_trainer::whiten::Whitening;
 use pi_trainer::{bench, budget, device};
 use std::path::Path;
 
@@ -71,6 +72,7 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
         momentum: 0.9,
         nesterov: preset.nesterov && !args.plain_momentum,
         weight_decay: args.weight_decay,
+        shift_rate: args.shift_rate,
         // The proxy's loss has none.
         label_smoothing: if stage == "sensitivity" {
             0.0
@@ -80,6 +82,7 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
         augment: Augment {
             crop_pad: args.crop_pad,
             flip: args.model.dataset != data::DatasetKind::FashionMnist,
+            alternate: args.alternate_flip,
         },
         mix: Mix {
             mixup: args.mixup,
@@ -108,6 +111,10 @@ pub fn teacher(args: &TrainArgs) -> Result<()> {
         label_smoothing: recipe.label_smoothing,
     };
     let progress = setting.progress(recipe, None);
+    let whitening = Whitening::of(&net, &setting.train, &progress.normaliser);
+    if let Some(whitening) = whitening {
+        whitening.initialise(&net);
+    }
     let run = setting.run(&net, args, path.clone());
     let done = run.train(&mut stage, progress)?;
     setting.report(&net, &stage.masks, &path, &done)
