@@ -311,7 +311,8 @@ pub struct FinetuneArgs {
     /// [default: search.safetensors in --out]
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
-    /// Teacher checkpoint [default: teacher.safetensors in --out]
+    /// Teacher checkpoint, perhaps of another network on the same images (unless activations are compared)
+    /// [default: teacher.safetensors in --out]
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
 }

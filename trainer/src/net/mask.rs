@@ -181,7 +181,7 @@ fn floored(x: &Tensor, floor: &Tensor) -> Tensor {
         return x.clamp_min_tensor(floor);
     }
     let y = (x - floor).threshold(BELOW_ZERO, 0.0);
-    tch::no_grad(|| x.detach().maximum_out(&y.data(), floor));
+    let _ = tch::no_grad(|| x.detach().maximum_out(&y.data(), floor));
     y
 }
 
