@@ -63,7 +63,8 @@ pub struct ModelArgs {
     #[arg(long, value_name = "PIXELS")]
     pub image_size: Option<usize>,
     /// Architecture: resnet8, resnet20, resnet32 (widths 16, 32, 64), resnet18, resnet34 (64 to 512),
-    /// resnet18-imagenet, resnet34-imagenet (7x7 stem and pool), wrn22-8 or vgg16
+    /// resnet18-imagenet, resnet34-imagenet (7x7 stem and pool), wrn22-8, vgg16, or lean (73,728 ReLUs and
+    /// 92 million multiply-adds at 32x32), lean-small, lean-wide
     #[arg(long, default_value = "resnet20")]
     pub arch: String,
     /// Use only the first images of the training set, to try things out
@@ -113,12 +114,18 @@ pub struct TrainArgs {
     /// Weight decay
     #[arg(long, default_value_t = 5e-4)]
     pub weight_decay: f64,
+    /// Factor of the learning rate of BatchNorm's shifts (64 in the recipe of lean networks)
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    pub shift_rate: f64,
     /// Label smoothing of this stage (`all`: of the teacher) [default: 0.1 for a teacher, 0 published]
     #[arg(long)]
     pub label_smoothing: Option<f64>,
     /// Zeros around an image before the random crop
     #[arg(long, default_value_t = 4)]
     pub crop_pad: usize,
+    /// Mirror each image in every other epoch instead of at random
+    #[arg(long)]
+    pub alternate_flip: bool,
     /// Blend two images: parameter of mixup's Beta distribution, 0 for none
     #[arg(long, default_value_t = 0.0)]
     pub mixup: f64,
@@ -304,7 +311,8 @@ pub struct FinetuneArgs {
     /// [default: search.safetensors in --out]
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
-    /// Teacher checkpoint [default: teacher.safetensors in --out]
+    /// Teacher checkpoint, perhaps of another network on the same images (unless activations are compared)
+    /// [default: teacher.safetensors in --out]
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
 }

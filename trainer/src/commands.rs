@@ -14,8 +14,9 @@ use pi_trainer::optim::Schedule;
 use pi_trainer::recipe::{Progress, Recipe};
 use pi_trainer::search::{Options, Search};
 use pi_trainer::teacher::Teacher;
+use pi_trainer::whiten::Whitening;
 use pi_trainer::{bench, budget, device};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How checkpoints are written.
 pub fn size(args: &TrainArgs) -> Size {
@@ -71,6 +72,7 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
         momentum: 0.9,
         nesterov: preset.nesterov && !args.plain_momentum,
         weight_decay: args.weight_decay,
+        shift_rate: args.shift_rate,
         // The proxy's loss has none.
         label_smoothing: if stage == "sensitivity" {
             0.0
@@ -80,6 +82,7 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
         augment: Augment {
             crop_pad: args.crop_pad,
             flip: args.model.dataset != data::DatasetKind::FashionMnist,
+            alternate: args.alternate_flip,
         },
         mix: Mix {
             mixup: args.mixup,
@@ -108,17 +111,32 @@ pub fn teacher(args: &TrainArgs) -> Result<()> {
         label_smoothing: recipe.label_smoothing,
     };
     let progress = setting.progress(recipe, None);
+    let whitening = Whitening::of(&net, &setting.train, &progress.normaliser);
+    if let Some(whitening) = whitening {
+        whitening.initialise(&net);
+    }
     let run = setting.run(&net, args, path.clone());
     let done = run.train(&mut stage, progress)?;
     setting.report(&net, &stage.masks, &path, &done)
 }
 
-/// The finished teacher and how it came about.
+/// The finished teacher of the network that is trained, and how it came about.
 pub fn load_teacher(
     setting: &Setting,
     given: Option<&Path>,
     args: &TrainArgs,
 ) -> Result<(Net, Progress)> {
+    let (net, progress, path) = load_any_teacher(setting, given, args)?;
+    setting.expect(&progress, &path)?;
+    Ok((net, progress))
+}
+
+/// The same, perhaps of another network on the same images; with its file.
+fn load_any_teacher(
+    setting: &Setting,
+    given: Option<&Path>,
+    args: &TrainArgs,
+) -> Result<(Net, Progress, PathBuf)> {
     let default = || args.out.join("teacher.safetensors");
     let path = given.map_or_else(default, Path::to_owned);
     let (progress, state): (Progress, _) = checkpoint::load(&path)?;
@@ -136,11 +154,16 @@ pub fn load_teacher(
             progress.recipe.stage
         );
     }
-    setting.expect_stage(&progress, &path)?;
-    let net = setting.net(0, &[])?;
+    setting.expect_images(&progress, &path)?;
+    let arch = Arch::parse(
+        &progress.recipe.arch,
+        setting.arch.input,
+        setting.arch.n_classes,
+    )?;
+    let net = Net::on(&arch, 0, setting.device);
     net.load_state(&state)
         .with_context(|| path.display().to_string())?;
-    Ok((net, progress))
+    Ok((net, progress, path))
 }
 
 impl TargetOptions {
@@ -310,7 +333,7 @@ pub fn check_finetune(args: &FinetuneArgs, widths: &[f64]) -> Result<(Recipe, Lo
 pub fn finetune(args: &FinetuneArgs) -> Result<()> {
     check_finetune(args, &[])?;
     let setting = Setting::new(&args.train.model, args.train.hold_out)?;
-    let (teacher, taught) = load_teacher(&setting, args.teacher.as_deref(), &args.train)?;
+    let (teacher, taught, file) = load_any_teacher(&setting, args.teacher.as_deref(), &args.train)?;
     let default = || args.train.out.join("search.safetensors");
     let found = args.from.clone().unwrap_or_else(default);
     let (searched, state): (Progress, _) = checkpoint::load(&found)?;
@@ -335,6 +358,10 @@ pub fn finetune(args: &FinetuneArgs) -> Result<()> {
     }
     let widths = searched.recipe.widths.clone();
     let (mut recipe, losses) = check_finetune(args, &widths)?;
+    if losses.pram_weight > 0.0 {
+        // Activations of another network are no measure.
+        setting.expect(&taught, &file)?;
+    }
     let net = setting.net(args.train.seed, &widths)?;
     net.load_state(&state)
         .with_context(|| found.display().to_string())?;

@@ -30,5 +30,6 @@ pub mod sensitivity;
 pub mod svg;
 pub mod teacher;
 mod torch_file;
+pub mod whiten;
 
 pub use error::{Error, Result};

@@ -1,6 +1,7 @@
 //! Stochastic gradient descent with momentum, Nesterov's or plain, and learning rates over time.
 
 use crate::net::Net;
+use crate::whiten::Whitening;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -59,6 +60,9 @@ pub struct Sgd {
     nesterov: bool,
     weight_decay: f64,
     buffers: Vec<Tensor>,
+    /// Factor of BatchNorm's shifts' learning rate.
+    shift_rate: f64,
+    whitening: Option<Whitening>,
 }
 
 impl Sgd {
@@ -70,18 +74,42 @@ impl Sgd {
             nesterov,
             weight_decay,
             buffers: net.params.iter().map(zeros).collect(),
+            shift_rate: 1.0,
+            whitening: None,
         }
+    }
+
+    /// BatchNorm's shifts learn `factor` times as fast as the rest.
+    pub fn with_shift_rate(self, factor: f64) -> Sgd {
+        Sgd {
+            shift_rate: factor,
+            ..self
+        }
+    }
+
+    /// The first convolution learns as if its patches were white.
+    pub fn with_whitening(self, whitening: Option<Whitening>) -> Sgd {
+        Sgd { whitening, ..self }
     }
 
     /// One update from `gradients`, one for each trainable parameter in order.
     pub fn step(&mut self, net: &Net, gradients: &[Tensor], lr: f64) {
         tch::no_grad(|| {
-            let trained = net.params.iter().zip(&mut self.buffers);
-            let trained = trained.filter(|(p, _)| p.trainable);
-            for ((p, buffer), gradient) in trained.zip(gradients) {
+            let trained = net.params.iter().zip(&mut self.buffers).enumerate();
+            let trained = trained.filter(|(_, (p, _))| p.trainable);
+            for ((i, (p, buffer)), gradient) in trained.zip(gradients) {
                 if !gradient.defined() {
                     continue;
                 }
+                let whitened = match &self.whitening {
+                    Some(w) if w.param() == i => Some(w.apply(gradient)),
+                    _ => None,
+                };
+                let gradient = whitened.as_ref().unwrap_or(gradient);
+                let lr = match p.name.ends_with(".beta") {
+                    true => lr * self.shift_rate,
+                    false => lr,
+                };
                 let mut tensor = p.tensor.shallow_clone();
                 // Never in place: another value may share the gradient.
                 let grad = match p.decay {

@@ -29,6 +29,9 @@ pub struct Recipe {
     pub nesterov: bool,
     /// Weight decay.
     pub weight_decay: f64,
+    /// Factor of the learning rate of BatchNorm's shifts.
+    #[serde(default = "one")]
+    pub shift_rate: f64,
     /// Label smoothing of the cross-entropy.
     pub label_smoothing: f64,
     /// Random crop and flip.
@@ -66,6 +69,10 @@ fn yes() -> bool {
     true
 }
 
+fn one() -> f64 {
+    1.0
+}
+
 /// Choices that records of earlier versions lack, because there was nothing to choose.
 const LATER: [&str; 1] = ["densities"];
 
@@ -83,6 +90,7 @@ impl Recipe {
             ),
             (share(self.lr.warmup), "--warmup: a share from 0 to below 1"),
             (amount(self.weight_decay), "--weight-decay: 0 or more"),
+            (amount(self.shift_rate), "--shift-rate: 0 or more"),
             (
                 share(self.label_smoothing),
                 "--label-smoothing: a share from 0 to below 1",

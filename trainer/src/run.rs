@@ -14,6 +14,7 @@ use crate::interrupt;
 use crate::net::{Compute, Mode, Net};
 use crate::optim::{Sgd, gradients};
 pub use crate::recipe::{Epoch, Progress, Recipe};
+use crate::whiten::Whitening;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -97,13 +98,17 @@ impl Run<'_> {
         }
         let _alone = checkpoint::lock(&self.path)?;
         let _heeded = interrupt::heed();
+        let sgd = Sgd::new(
+            self.net,
+            recipe.momentum,
+            recipe.nesterov,
+            recipe.weight_decay,
+        );
+        let whitening = Whitening::of(self.net, self.train, &progress.normaliser);
         let mut changing = Changing {
-            sgd: Sgd::new(
-                self.net,
-                recipe.momentum,
-                recipe.nesterov,
-                recipe.weight_decay,
-            ),
+            sgd: sgd
+                .with_shift_rate(recipe.shift_rate)
+                .with_whitening(whitening),
             average: recipe.ema.map(|_| Copies::of(self.net, "average")),
             best: recipe.select_best.then(|| Copies::of(self.net, "best")),
             sums: Tensor::new(),

@@ -93,6 +93,19 @@ impl Setting {
     /// The same for a stage that goes on from it.
     pub fn expect_stage(&self, progress: &Progress, path: &Path) -> Result<()> {
         self.expect(progress, path)?;
+        self.expect_images(progress, path)
+    }
+
+    /// Refuses a checkpoint that was trained on another image set, or on images that are held out now.
+    pub fn expect_images(&self, progress: &Progress, path: &Path) -> Result<()> {
+        if progress.recipe.dataset != self.dataset {
+            bail!(
+                "{} was trained on {}, not on {}: give its --dataset, or another file",
+                path.display(),
+                progress.recipe.dataset,
+                self.dataset
+            );
+        }
         if progress.data_checksum != self.train.checksum {
             if let Some(held_out) = &self.holdout {
                 bail!(

@@ -154,6 +154,25 @@ fn every_stage_runs_from_the_command_line() {
         &student,
     ];
     refuse(args(&["search"], &no_teacher), "is no teacher");
+    // A teacher of another network has class scores to learn from, but no activations to compare with.
+    let lean = path("lean");
+    let mut other = args(&["teacher"], &with(&[]));
+    for arg in &mut other {
+        *arg = match arg.as_str() {
+            "resnet8" => "lean-small".into(),
+            a if a == out => lean.clone(),
+            a => a.into(),
+        };
+    }
+    run(other);
+    let lean = format!("{lean}/teacher.safetensors");
+    let found = path("run/search.safetensors");
+    let elsewhere = path("taught-by-another");
+    let taught = ["--teacher", &lean, "--from", &found, "--out", &elsewhere];
+    let taught = [&train[2..], &taught].concat();
+    let compared = [&taught[..], &["--pram-weight", "100"]].concat();
+    refuse(args(&["finetune"], &compared), "holds a lean-small");
+    run(args(&["finetune"], &taught));
     // The same settings from other masks and weights are another run.
     let other = [&ema[..], &["--resume", "--from"]].concat();
     let other = [&train[..], &other, &[&student], &half].concat();

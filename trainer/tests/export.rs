@@ -125,7 +125,7 @@ fn wider_weights_come_closer() {
 
 #[test]
 fn every_family_can_be_exported() {
-    for name in ["wrn22-8", "vgg16", "resnet34-imagenet"] {
+    for name in ["wrn22-8", "vgg16", "resnet34-imagenet", "lean"] {
         let mut arch = Arch::parse(name, [3, 32, 32], 5).unwrap();
         arch.widths.iter_mut().for_each(|w| *w = (*w / 32).max(4));
         arch.stem.width = arch.widths[0].min(arch.stem.width);
@@ -152,16 +152,18 @@ fn plan_of(arch: &Arch, share: usize) -> PublicPlan {
     PublicPlan::new(model.public(), 1).unwrap()
 }
 
-const SERVED: [(&str, usize); 5] = [
+const SERVED: [(&str, usize); 7] = [
     ("resnet18", 32),
     ("wrn22-8", 32),
     ("vgg16", 32),
     ("resnet34", 32),
     ("resnet18-imagenet", 64),
+    ("lean", 32),
+    ("lean-wide", 32),
 ];
 
 #[test]
-fn every_network_of_the_paper_can_be_served() {
+fn every_network_can_be_served() {
     tch::set_num_threads(1);
     for (name, side) in SERVED {
         let arch = Arch::parse(name, [3, side, side], 5).unwrap();

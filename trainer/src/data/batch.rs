@@ -65,6 +65,9 @@ pub struct Augment {
     pub crop_pad: usize,
     /// Mirror left and right with probability one half.
     pub flip: bool,
+    /// Each image in every other epoch instead (K. Jordan 2024): two epochs in a row show both sides of all.
+    #[serde(default)]
+    pub alternate: bool,
 }
 
 /// Cuts an image set into minibatches.
@@ -159,7 +162,11 @@ impl<'a> Batches<'a> {
                         let p = a.crop_pad as i32;
                         let mut shift = || rng.random_range(-p..=p);
                         let (dy, dx) = (shift(), shift());
-                        (dy, dx, a.flip && rng.random())
+                        let flip = match a.alternate {
+                            true => mix(self.seed, index.into(), 0) % 2 != epoch as u64 % 2,
+                            false => a.flip && rng.random(),
+                        };
+                        (dy, dx, a.flip && flip)
                     }
                     None => (0, 0, false),
                 };
@@ -264,6 +271,7 @@ mod tests {
         let a = Augment {
             crop_pad: 1,
             flip: true,
+            alternate: false,
         };
         let one = Batches::training(&set, &norm, 4, 9, a);
         let x = one.get(&one.epoch(3), 2).0;
@@ -278,7 +286,11 @@ mod tests {
         let set = images(21);
         let norm = Normaliser::measure(&set);
         for (crop_pad, flip) in [(0, false), (1, true), (3, true)] {
-            let a = Augment { crop_pad, flip };
+            let a = Augment {
+                crop_pad,
+                flip,
+                alternate: false,
+            };
             for host in [
                 Batches::training(&set, &norm, 4, 9, a),
                 Batches::plain(&set, &norm, 4),

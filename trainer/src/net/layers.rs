@@ -121,6 +121,27 @@ impl Conv {
         }
     }
 
+    /// The first output channels begin as copies of the input's (Zagoruyko, Komodakis, "DiracNets", 2017):
+    /// the middle of the kernel alone, or the average of the middle 2x2 where the kernel is even.
+    pub(super) fn start_as_identity(&self) {
+        let Some(weight) = &self.weight else { return };
+        let size = weight.size();
+        let n = size[0].min(size[1]);
+        let side = 2 - self.kernel % 2;
+        let identity = Tensor::eye(n, (Kind::Float, weight.device())) / (side * side) as f64;
+        tch::no_grad(|| {
+            let head = weight.detach().narrow(0, 0, n);
+            let _ = head.shallow_clone().zero_();
+            for y in 0..side {
+                for x in 0..side {
+                    let from = (self.kernel - side) / 2;
+                    let tap = head.narrow(1, 0, n).select(3, from + x).select(2, from + y);
+                    tap.shallow_clone().copy_(&identity);
+                }
+            }
+        });
+    }
+
     /// The first channels of the same convolution (views, so that gradients reach it), with a
     /// BatchNorm of their own.
     pub(super) fn prefix(&self, term: &Term, norm: Option<&Norm>) -> Conv {

@@ -4,7 +4,7 @@
 //! 64 to 512 and a 3x3 stem without pooling, or ImageNet's 7x7 stem. Shortcuts that change shape are
 //! 1x1 convolutions with BatchNorm (option B), since the protocol evaluates convolutions. WRN-22-8
 //! (Zagoruyko, Komodakis, BMVC 2016) with pre-activation, VGG-16 with BatchNorm (Simonyan, Zisserman,
-//! ICLR 2015). Max pools are average pools here. Global average pooling, then one linear layer.
+//! ICLR 2015); lean networks (K. Jordan 2024). Max pools are average pools here. Global average pooling, then one linear layer.
 
 mod arch;
 mod layers;
@@ -100,7 +100,14 @@ impl Net {
             let convs = l.terms.iter().map(|t| Conv::new(&mut params, t, device));
             convs.collect()
         };
-        let convs = plan.iter().map(layer).collect();
+        let convs: Vec<Vec<Conv>> = plan.iter().map(layer).collect();
+        if arch.family == Family::Lean {
+            convs
+                .iter()
+                .flatten()
+                .skip(1)
+                .for_each(Conv::start_as_identity);
+        }
         let width_in = arch.widths.last().copied().unwrap_or(1);
         let bound = 1.0 / (width_in as f64).sqrt();
         let uniform = |size: &[i64]| {

@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_narrow_form_is_a_prefix_and_trains_the_shared_weights() {
-        for name in ["resnet8", "wrn22-8", "vgg16"] {
+        for name in ["resnet8", "wrn22-8", "vgg16", "lean"] {
             let mut arch = Arch::parse(name, [3, 16, 16], 4).unwrap();
             arch.widths.iter_mut().for_each(|w| *w = (*w / 16).max(2));
             let net = Net::new(&arch, 1).with_widths(&[0.5]).unwrap();

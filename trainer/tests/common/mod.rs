@@ -50,10 +50,12 @@ pub fn progress(stage: &str, set: &Images, epochs: usize) -> Progress {
         momentum: 0.9,
         nesterov: true,
         weight_decay: 5e-4,
+        shift_rate: 1.0,
         label_smoothing: 0.0,
         augment: Augment {
             crop_pad: 1,
             flip: true,
+            alternate: false,
         },
         mix: Mix::default(),
         ema: None,
