@@ -52,21 +52,13 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         i => format!("-w{}", progress.recipe.widths[i - 1]),
     };
     let form = format!("{}{width}", net.arch.name);
-    let default = || model_name(&form, args.model.dataset.name(), kept, total);
-    let name = args.name.clone().unwrap_or_else(default);
-    if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
-        bail!("--name {name}: a plain folder name");
-    }
+    let name = plain_name(args, &form, kept, total)?;
     let models = args.numbers.models.clone();
     let dir = models.unwrap_or_else(|| "models".into()).join(&name);
     let origin = format!("Checkpoint {}", checkpoint::fingerprint(&net.state())?);
     let there = refuse_another(&dir, &origin)?;
     let asked = asked(&args.numbers);
-    let outcome = Outcome::load(&Outcome::path(&args.checkpoint, args.width));
-    if args.only_missing
-        && there.is_some_and(|text| text.contains(&asked))
-        && outcome.is_ok_and(|o| o.fixed_accuracy.is_some())
-    {
+    if args.only_missing && is_there(args, there.as_deref(), &asked) {
         println!("{}: exported and measured already", dir.display());
         return Ok(());
     }
@@ -81,15 +73,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     };
     let numbers = &args.numbers;
     let calibration = setting.train.slice(0, numbers.calibrate);
-    // Images that no stage has seen, where there are some.
-    let n_seen = progress.n_seen(setting.n_all);
-    let judged = match n_seen < setting.train.len() {
-        true => {
-            let unseen = setting.train.slice(n_seen, setting.train.len());
-            (unseen, "held-out")
-        }
-        false => (calibration.clone(), CALIBRATION),
-    };
+    let judged = judged(&setting, &progress, &calibration);
     let (done, lost) = quantise(&net, &masks, &frame, numbers, &calibration, &judged)?;
     // A model that cannot be served must fail here, not at the server.
     let wraps = PublicPlan::new(done.parts.model()?.public(), 1)?.expected_failures();
@@ -97,51 +81,28 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let float = setting.test_accuracy(&net, &masks, &progress.normaliser);
     let teacher = teacher.map(|(net, masks, p)| setting.test_accuracy(&net, &masks, &p.normaliser));
     let violations = done.calibration.n_range_violations + tested.n_range_violations;
-    let mut parts = done.parts;
-    let by_layer: Vec<usize> = masks.masks().iter().map(|m| m.n_kept()).collect();
-    let recipe = |r| serde_json::to_string(r).context("writing the recipe");
-    let settings: Vec<String> = progress
-        .history
-        .iter()
-        .chain([&progress.recipe])
-        .map(recipe)
-        .collect::<Result<_>>()?;
-    parts.spec.card = Card {
+    let notes = Notes {
+        wraps,
+        judged: (judged.0.len(), judged.1),
+        lost,
+        origin,
+        asked,
+        n_calibration: calibration.len(),
+    };
+    let card = Card {
         architecture: format!("{}{width}", setting.arch.name),
         dataset: args.model.dataset.name().into(),
-        data_checksum: format!("sha256:{}", progress.data_checksum),
-        recipe: progress
-            .commands
-            .iter()
-            .map(|c| without_folders(c))
-            .collect(),
-        seed: progress.recipe.seed,
-        trained_on: format!(
-            "{}, {:.2} hours",
-            trained_on(numbers, &progress),
-            (progress.earlier_seconds + progress.seconds) / 3600.0
-        ),
         relus_total: total,
         relus_kept: kept,
         float_accuracy: Some(round(float)),
         fixed_accuracy: Some(round(tested.accuracy())),
         teacher_accuracy: teacher.map(round),
         range_violations: Some(violations),
-        notes: format!(
-            "ReLUs kept by layer, stem first: {by_layer:?}. The stem's ReLUs count; the classifier has none. \
-             {}. {}. Ranges calibrated on the first {} \
-             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. Weights of {} bits lose {lost:.2} points on {} {} images. {origin}, {asked}. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
-            progress.selection(),
-            progress.chosen_on(),
-            calibration.len(),
-            done.precision.weight_bits,
-            judged.0.len(),
-            judged.1,
-            done.precision.classifier_drop,
-            done.drops.iter().filter(|&&d| d > 0).count(),
-            settings.join(" ")
-        ),
+        notes: notes.text(&masks, &progress, &done)?,
+        ..of_training(numbers, &progress)
     };
+    let mut parts = done.parts;
+    parts.spec.card = card;
     parts
         .model()?
         .save(&dir)
@@ -158,6 +119,94 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         done.calibration.max_accumulators
     );
     Ok(())
+}
+
+/// Whether the model that is there, with this card, was made as asked and measured.
+fn is_there(args: &ExportArgs, card: Option<&str>, asked: &str) -> bool {
+    let outcome = Outcome::load(&Outcome::path(&args.checkpoint, args.width));
+    card.is_some_and(|text| text.contains(asked))
+        && outcome.is_ok_and(|o| o.fixed_accuracy.is_some())
+}
+
+/// Images to judge the integers by, and what they are called: those that no stage has seen, where there are some.
+fn judged(setting: &Setting, progress: &Progress, calibration: &Images) -> (Images, &'static str) {
+    let n_seen = progress.n_seen(setting.n_all);
+    match n_seen < setting.train.len() {
+        true => {
+            let unseen = setting.train.slice(n_seen, setting.train.len());
+            (unseen, "held-out")
+        }
+        false => (calibration.clone(), CALIBRATION),
+    }
+}
+
+/// The folder's name: as told, or made of what the model is.
+fn plain_name(args: &ExportArgs, form: &str, kept: usize, total: usize) -> Result<String> {
+    let default = || model_name(form, args.model.dataset.name(), kept, total);
+    let name = args.name.clone().unwrap_or_else(default);
+    if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+        bail!("--name {name}: a plain folder name");
+    }
+    Ok(name)
+}
+
+/// The part of a card that tells how the network was trained.
+fn of_training(numbers: &NumberArgs, progress: &Progress) -> Card {
+    let commands = progress.commands.iter();
+    Card {
+        data_checksum: format!("sha256:{}", progress.data_checksum),
+        recipe: commands.map(|c| without_folders(c)).collect(),
+        seed: progress.recipe.seed,
+        trained_on: format!(
+            "{}, {:.2} hours",
+            trained_on(numbers, progress),
+            (progress.earlier_seconds + progress.seconds) / 3600.0
+        ),
+        ..Card::default()
+    }
+}
+
+/// What the notes of a card are made of, beside the network.
+struct Notes<'a> {
+    /// Truncations expected to wrap in one inference.
+    wraps: f64,
+    /// How many images the integers were judged by, and what they are called.
+    judged: (usize, &'a str),
+    /// Points that the integers lose on them.
+    lost: f64,
+    origin: String,
+    asked: String,
+    n_calibration: usize,
+}
+
+impl Notes<'_> {
+    fn text(&self, masks: &MaskSet, progress: &Progress, done: &Exported) -> Result<String> {
+        let by_layer: Vec<usize> = masks.masks().iter().map(|m| m.n_kept()).collect();
+        let recipe = |r| serde_json::to_string(r).context("writing the recipe");
+        let stages = progress.history.iter().chain([&progress.recipe]);
+        let settings: Vec<String> = stages.map(recipe).collect::<Result<_>>()?;
+        let Self {
+            wraps,
+            judged,
+            lost,
+            origin,
+            asked,
+            n_calibration,
+        } = self;
+        Ok(format!(
+            "ReLUs kept by layer, stem first: {by_layer:?}. The stem's ReLUs count; the classifier has none. \
+             {}. {}. Ranges calibrated on the first {n_calibration} \
+             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. Weights of {} bits lose {lost:.2} points on {} {} images. {origin}, {asked}. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
+            progress.selection(),
+            progress.chosen_on(),
+            done.precision.weight_bits,
+            judged.0,
+            judged.1,
+            done.precision.classifier_drop,
+            done.drops.iter().filter(|&&d| d > 0).count(),
+            settings.join(" ")
+        ))
+    }
 }
 
 /// What a model is called unless told otherwise.

@@ -98,22 +98,7 @@ impl Run<'_> {
         }
         let _alone = checkpoint::lock(&self.path)?;
         let _heeded = interrupt::heed();
-        let sgd = Sgd::new(
-            self.net,
-            recipe.momentum,
-            recipe.nesterov,
-            recipe.weight_decay,
-        );
-        let whitening = Whitening::of(self.net, self.train, &progress.normaliser);
-        let mut changing = Changing {
-            sgd: sgd
-                .with_shift_rate(recipe.shift_rate)
-                .with_whitening(whitening),
-            average: recipe.ema.map(|_| Copies::of(self.net, "average")),
-            best: recipe.select_best.then(|| Copies::of(self.net, "best")),
-            sums: Tensor::new(),
-            read: Instant::now(),
-        };
+        let mut changing = self.changing(&progress);
         if self.path.is_file() {
             if !self.resume {
                 return Err(Error::Checkpoint {
@@ -123,22 +108,8 @@ impl Run<'_> {
             }
             progress = self.load(stage, &mut changing, &progress)?;
         }
-        let batches = Batches::training(
-            self.train,
-            &progress.normaliser,
-            recipe.batch,
-            recipe.seed,
-            recipe.augment,
-        )
-        .on(self.net.device());
+        let batches = self.batches(&progress)?;
         let n_batches = batches.n_batches();
-        if n_batches == 0 {
-            let n = self.train.len();
-            return Err(Error::Usage(format!(
-                "{n} images are less than one batch of {}",
-                recipe.batch
-            )));
-        }
         changing.sums = Tensor::from_slice(&progress.sums).to_device(self.net.device());
         let fresh = progress.epoch == 0 && progress.step == 0;
         if fresh && recipe.compute == Compute::Bf16 && !device::multiplies_bf16(self.net.device()) {
@@ -190,6 +161,48 @@ impl Run<'_> {
             saved = Instant::now();
         }
         Ok(progress)
+    }
+
+    /// Optimizer, averages and sums at the start.
+    fn changing(&self, progress: &Progress) -> Changing {
+        let recipe = &progress.recipe;
+        let sgd = Sgd::new(
+            self.net,
+            recipe.momentum,
+            recipe.nesterov,
+            recipe.weight_decay,
+        );
+        let whitening = Whitening::of(self.net, self.train, &progress.normaliser);
+        Changing {
+            sgd: sgd
+                .with_shift_rate(recipe.shift_rate)
+                .with_whitening(whitening),
+            average: recipe.ema.map(|_| Copies::of(self.net, "average")),
+            best: recipe.select_best.then(|| Copies::of(self.net, "best")),
+            sums: Tensor::new(),
+            read: Instant::now(),
+        }
+    }
+
+    /// The training images in minibatches, of which there must be one.
+    fn batches(&self, progress: &Progress) -> Result<Batches<'_>> {
+        let recipe = &progress.recipe;
+        let batches = Batches::training(
+            self.train,
+            &progress.normaliser,
+            recipe.batch,
+            recipe.seed,
+            recipe.augment,
+        )
+        .on(self.net.device());
+        if batches.n_batches() == 0 {
+            let n = self.train.len();
+            return Err(Error::Usage(format!(
+                "{n} images are less than one batch of {}",
+                recipe.batch
+            )));
+        }
+        Ok(batches)
     }
 
     fn step(

@@ -24,28 +24,19 @@ const PARAMETERS: usize = 6;
 /// Most files that may import each other in a loop.
 const CIRCLE: usize = 2;
 
-/// The crates, by folder, and whether they are held to the bounds or only shown.
-const CRATES: [(&str, Held); 10] = [
-    ("model", Held::All),
-    ("protocol", Held::All),
-    ("proto", Held::All),
-    ("pi-server", Held::All),
-    ("pi-client", Held::All),
-    ("pi-python", Held::All),
-    ("benches", Held::All),
-    ("trainer", Held::Shown),
-    ("xtask", Held::All),
-    ("fuzz", Held::All),
+/// The crates, by folder.
+const CRATES: [&str; 10] = [
+    "model",
+    "protocol",
+    "proto",
+    "pi-server",
+    "pi-client",
+    "pi-python",
+    "benches",
+    "trainer",
+    "xtask",
+    "fuzz",
 ];
-
-/// What is asked of a crate.
-#[derive(Clone, Copy, PartialEq)]
-enum Held {
-    /// Every bound.
-    All,
-    /// None; its figures are shown.
-    Shown,
-}
 
 /// What was measured of one crate.
 struct Figures {
@@ -61,8 +52,8 @@ struct Figures {
     faults: Vec<String>,
 }
 
-/// Measures, prints a table, and fails if a bound is passed where it holds; with `all`, prints what is over where none holds.
-pub fn run(all: bool) -> Result<()> {
+/// Measures, prints a table, and fails if a bound is passed.
+pub fn run() -> Result<()> {
     let heads = [
         "crate",
         "files",
@@ -76,28 +67,18 @@ pub fn run(all: bool) -> Result<()> {
         "over",
     ];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
-    let (mut faults, mut shown) = (vec![], vec![]);
-    for (name, held) in CRATES {
+    let mut faults = vec![];
+    for name in CRATES {
         let figures = measure(&sources(&root(), name)?)?;
-        let over = figures.faults.len();
         let mut row = vec![name.to_owned(), figures.files.len().to_string()];
         row.extend([50, 90, 100].map(|p| percentile(&figures.files, p).to_string()));
         row.extend([90, 100].map(|p| percentile(&figures.functions, p).to_string()));
         row.extend([figures.parameters, figures.circles].map(|n| n.to_string()));
-        row.push(match held {
-            Held::All => over.to_string(),
-            Held::Shown => format!("{over}, not held"),
-        });
+        row.push(figures.faults.len().to_string());
         rows.push(row);
-        match held {
-            Held::All => faults.extend(figures.faults),
-            Held::Shown => shown.extend(figures.faults),
-        }
+        faults.extend(figures.faults);
     }
     print!("{}", pi_model::text::columns(&rows));
-    if all {
-        shown.iter().for_each(|fault| println!("{fault}"));
-    }
     if !faults.is_empty() {
         bail!(
             "{} over the house's bounds; split what is too large, or write `// house: REASON` above a function that should be:\n{}",

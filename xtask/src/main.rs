@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     {
         Some(("demo", rest)) => demo::run(rest),
         Some(("test", [])) => test::run(),
-        Some(("house", [])) => house::run(true),
+        Some(("house", [])) => house::run(),
         Some(("python", rest)) => python::run(rest),
         Some(("instructions", rest)) => instructions::run(rest),
         Some(("trainer", rest)) => test::trainer(rest),

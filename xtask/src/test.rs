@@ -22,7 +22,7 @@ pub fn run() -> Result<()> {
         "run `cargo fmt --all`",
     )?;
     println!("== the house's numbers");
-    crate::house::run(false)?;
+    crate::house::run()?;
     let mend = "mend what the messages above name";
     step(
         "lints",

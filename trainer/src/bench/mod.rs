@@ -26,6 +26,7 @@ type Step<'a> = Box<dyn FnMut() -> Result<()> + 'a>;
 /// Images a second of each stage, of inference with masks, and (in 32-bit floats) of the teacher's step
 /// in plain libtorch; each is measured for about `seconds`. Stages after the teacher's include the
 /// teacher's forward pass.
+// house: one list of what is measured, whose steps borrow the networks made above it
 pub fn measure(
     arch: &Arch,
     batch: i64,
