@@ -114,10 +114,8 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         tested.accuracy(),
         tested.n_images
     );
-    println!(
-        "largest accumulators: {:?}",
-        done.calibration.max_accumulators
-    );
+    let largest = &done.calibration.max_accumulators;
+    println!("largest accumulators: {largest:?}");
     Ok(())
 }
 
