@@ -96,7 +96,7 @@ fn models_have_a_health_of_their_own_and_services_can_be_listed() {
     use tonic_reflection::pb::v1::ServerReflectionRequest;
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-    let server = TestServer::start();
+    let server = TestServer::with(OutputMode::Logits, |o| o.reflection = true);
     let listed = Runtime::new().unwrap().block_on(async {
         let endpoint = tonic::transport::Endpoint::from_shared(server.url.clone()).unwrap();
         let channel = endpoint.connect().await.unwrap();
