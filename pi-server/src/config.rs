@@ -95,6 +95,10 @@ pub struct Settings {
     /// it is 127.0.0.1:9090 if that is free.
     #[arg(long, value_name = "ADDRESS", env = "PI_SERVER_ADMIN_LISTEN")]
     pub admin_listen: Option<AdminListen>,
+    /// Name by which the admin port may be called, besides addresses, names without a dot, and those of the local network; may
+    /// be given more than once.
+    #[arg(long, value_name = "NAME", env = "PI_SERVER_ADMIN_HOST")]
+    pub admin_host: Option<Vec<String>>,
     /// Most inferences that a client may prepare together, 1 to 64.
     #[arg(long, value_name = "N", env = "PI_SERVER_MAX_BATCH")]
     pub max_batch: Option<usize>,
@@ -287,7 +291,7 @@ impl Settings {
     #[must_use]
     pub fn over(self, under: Self) -> Self {
         merged!(self, under;
-            model, repository, repository_mode, repository_poll, load_model, listen, admin_listen, max_batch,
+            model, repository, repository_mode, repository_poll, load_model, listen, admin_listen, admin_host, max_batch,
             packing_bandwidth, max_sessions, queue_timeout, idle_timeout, phase_timeout, prepared_memory, silent_ot, drain_timeout, tls_cert,
             tls_key, tls_client_ca, max_connections, connections_per_address, connection_idle_timeout, connection_age,
             reflection, token_file, reload_interval, sessions_per_identity, calls_per_minute,
@@ -316,7 +320,7 @@ impl Settings {
             // What JSON and TOML write alike: texts, numbers, true and false, lists of them. Writing to a String cannot fail.
             let _ = match defaults.get(key).filter(|v| !v.is_null()) {
                 Some(value) => writeln!(text, "{key} = {value}"),
-                None if matches!(key, "model" | "load-model") => {
+                None if matches!(key, "model" | "load-model" | "admin-host") => {
                     writeln!(text, "# {key} = [\"NAME\"]")
                 }
                 None if kind.is_some_and(|k| k.as_str() == "N") => writeln!(text, "# {key} = 1000"),

@@ -13,7 +13,7 @@ use pi_proto::limits::{
     CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
 };
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::transport::server::Router;
@@ -52,6 +52,8 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// Where the admin port listens.
     pub admin: AdminListen,
+    /// Names by which the admin port may be called, besides addresses and names of the local network.
+    pub admin_hosts: Vec<String>,
     /// Largest batch that a client may ask for.
     pub max_batch: usize,
     /// Bits a second of the network for which ciphertexts are packed.
@@ -88,6 +90,7 @@ impl Default for ServeOptions {
             repository: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
             admin: AdminListen::Off,
+            admin_hosts: vec![],
             max_batch: 16,
             packing_bandwidth: 100_000_000,
             limits: Limits::default(),
@@ -160,6 +163,7 @@ impl Server {
             vault: vault.map(Arc::new),
             ledger: ledger.transpose()?.map(Arc::new),
             telemetry: telemetry.transpose()?.map(Arc::new),
+            look: Arc::default(),
         });
         shared.metrics.sessions_limit(options.limits.max_sessions);
         beside::show_certificates(&shared, tls.as_ref());
@@ -195,6 +199,12 @@ impl Server {
         self.admin.as_ref().and_then(|a| a.local_addr().ok())
     }
 
+    /// Notify it to have certificates, tokens and a polled repository read now.
+    #[must_use]
+    pub fn look(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared.look)
+    }
+
     /// The models.
     #[must_use]
     pub fn repository(&self) -> &Repository {
@@ -226,7 +236,7 @@ impl Server {
             self.options.reload_interval,
         ));
         if let Some(root) = self.root.clone().filter(|r| r.options().mode == Mode::Poll) {
-            tasks.spawn(beside::poll(root));
+            tasks.spawn(beside::poll(root, shared.look.clone()));
         }
         if let Some(vault) = shared.vault.clone() {
             tasks.spawn(tidy::run(vault, Arc::clone(&shared)));
@@ -235,6 +245,7 @@ impl Server {
             let admin = Admin {
                 shared: Arc::clone(&shared),
                 root: self.root,
+                hosts: self.options.admin_hosts.clone(),
             };
             tasks.spawn(async move {
                 if let Err(error) = admin::serve(listener, admin).await {

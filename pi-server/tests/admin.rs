@@ -171,3 +171,33 @@ fn the_log_changes_while_the_server_runs_and_nothing_changes_for_a_browser() {
     }
     assert_eq!(get(admin, "/log").1, filter);
 }
+
+#[test]
+fn the_admin_port_answers_under_no_strangers_name() {
+    use std::io::{Read as _, Write as _};
+    let server = with_admin();
+    for (host, code) in [
+        ("127.0.0.1:9090", "200"),
+        ("localhost", "200"),
+        ("evil.example", "403"),
+    ] {
+        for path in ["/livez", "/metrics", "/readyz", "/log", "/else"] {
+            let mut stream = TcpStream::connect(server.admin.unwrap()).unwrap();
+            let head = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            let said = text.split(' ').nth(1).unwrap();
+            let due = if code == "200" && path == "/else" {
+                "404"
+            } else {
+                code
+            };
+            // Without a subscriber the log has no filter to show.
+            assert!(
+                said == due || (path == "/log" && said == "404" && due == "200"),
+                "{host} {path}: {text}"
+            );
+        }
+    }
+}

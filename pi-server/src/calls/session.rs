@@ -189,12 +189,13 @@ impl Session {
         let trace = self.trace.clone();
         let mut pool = self.metrics.pool(&model);
         Box::new(move |step| {
-            gate.step_done();
             pool.add(match step.phase {
                 Phase::Setup => 0,
                 Phase::Offline => batch,
                 Phase::Online => -1,
             });
+            gate.has_prepared(pool.n());
+            gate.step_done();
             traffic.pass_on();
             traffic
                 .metrics

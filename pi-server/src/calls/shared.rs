@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tonic::{Code, Request, Status};
 
 use crate::access::identity::Identities;
@@ -29,6 +30,8 @@ pub struct Shared {
     pub ledger: Option<Arc<LedgerFile>>,
     /// Where spans go.
     pub telemetry: Option<Arc<Telemetry>>,
+    /// Tells those who look at files every so often to look now.
+    pub look: Arc<Notify>,
 }
 
 impl Shared {

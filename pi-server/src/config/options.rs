@@ -37,6 +37,7 @@ impl Settings {
             admin: all
                 .admin_listen
                 .unwrap_or(AdminListen::IfFree(DEFAULT_ADMIN_ADDRESS)),
+            admin_hosts: all.admin_host.unwrap_or_default(),
             quota: Quota {
                 sessions: all.sessions_per_identity,
                 calls_per_minute: all.calls_per_minute,
