@@ -2,6 +2,7 @@
 
 pub mod certificate;
 pub mod connection;
+pub mod door;
 pub mod identity;
 pub mod limits;
 pub mod tls;

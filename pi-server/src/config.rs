@@ -95,6 +95,10 @@ pub struct Settings {
     /// it is 127.0.0.1:9090 if that is free.
     #[arg(long, value_name = "ADDRESS", env = "PI_SERVER_ADMIN_LISTEN")]
     pub admin_listen: Option<AdminListen>,
+    /// Name by which the admin port may be called, besides addresses, names without a dot, and those of the local network; may
+    /// be given more than once.
+    #[arg(long, value_name = "NAME", env = "PI_SERVER_ADMIN_HOST")]
+    pub admin_host: Option<Vec<String>>,
     /// Most inferences that a client may prepare together, 1 to 64.
     #[arg(long, value_name = "N", env = "PI_SERVER_MAX_BATCH")]
     pub max_batch: Option<usize>,
@@ -147,6 +151,28 @@ pub struct Settings {
     /// Authorities of clients in PEM. With it, clients must have a certificate from one of them (mutual TLS).
     #[arg(long, value_name = "FILE", env = "PI_SERVER_TLS_CLIENT_CA")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Most connections at the same time, and never more than half of the files that the process may open.
+    #[arg(long, value_name = "N", env = "PI_SERVER_MAX_CONNECTIONS")]
+    pub max_connections: Option<usize>,
+    /// Most connections of one address (of an IPv6 network of 64 bits). Raise it behind a proxy that hides addresses.
+    #[arg(long, value_name = "N", env = "PI_SERVER_CONNECTIONS_PER_ADDRESS")]
+    pub connections_per_address: Option<usize>,
+    /// Close a connection that has no session and had no call for so long.
+    #[arg(long, value_name = "TIME", env = "PI_SERVER_CONNECTION_IDLE_TIMEOUT")]
+    pub connection_idle_timeout: Option<Span>,
+    /// Ask clients to connect anew after this time; sessions that run go on.
+    #[arg(long, value_name = "TIME", env = "PI_SERVER_CONNECTION_AGE")]
+    pub connection_age: Option<Span>,
+    /// Let anybody ask what services there are (`grpc.reflection`).
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        env = "PI_SERVER_REFLECTION"
+    )]
+    pub reflection: Option<bool>,
     /// File with a line for each token, as `pi-server token new NAME` prints it. With it, clients must send a token.
     #[arg(long, value_name = "FILE", env = "PI_SERVER_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
@@ -230,6 +256,11 @@ impl Settings {
             prepared_memory: Some((of.limits.prepared_bytes >> 20) as u32),
             silent_ot: Some(of.limits.silent_ot),
             drain_timeout: Some(Span(of.drain_timeout)),
+            max_connections: Some(of.connections.total),
+            connections_per_address: Some(of.connections.per_address),
+            connection_idle_timeout: Some(Span(of.connections.idle)),
+            connection_age: Some(Span(of.connections.age)),
+            reflection: Some(of.reflection),
             store_time: Some(Span(store.keep_for)),
             store_size: Some((store.bounds.total_bytes >> 20) as u32),
             store_size_per_identity: Some((store.bounds.owner_bytes >> 20) as u32),
@@ -260,9 +291,10 @@ impl Settings {
     #[must_use]
     pub fn over(self, under: Self) -> Self {
         merged!(self, under;
-            model, repository, repository_mode, repository_poll, load_model, listen, admin_listen, max_batch,
+            model, repository, repository_mode, repository_poll, load_model, listen, admin_listen, admin_host, max_batch,
             packing_bandwidth, max_sessions, queue_timeout, idle_timeout, phase_timeout, prepared_memory, silent_ot, drain_timeout, tls_cert,
-            tls_key, tls_client_ca, token_file, reload_interval, sessions_per_identity, calls_per_minute,
+            tls_key, tls_client_ca, max_connections, connections_per_address, connection_idle_timeout, connection_age,
+            reflection, token_file, reload_interval, sessions_per_identity, calls_per_minute,
             inferences_per_day, bytes_per_day, store, store_key_file, store_ca, store_time, store_size,
             store_size_per_identity,
             ledger, otlp_endpoint,
@@ -288,7 +320,7 @@ impl Settings {
             // What JSON and TOML write alike: texts, numbers, true and false, lists of them. Writing to a String cannot fail.
             let _ = match defaults.get(key).filter(|v| !v.is_null()) {
                 Some(value) => writeln!(text, "{key} = {value}"),
-                None if matches!(key, "model" | "load-model") => {
+                None if matches!(key, "model" | "load-model" | "admin-host") => {
                     writeln!(text, "# {key} = [\"NAME\"]")
                 }
                 None if kind.is_some_and(|k| k.as_str() == "N") => writeln!(text, "# {key} = 1000"),

@@ -217,6 +217,8 @@ fn serve(options: ServeOptions, stop_at_eof: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let served = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+        // It would end the process; many send it to have files read again.
+        let mut hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
         // Models take long to load, and a stop must not wait for them.
         let bound = tokio::task::spawn_blocking(move || Server::bind(options));
         let server = tokio::select! {
@@ -224,6 +226,13 @@ fn serve(options: ServeOptions, stop_at_eof: bool) -> anyhow::Result<()> {
             _ = terminate.recv() => return Ok(()),
             _ = tokio::signal::ctrl_c() => return Ok(()),
         };
+        let look = server.look();
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                tracing::info!("SIGHUP: certificates, tokens and models are looked at now");
+                look.notify_waiters();
+            }
+        });
         for name in server.repository().names() {
             tracing::info!(model = name, "serving");
         }

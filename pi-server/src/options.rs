@@ -50,6 +50,36 @@ impl Limits {
     }
 }
 
+/// How connections are bounded, before anybody is known.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    /// Connections at the same time; never more than half of the files that the process may open.
+    pub total: usize,
+    /// Of one IPv4 address, or one IPv6 network of 64 bits.
+    pub per_address: usize,
+    /// From the first packet to the first call, handshakes included.
+    pub first_call: Duration,
+    /// A connection that has had no call for so long, and has no session, is closed.
+    pub idle: Duration,
+    /// A connection that is older gets no new calls: its client is told to open another.
+    pub age: Duration,
+    /// How long a call may take that is no session.
+    pub call: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            total: 1024,
+            per_address: 256,
+            first_call: Duration::from_secs(20),
+            idle: Duration::from_secs(300),
+            age: Duration::from_secs(3600),
+            call: Duration::from_secs(20),
+        }
+    }
+}
+
 /// Certificate chain, private key and authorities of clients, in PEM.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {

@@ -10,21 +10,22 @@ use std::time::Duration;
 
 use pi_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use pi_proto::limits::{
-    CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_MESSAGE_BYTES,
-    STREAM_WINDOW_BYTES,
+    CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
 };
-use pi_proto::v1::private_inference_server::PrivateInferenceServer;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tonic::transport::server::Router;
 use tracing::{error, info, warn};
 
 use crate::access::connection::Incoming;
+use crate::access::door::within_descriptors;
 use crate::access::identity::{Identities, Tokens};
 use crate::access::limits::Quota;
 use crate::access::tls::Tls;
 use crate::calls::drain::{Drain, GRACE};
+use crate::calls::entrance::{BRIEF_MESSAGE_BYTES, BySize, Entrance};
 use crate::calls::kserve::Kserve;
 use crate::calls::service::Service;
 use crate::calls::shared::Shared;
@@ -36,7 +37,7 @@ use crate::ops::beside;
 use crate::ops::health::Health;
 use crate::ops::ledger_file::LedgerFile;
 use crate::ops::telemetry::Telemetry;
-use crate::options::{AdminListen, Limits, TlsFiles};
+use crate::options::{AdminListen, ConnectionLimits, Limits, TlsFiles};
 use crate::store::tidy;
 use crate::store::{StoreError, StoreOptions, Vault};
 
@@ -51,6 +52,8 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// Where the admin port listens.
     pub admin: AdminListen,
+    /// Names by which the admin port may be called, besides addresses and names of the local network.
+    pub admin_hosts: Vec<String>,
     /// Largest batch that a client may ask for.
     pub max_batch: usize,
     /// Bits a second of the network for which ciphertexts are packed.
@@ -65,6 +68,10 @@ pub struct ServeOptions {
     pub tls: Option<TlsFiles>,
     /// How often certificates and tokens are looked at for changes.
     pub reload_interval: Duration,
+    /// How connections are bounded.
+    pub connections: ConnectionLimits,
+    /// Whether the services describe themselves to whoever asks.
+    pub reflection: bool,
     /// How long running sessions may go on after a stop.
     pub drain_timeout: Duration,
     /// Where prepared inferences outlive their session; without it they do not.
@@ -83,6 +90,7 @@ impl Default for ServeOptions {
             repository: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
             admin: AdminListen::Off,
+            admin_hosts: vec![],
             max_batch: 16,
             packing_bandwidth: 100_000_000,
             limits: Limits::default(),
@@ -90,6 +98,8 @@ impl Default for ServeOptions {
             tokens: None,
             tls: None,
             reload_interval: Duration::from_secs(5),
+            connections: ConnectionLimits::default(),
+            reflection: false,
             drain_timeout: Duration::from_secs(25),
             store: None,
             ledger: None,
@@ -153,6 +163,7 @@ impl Server {
             vault: vault.map(Arc::new),
             ledger: ledger.transpose()?.map(Arc::new),
             telemetry: telemetry.transpose()?.map(Arc::new),
+            look: Arc::default(),
         });
         shared.metrics.sessions_limit(options.limits.max_sessions);
         beside::show_certificates(&shared, tls.as_ref());
@@ -188,6 +199,12 @@ impl Server {
         self.admin.as_ref().and_then(|a| a.local_addr().ok())
     }
 
+    /// Notify it to have certificates, tokens and a polled repository read now.
+    #[must_use]
+    pub fn look(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared.look)
+    }
+
     /// The models.
     #[must_use]
     pub fn repository(&self) -> &Repository {
@@ -201,38 +218,14 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
         let shared = self.shared;
         let health = Health::default();
-        let reflection = [
-            pi_proto::FILE_DESCRIPTOR_SET,
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
-        ];
-        let reflection = || {
-            let builder = tonic_reflection::server::Builder::configure();
-            reflection.iter().fold(builder, |b, set| {
-                b.register_encoded_file_descriptor_set(set)
-            })
-        };
         let (tell, told) = oneshot::channel::<()>();
-        let serving = tonic::transport::Server::builder()
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_concurrent_streams(128)
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .add_service(health.service().await)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
-            .add_service(
-                GrpcInferenceServiceServer::new(Kserve::new(Arc::clone(&shared)))
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES),
-            )
-            .add_service(
-                PrivateInferenceServer::new(Service::new(Arc::clone(&shared)))
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES),
-            )
-            .serve_with_incoming_shutdown(Incoming::new(self.listener, self.tls.clone()), async {
-                // An error means that the sender is gone, and then there is nothing to serve either.
-                let _ = told.await;
-            });
+        let limits = within_descriptors(self.options.connections);
+        let services = services(&self.options, &shared, &health).await?;
+        let incoming = Incoming::new(self.listener, self.tls.clone(), limits);
+        let serving = services.serve_with_incoming_shutdown(incoming, async {
+            // An error means that the sender is gone, and then there is nothing to serve either.
+            let _ = told.await;
+        });
         beside::show(&health, &shared).await;
         // Tasks beside the service; they end with this function.
         let mut tasks = JoinSet::new();
@@ -243,7 +236,7 @@ impl Server {
             self.options.reload_interval,
         ));
         if let Some(root) = self.root.clone().filter(|r| r.options().mode == Mode::Poll) {
-            tasks.spawn(beside::poll(root));
+            tasks.spawn(beside::poll(root, shared.look.clone()));
         }
         if let Some(vault) = shared.vault.clone() {
             tasks.spawn(tidy::run(vault, Arc::clone(&shared)));
@@ -252,6 +245,7 @@ impl Server {
             let admin = Admin {
                 shared: Arc::clone(&shared),
                 root: self.root,
+                hosts: self.options.admin_hosts.clone(),
             };
             tasks.spawn(async move {
                 if let Err(error) = admin::serve(listener, admin).await {
@@ -274,6 +268,54 @@ impl Server {
         }
         Ok(ended?)
     }
+}
+
+/// All gRPC services, each behind its entrance.
+async fn services(
+    options: &ServeOptions,
+    shared: &Arc<Shared>,
+    health: &Health,
+) -> Result<Router, ServeError> {
+    // Sessions, and calls beside them.
+    let n_streams = options.limits.max_sessions.saturating_add(16);
+    let patience = options.connections.call;
+    let kserve = GrpcInferenceServiceServer::new(Kserve::new(Arc::clone(shared)))
+        .max_decoding_message_size(BRIEF_MESSAGE_BYTES);
+    let ours = BySize::new(Service::new(Arc::clone(shared)));
+    let reflection = || {
+        let builder = tonic_reflection::server::Builder::configure();
+        [
+            pi_proto::FILE_DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+        ]
+        .iter()
+        .fold(builder, |b, set| {
+            b.register_encoded_file_descriptor_set(set)
+        })
+    };
+    let mut router = tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(u32::try_from(n_streams).unwrap_or(u32::MAX))
+        .max_connection_age(options.connections.age)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(Entrance::new(
+            health.service().await,
+            Arc::clone(shared),
+            patience,
+        ))
+        .add_service(Entrance::new(kserve, Arc::clone(shared), patience))
+        .add_service(Entrance::new(ours, Arc::clone(shared), patience));
+    if options.reflection {
+        let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+        let v1 = v1.max_decoding_message_size(BRIEF_MESSAGE_BYTES);
+        let v1alpha = v1alpha.max_decoding_message_size(BRIEF_MESSAGE_BYTES);
+        router = router
+            .add_service(Entrance::new(v1, Arc::clone(shared), patience))
+            .add_service(Entrance::new(v1alpha, Arc::clone(shared), patience));
+    }
+    Ok(router)
 }
 
 /// Serves until `stop` completes, then drains, then cuts; `tell` ends the listener.

@@ -18,6 +18,8 @@ pub mod vault;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tracing::error;
+
 pub use contract::{Bounds, Fate, Held, PreparedStore, Pseudonym, Row, RowKey, StoreError};
 pub use vault::{Deposit, Vault};
 
@@ -62,10 +64,20 @@ impl StoreOptions {
     pub fn open(&self) -> Result<Vault, StoreError> {
         let key = key::load(self.key_file.as_deref())?;
         let store: Box<dyn PreparedStore> = if shared::is_url(&self.at) {
-            Box::new(shared::Shared::open(&self.at, self.ca.as_deref())?)
+            Box::new(shared::Shared::new(&self.at, self.ca.as_deref())?)
         } else {
             Box::new(embedded::Embedded::open(self.at.as_ref())?)
         };
-        Ok(Vault::new(store, &key, self.keep_for, self.bounds))
+        let vault = Vault::new(store, &key, self.keep_for, self.bounds);
+        match vault.begun() {
+            // Clients that keep nothing need no database; it is asked again by all who do, and twice a minute.
+            Err(error @ StoreError::Failed { .. }) if vault.store().is_shared() => {
+                error!(%error, "nothing can be kept and nothing that was kept given out yet");
+            }
+            begun => {
+                begun?;
+            }
+        }
+        Ok(vault)
     }
 }

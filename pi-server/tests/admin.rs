@@ -96,7 +96,7 @@ fn models_have_a_health_of_their_own_and_services_can_be_listed() {
     use tonic_reflection::pb::v1::ServerReflectionRequest;
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-    let server = TestServer::start();
+    let server = TestServer::with(OutputMode::Logits, |o| o.reflection = true);
     let listed = Runtime::new().unwrap().block_on(async {
         let endpoint = tonic::transport::Endpoint::from_shared(server.url.clone()).unwrap();
         let channel = endpoint.connect().await.unwrap();
@@ -170,4 +170,34 @@ fn the_log_changes_while_the_server_runs_and_nothing_changes_for_a_browser() {
         assert_eq!(request(admin, "GET", "/livez", marked, ""), 200);
     }
     assert_eq!(get(admin, "/log").1, filter);
+}
+
+#[test]
+fn the_admin_port_answers_under_no_strangers_name() {
+    use std::io::{Read as _, Write as _};
+    let server = with_admin();
+    for (host, code) in [
+        ("127.0.0.1:9090", "200"),
+        ("localhost", "200"),
+        ("evil.example", "403"),
+    ] {
+        for path in ["/livez", "/metrics", "/readyz", "/log", "/else"] {
+            let mut stream = TcpStream::connect(server.admin.unwrap()).unwrap();
+            let head = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            let said = text.split(' ').nth(1).unwrap();
+            let due = if code == "200" && path == "/else" {
+                "404"
+            } else {
+                code
+            };
+            // Without a subscriber the log has no filter to show.
+            assert!(
+                said == due || (path == "/log" && said == "404" && due == "200"),
+                "{host} {path}: {text}"
+            );
+        }
+    }
 }

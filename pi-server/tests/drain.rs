@@ -95,10 +95,10 @@ fn a_silent_client_in_a_running_step_is_cut_off_at_the_deadline() {
     }
     let refused = server.connect().session(&description, 1).err().unwrap();
     assert!(is_unavailable(&refused), "{refused}");
-    let refused = idle
-        .infer(&image(&server.model, 0))
-        .unwrap_err()
-        .to_string();
+    // What was prepared is still of use, and nothing more is prepared.
+    let input = image(&server.model, 0);
+    assert_close(&server.model, &input, &idle.infer(&input).unwrap().output);
+    let refused = idle.infer(&input).unwrap_err().to_string();
     assert!(refused.contains("stopping"), "{refused}");
     assert!(
         ended.try_recv().is_err(),

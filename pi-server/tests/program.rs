@@ -195,3 +195,46 @@ fn a_token_is_printed_apart_from_its_line_which_serves() {
         "{said}"
     );
 }
+
+#[test]
+fn a_hangup_has_files_read_and_does_not_end_the_program() {
+    let dir = model_dir();
+    let model = text(dir.path());
+    let tokens = dir.path().join("tokens");
+    std::fs::write(&tokens, "").unwrap();
+    let mut child = program(&["serve", "--model", model, "--listen", "127.0.0.1:0"])
+        .args(["--admin-listen", "off", "--reload-interval", "1h"])
+        .args(["--token-file", text(&tokens)])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let stdout = child.stdout.as_mut().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("listening on ").unwrap();
+    let (token, entry) = pi_server::identity::new_token("alice").unwrap();
+    std::fs::write(&tokens, entry).unwrap();
+    let options = pi_client::ConnectOptions {
+        token: Some(pi_client::Token::new(&token).unwrap()),
+        ..pi_client::ConnectOptions::new(format!("http://{address}"))
+    };
+    let client = pi_client::blocking::Client::connect(options).unwrap();
+    client.models().unwrap_err();
+    let signal = |name| {
+        let pid = child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.unwrap().success());
+    };
+    let patience = Instant::now() + Duration::from_secs(20);
+    loop {
+        signal("HUP");
+        match client.models() {
+            Ok(_) => break,
+            Err(error) => assert!(Instant::now() < patience, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    signal("TERM");
+    assert!(child.wait().unwrap().success());
+}

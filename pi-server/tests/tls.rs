@@ -79,14 +79,14 @@ fn an_expired_certificate_is_named_as_such() {
     runtime.shutdown_background();
 }
 
-/// More silent connections than handshakes may run at once.
+/// More silent connections than one address may have.
 #[test]
 fn connections_that_say_nothing_keep_nobody_out() {
     let dir = tempfile::tempdir().unwrap();
     let files = common::certificate(dir.path());
     let server = TestServer::with(OutputMode::Logits, |o| o.tls = Some(files.clone()));
     let silent = |_| std::net::TcpStream::connect(server.address).unwrap();
-    let n = pi_server::connection::MAX_HANDSHAKES + 20;
+    let n = pi_server::ConnectionLimits::default().per_address + 20;
     let connections: Vec<_> = (0..n).map(silent).collect();
     let started = std::time::Instant::now();
     let trusting = ConnectOptions::new(&server.url).with_ca(&files.certificate);

@@ -1,9 +1,8 @@
-//! Connections of the gRPC port as they come: accepted, and after their TLS handshake where there is one.
+//! Connections of the gRPC port as they come: accepted through the door, and after their TLS handshake where there is one.
 //!
-//! Security: a handshake has [`HANDSHAKE_TIMEOUT`], and at most [`MAX_HANDSHAKES`] run at once: one more ends the oldest, so
-//! that connections that say nothing cost little and keep nobody out.
+//! Security: a handshake has [`HANDSHAKE_TIMEOUT`]. A connection that its place inside is taken from, or that is of no more use,
+//! fails at its next turn, whatever it waits for.
 
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,8 +11,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::Sleep;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
@@ -21,12 +20,12 @@ use tonic::transport::server::Connected;
 use tracing::debug;
 
 use crate::access::certificate;
+use crate::access::door::{Door, Life, Place};
 use crate::access::tls::Tls;
+use crate::options::ConnectionLimits;
 
 /// How long a handshake may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes at the same time; one more ends the oldest.
-pub const MAX_HANDSHAKES: usize = 256;
 /// How long to wait after a connection could not be taken.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -35,23 +34,122 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Peer {
     /// The name in the client's certificate, where one is asked for.
     pub certificate: Option<Arc<str>>,
+    /// The connection's calls.
+    pub life: Arc<Life>,
+}
+
+/// A TCP connection that ends when it is of no more use.
+pub struct Guarded {
+    stream: TcpStream,
+    place: Place,
+    limits: ConnectionLimits,
+    timer: Pin<Box<Sleep>>,
+    is_over: bool,
+}
+
+impl Guarded {
+    fn new(stream: TcpStream, place: Place, limits: ConnectionLimits) -> Self {
+        let timer = Box::pin(tokio::time::sleep(limits.first_call));
+        Self {
+            stream,
+            place,
+            limits,
+            timer,
+            is_over: false,
+        }
+    }
+
+    /// Fails if the connection is over; else its task is woken when it will be.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while !self.is_over {
+            if Pin::new(&mut self.place.closed).poll(cx).is_ready() {
+                self.is_over = true;
+            } else if self.timer.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            } else {
+                let now = Instant::now();
+                match self.place.life.deadline(&self.limits) {
+                    Some(at) if Instant::from_std(at) <= now => self.is_over = true,
+                    Some(at) => self.timer.as_mut().reset(Instant::from_std(at)),
+                    // A session runs; its own limits end it.
+                    None => self.timer.as_mut().reset(now + self.limits.idle),
+                }
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+}
+
+/// Passes a call on to the stream, once the connection was checked.
+macro_rules! checked {
+    ($self:ident, $cx:ident, $call:ident $(, $argument:expr)*) => {{
+        let this = $self.get_mut();
+        match this.check($cx) {
+            Ok(()) => Pin::new(&mut this.stream).$call($cx $(, $argument)*),
+            Err(over) => Poll::Ready(Err(over)),
+        }
+    }};
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        checked!(self, cx, poll_read, buf)
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        checked!(self, cx, poll_write, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        checked!(self, cx, poll_flush)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        checked!(self, cx, poll_write_vectored, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }
 
 /// A connection, with TLS or without.
 pub enum Connection {
     /// Without.
-    Plain(TcpStream),
-    /// With, after the handshake.
-    Tls(Box<TlsStream<TcpStream>>, Peer),
+    Plain(Guarded),
+    /// With, after the handshake; and whose certificate the client has.
+    Tls(Box<TlsStream<Guarded>>, Option<Arc<str>>),
 }
 
 impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        match self {
-            Self::Plain(_) => Peer::default(),
-            Self::Tls(_, peer) => peer.clone(),
+        let (guarded, certificate) = match self {
+            Self::Plain(guarded) => (guarded, None),
+            Self::Tls(stream, certificate) => (stream.get_ref().0, certificate.clone()),
+        };
+        Peer {
+            certificate,
+            life: Arc::clone(&guarded.place.life),
         }
     }
 }
@@ -118,40 +216,22 @@ impl AsyncWrite for Connection {
 pub struct Incoming {
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
+    door: Arc<Door>,
     handshakes: JoinSet<Option<Connection>>,
-    /// To end them by, the oldest first; some have ended.
-    by_age: VecDeque<AbortHandle>,
     /// After an error that will come again at once, as when there are no more files.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Incoming {
-    /// The connections of `listener`.
+    /// The connections of `listener`, within `limits`.
     #[must_use]
-    pub fn new(listener: TcpListener, tls: Option<Arc<Tls>>) -> Self {
+    pub fn new(listener: TcpListener, tls: Option<Arc<Tls>>, limits: ConnectionLimits) -> Self {
         Self {
             listener,
             tls,
+            door: Arc::new(Door::new(limits)),
             handshakes: JoinSet::new(),
-            by_age: VecDeque::new(),
             pause: None,
-        }
-    }
-}
-
-impl Incoming {
-    fn shake_hands(&mut self, acceptor: TlsAcceptor, stream: TcpStream) {
-        if self.handshakes.len() >= MAX_HANDSHAKES {
-            self.by_age.retain(|handshake| !handshake.is_finished());
-            if let Some(oldest) = self.by_age.pop_front() {
-                debug!("a TLS handshake made room for a newer one");
-                oldest.abort();
-            }
-        }
-        let handshake = self.handshakes.spawn(handshake(acceptor, stream));
-        self.by_age.push_back(handshake);
-        if self.by_age.len() > 2 * MAX_HANDSHAKES {
-            self.by_age.retain(|handshake| !handshake.is_finished());
         }
     }
 }
@@ -173,27 +253,33 @@ impl Stream for Incoming {
                 ready!(pause.as_mut().poll(cx));
                 this.pause = None;
             }
-            let Ok((stream, _)) = ready!(this.listener.poll_accept(cx)) else {
+            let Ok((stream, address)) = ready!(this.listener.poll_accept(cx)) else {
                 this.pause = Some(Box::pin(tokio::time::sleep(PAUSE)));
+                continue;
+            };
+            let Some(place) = this.door.enter(address.ip()) else {
                 continue;
             };
             // A connection that cannot be set to send at once only waits a little.
             let _ = stream.set_nodelay(true);
+            let guarded = Guarded::new(stream, place, *this.door.limits());
             match &this.tls {
-                None => return Poll::Ready(Some(Ok(Connection::Plain(stream)))),
-                Some(tls) => this.shake_hands(tls.acceptor(), stream),
+                None => return Poll::Ready(Some(Ok(Connection::Plain(guarded)))),
+                Some(tls) => {
+                    this.handshakes.spawn(handshake(tls.acceptor(), guarded));
+                }
             }
         }
     }
 }
 
-async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> Option<Connection> {
+async fn handshake(acceptor: TlsAcceptor, stream: Guarded) -> Option<Connection> {
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let certificates = stream.get_ref().1.peer_certificates();
             let certificate = certificates.and_then(<[_]>::first);
             let certificate = certificate.map(|c| certificate::name(c).into());
-            Some(Connection::Tls(Box::new(stream), Peer { certificate }))
+            Some(Connection::Tls(Box::new(stream), certificate))
         }
         Ok(Err(error)) => {
             debug!(%error, "TLS handshake failed");

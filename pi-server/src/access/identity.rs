@@ -192,6 +192,9 @@ pub struct Identities {
     /// For identities whose line says nothing else.
     pub quota: Quota,
     accounts: Accounts,
+    /// Held for reading while a token is looked up and its account found, for writing while both change: else an account
+    /// that is being taken back could come back by a call that was looked up before.
+    turn: RwLock<()>,
 }
 
 impl Identities {
@@ -202,6 +205,7 @@ impl Identities {
             tokens,
             quota,
             accounts: Accounts::default(),
+            turn: RwLock::default(),
         }
     }
 
@@ -213,6 +217,7 @@ impl Identities {
         let Some(tokens) = &self.tokens else {
             return Ok(false);
         };
+        let _turn = self.turn.write().unwrap_or_else(PoisonError::into_inner);
         let changed = tokens.refresh()?;
         if changed {
             self.accounts
@@ -230,6 +235,7 @@ impl Identities {
         metadata: &MetadataMap,
         extensions: &Extensions,
     ) -> Result<Arc<Account>, Status> {
+        let turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
         let account = match &self.tokens {
             Some(tokens) => {
                 let (name, quota) = bearer(metadata)
@@ -244,6 +250,7 @@ impl Identities {
                 self.accounts.find(peer.unwrap_or(ANONYMOUS), self.quota)
             }
         };
+        drop(turn);
         account.call()?;
         Ok(account)
     }

@@ -95,6 +95,10 @@ impl Account {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn terms(&self) -> MutexGuard<'_, Terms> {
         self.terms.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -189,11 +193,12 @@ impl Account {
         Ok(())
     }
 
-    /// The use of the day of `now_s`. A clock that is set back does not give a day twice.
+    /// The use of the day of `now_s`. A clock that is set back by a day at most gives none twice; one that comes back from
+    /// further ahead was wrong before, and must not hold a used-up day for as long as it was ahead.
     fn used(&self, now_s: u64) -> MutexGuard<'_, Used> {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.lock();
         let day = now_s / DAY_SECONDS;
-        if day > used.day {
+        if day > used.day || day + 1 < used.day {
             (used.day, used.n_inferences, used.n_bytes) = (day, 0, 0);
         }
         used
@@ -202,7 +207,7 @@ impl Account {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.used(0).n_sessions -= 1;
+        self.0.lock().n_sessions -= 1;
     }
 }
 
@@ -327,6 +332,9 @@ mod tests {
         account.may_work_at(noon + DAY_SECONDS).unwrap();
         account.used(noon + DAY_SECONDS).n_bytes = 100;
         assert_eq!(refused(account.may_work_at(noon + DAY_SECONDS)).0, "bytes");
+        // A clock that was a year ahead, and is right again.
+        account.used(noon + 365 * DAY_SECONDS).n_inferences = 2;
+        account.may_work_at(noon).unwrap();
     }
 
     #[test]

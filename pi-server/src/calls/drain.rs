@@ -1,6 +1,6 @@
 //! The stop: from serving to draining to cut, and how many sessions are still there.
 //!
-//! While draining, no session and no inference begins; one that runs may finish. After the cut nothing is waited for, so
+//! While draining, no session begins and nothing is prepared; a step that runs may finish, and what a session has prepared may be used. After the cut nothing is waited for, so
 //! that a client that stays silent cannot keep the server.
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 //! as the stream's status.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -26,6 +27,9 @@ use crate::calls::drain::{Drain, Stage, stopping};
 /// Tag of the frame that wakes a driver. No message has it; from a client it is refused as any unknown tag is.
 const WAKE: u64 = u64::MAX;
 
+/// How long a client may take between preparing and asking while the server stops.
+const ASKING: Duration = Duration::from_secs(5);
+
 /// One session's gate.
 pub struct Gate {
     drain: Arc<Drain>,
@@ -34,6 +38,8 @@ pub struct Gate {
     phase_timeout: Duration,
     /// Since when a step runs: set-up, a batch or an inference.
     busy: watch::Sender<Option<Instant>>,
+    /// Inferences that are prepared in this session and not used.
+    n_prepared: AtomicUsize,
     refusal: Mutex<Option<Status>>,
 }
 
@@ -46,8 +52,18 @@ impl Gate {
             account,
             phase_timeout,
             busy: watch::Sender::new(Some(Instant::now())),
+            n_prepared: AtomicUsize::new(0),
             refusal: Mutex::default(),
         })
+    }
+
+    /// So many inferences are prepared in this session and not used. Told before the step is done.
+    pub fn has_prepared(&self, n: usize) {
+        self.n_prepared.store(n, Ordering::Release);
+    }
+
+    fn n_prepared(&self) -> usize {
+        self.n_prepared.load(Ordering::Acquire)
     }
 
     /// The driver has finished a step.
@@ -77,7 +93,10 @@ impl Gate {
         }
         // Busy first: whoever drains then either waits for this step or has been seen here.
         self.busy.send_replace(Some(Instant::now()));
+        let uses_prepared = matches!(request, Request::Infer { .. }) && self.n_prepared() > 0;
         let may = match &request {
+            // What is prepared would be lost to no end.
+            _ if uses_prepared && self.drain.stage() == Stage::Draining => self.account.infer(),
             _ if self.drain.stage() != Stage::Serving => Err(stopping()),
             Request::Infer { .. } | Request::InferKept { .. } => self.account.infer(),
             Request::Prepare { .. } | Request::PrepareKept { .. } | Request::End => {
@@ -97,7 +116,8 @@ impl Gate {
         }
     }
 
-    /// Closes once the server drains and no step runs, or is cut, or a step takes too long; then wakes the driver.
+    /// Closes once the server drains and no step runs, or is cut, or a step takes too long; then wakes the driver. A client
+    /// that has prepared inferences may ask for the next within [`ASKING`].
     async fn watch(self: Arc<Self>, wake: mpsc::Sender<()>) {
         let mut busy = self.busy.subscribe();
         let why = loop {
@@ -111,7 +131,7 @@ impl Gate {
             };
             tokio::select! {
                 _ = busy.changed() => {}
-                () = self.drain.reached(Stage::Draining), if since.is_none() => {
+                () = self.leaving(), if since.is_none() => {
                     // A step that began before the stop may have been noted since.
                     if busy.borrow().is_none() {
                         break stopping();
@@ -128,6 +148,14 @@ impl Gate {
         self.close(why);
         // The driver may be gone, and then nobody needs to be woken.
         let _ = wake.send(()).await;
+    }
+
+    /// Waits until an idle session has nothing more to wait for.
+    async fn leaving(&self) {
+        self.drain.reached(Stage::Draining).await;
+        if self.n_prepared() > 0 {
+            tokio::time::sleep(ASKING).await;
+        }
     }
 
     /// The client's frames, and the one that wakes the driver. Must be called inside the runtime.
@@ -253,6 +281,23 @@ mod tests {
             .send(frame(Request::Infer { batch: 1, index: 0 }))
             .unwrap();
         assert!(matches!(server.recv(), Err(Error::Channel(_))));
+        assert_eq!(gate.refusal().unwrap().code(), tonic::Code::Unavailable);
+    }
+
+    #[test]
+    fn what_is_prepared_may_be_used_while_the_server_drains_and_nothing_more_prepared() {
+        let drain = Arc::new(Drain::default());
+        let gate = gate(&drain);
+        let (mut client, server) = pair();
+        let mut server = gate.guard(server);
+        gate.has_prepared(1);
+        gate.step_done();
+        drain.begin();
+        let infer = frame(Request::Infer { batch: 1, index: 0 });
+        client.send(infer.clone()).unwrap();
+        assert_eq!(server.recv().unwrap(), infer);
+        client.send(frame(Request::Prepare { batch: 2 })).unwrap();
+        server.recv().unwrap_err();
         assert_eq!(gate.refusal().unwrap().code(), tonic::Code::Unavailable);
     }
 

@@ -1,8 +1,7 @@
 //! The Open Inference Protocol, version 2 (KServe, Triton), as far as it can be private: liveness, readiness and metadata for
 //! tools that expect it. An inference with a plaintext tensor is refused, with the way to do it instead.
 //!
-//! Security: `ModelInfer` would tell the server the input. Its message is dropped as soon as it is decoded; nothing of it is
-//! logged.
+//! Security: `ModelInfer` would tell the server the input. The entrance refuses it before its message is read.
 
 use std::sync::Arc;
 
@@ -17,7 +16,8 @@ use pi_proto::inference::{
 use tonic::{Request, Response, Status};
 
 use crate::calls::drain::Stage;
-use crate::calls::shared::Shared;
+use crate::calls::entrance::plaintext;
+use crate::calls::shared::{Shared, caller};
 use crate::models::repository::Served;
 
 /// What a metadata reader learns of how models are run.
@@ -115,7 +115,7 @@ impl GrpcInferenceService for Kserve {
         &self,
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
-        let known = self.0.identify(&request).and_then(|_| {
+        let known = caller(&request).and_then(|_| {
             let asked = request.get_ref();
             let found = self.find(&asked.name, &asked.version);
             found.ok_or_else(|| self.0.unknown_model(&asked.name))
@@ -128,9 +128,7 @@ impl GrpcInferenceService for Kserve {
         &self,
         _: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
-        let refused = Status::failed_precondition(
-            "this server takes no plaintext tensors: it is there so that nobody but you sees your input. Use `pi-client infer --server URL IMAGE.png`, or the library pi-client, which speak pi.v1.PrivateInference on this port",
-        );
-        self.0.counted("ModelInfer", Err(refused))
+        // The entrance has refused it before it was read.
+        Err(plaintext())
     }
 }

@@ -21,11 +21,12 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::access::connection::Peer;
 use crate::access::limits::{SOON, exhausted, no_session_left};
 use crate::calls::drain::{Stage, stopping};
 use crate::calls::gate::Gate;
 use crate::calls::session::Session;
-use crate::calls::shared::Shared;
+use crate::calls::shared::{Shared, caller};
 use crate::models::repository::Served;
 use crate::options::Limits;
 
@@ -138,7 +139,9 @@ impl Service {
         request: Request<Streaming<Frame>>,
     ) -> Result<ReceiverStream<Item>, Status> {
         let since = SystemTime::now();
-        let account = self.shared.identify(&request)?;
+        let busy = request.extensions().get::<Peer>();
+        let busy = busy.map(|peer| peer.life.session());
+        let account = caller(&request)?;
         let drain = &self.shared.drain;
         let place = drain.enter()?;
         let slot = account.open()?;
@@ -189,6 +192,7 @@ impl Service {
             gate,
             metrics: Arc::clone(&self.shared.metrics),
             account,
+            _busy: busy,
             _slot: slot,
             _permit: permit,
             _place: place,
@@ -207,9 +211,8 @@ impl PrivateInference for Service {
         &self,
         request: Request<ListModelsRequest>,
     ) -> Result<Response<ListModelsResponse>, Status> {
-        let models = self.shared.identify(&request).map(|_| ListModelsResponse {
-            models: self.shared.repository.names(),
-        });
+        let models = self.shared.repository.names();
+        let models = caller(&request).map(|_| ListModelsResponse { models });
         self.shared.counted("ListModels", models.map(Response::new))
     }
 
@@ -217,7 +220,7 @@ impl PrivateInference for Service {
         &self,
         request: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        let described = self.shared.identify(&request);
+        let described = caller(&request);
         let described = described.and_then(|_| self.describe_now(&request.get_ref().model));
         self.shared
             .counted("Describe", described.map(Response::new))

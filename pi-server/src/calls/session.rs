@@ -18,6 +18,7 @@ use tokio::sync::mpsc::Sender;
 use tonic::Status;
 use tracing::{info, warn};
 
+use crate::access::door::Busy;
 use crate::access::limits::{Account, Slot, refused_by};
 use crate::calls::drain::Place;
 use crate::calls::gate::Gate;
@@ -41,6 +42,7 @@ pub(crate) struct Session {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) account: Arc<Account>,
     pub(crate) trace: Option<Arc<SessionTrace>>,
+    pub(crate) _busy: Option<Busy>,
     pub(crate) _slot: Slot,
     pub(crate) _permit: OwnedSemaphorePermit,
     pub(crate) _place: Place,
@@ -187,12 +189,13 @@ impl Session {
         let trace = self.trace.clone();
         let mut pool = self.metrics.pool(&model);
         Box::new(move |step| {
-            gate.step_done();
             pool.add(match step.phase {
                 Phase::Setup => 0,
                 Phase::Offline => batch,
                 Phase::Online => -1,
             });
+            gate.has_prepared(pool.n());
+            gate.step_done();
             traffic.pass_on();
             traffic
                 .metrics

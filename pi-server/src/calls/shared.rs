@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tonic::{Code, Request, Status};
 
 use crate::access::identity::Identities;
@@ -29,6 +30,8 @@ pub struct Shared {
     pub ledger: Option<Arc<LedgerFile>>,
     /// Where spans go.
     pub telemetry: Option<Arc<Telemetry>>,
+    /// Tells those who look at files every so often to look now.
+    pub look: Arc<Notify>,
 }
 
 impl Shared {
@@ -42,15 +45,6 @@ impl Shared {
         outcome
     }
 
-    /// The caller's account.
-    ///
-    /// # Errors
-    /// UNAUTHENTICATED or RESOURCE_EXHAUSTED.
-    pub fn identify<T>(&self, request: &Request<T>) -> Result<Arc<Account>, Status> {
-        self.identities
-            .identify(request.metadata(), request.extensions())
-    }
-
     /// The status for a model that is not here.
     #[must_use]
     pub fn unknown_model(&self, name: &str) -> Status {
@@ -59,4 +53,13 @@ impl Shared {
             self.repository.names().join(", ")
         ))
     }
+}
+
+/// The account of who called, whom the entrance has let in.
+///
+/// # Errors
+/// UNAUTHENTICATED, if the call came another way.
+pub fn caller<T>(request: &Request<T>) -> Result<Arc<Account>, Status> {
+    let account = request.extensions().get::<Arc<Account>>().cloned();
+    account.ok_or_else(|| Status::unauthenticated("nobody has said who calls"))
 }

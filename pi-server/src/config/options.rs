@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{ConfigError, POLL, Settings};
 use crate::access::limits::Quota;
 use crate::models::root::RootOptions;
-use crate::options::{AdminListen, DEFAULT_ADMIN_ADDRESS, Limits, TlsFiles};
+use crate::options::{AdminListen, ConnectionLimits, DEFAULT_ADMIN_ADDRESS, Limits, TlsFiles};
 use crate::serve::ServeOptions;
 use crate::store::{Bounds, StoreOptions};
 use crate::units::Span;
@@ -23,6 +23,8 @@ impl Settings {
         let or = ServeOptions::default();
         let options = ServeOptions {
             limits: all.limits(),
+            connections: all.connections(),
+            reflection: all.reflection.unwrap_or(or.reflection),
             store: all.kept()?,
             tls: all.tls()?,
             models: all.model.unwrap_or_default(),
@@ -35,6 +37,7 @@ impl Settings {
             admin: all
                 .admin_listen
                 .unwrap_or(AdminListen::IfFree(DEFAULT_ADMIN_ADDRESS)),
+            admin_hosts: all.admin_host.unwrap_or_default(),
             quota: Quota {
                 sessions: all.sessions_per_identity,
                 calls_per_minute: all.calls_per_minute,
@@ -65,6 +68,17 @@ impl Settings {
                 .map_or(or.prepared_bytes, |mib| (mib as usize) << 20),
             silent_ot: self.silent_ot.unwrap_or(or.silent_ot),
             queue_timeout: span(self.queue_timeout, or.queue_timeout),
+        }
+    }
+
+    fn connections(&self) -> ConnectionLimits {
+        let or = ConnectionLimits::default();
+        ConnectionLimits {
+            total: self.max_connections.unwrap_or(or.total),
+            per_address: self.connections_per_address.unwrap_or(or.per_address),
+            idle: span(self.connection_idle_timeout, or.idle),
+            age: span(self.connection_age, or.age),
+            ..or
         }
     }
 
@@ -117,6 +131,12 @@ fn span(set: Option<Span>, or: Duration) -> Duration {
 fn check(options: &ServeOptions) -> Result<(), ConfigError> {
     within("max-batch", options.max_batch, 1..=64)?;
     within("max-sessions", options.limits.max_sessions, 1..=65_535)?;
+    within("max-connections", options.connections.total, 1..=1 << 20)?;
+    within(
+        "connections-per-address",
+        options.connections.per_address,
+        1..=1 << 20,
+    )?;
     within(
         "prepared-memory",
         options.limits.prepared_bytes >> 20,
@@ -133,6 +153,8 @@ fn check(options: &ServeOptions) -> Result<(), ConfigError> {
         ("repository-poll", repository),
         ("idle-timeout", Some(options.limits.idle_timeout)),
         ("phase-timeout", Some(options.limits.phase_timeout)),
+        ("connection-idle-timeout", Some(options.connections.idle)),
+        ("connection-age", Some(options.connections.age)),
         ("store-time", store),
     ] {
         if time.is_some_and(|time| time.is_zero() || time > LONGEST) {

@@ -5,14 +5,14 @@
 //! Security: it knows no identities, so it listens on loopback unless the operator says otherwise; whoever reaches it reads
 //! names of models, reasons of failures, counts and times, and may load models that are in the repository. The log's filter
 //! is changed from this machine alone. Nothing is changed for a browser: a page that somebody here looks at could send a
-//! request to loopback, and browsers mark those.
+//! request to loopback, and browsers mark those. Nothing is answered under a name that a stranger could have had resolved to us.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
-use axum::http::header::{CONTENT_TYPE, ORIGIN};
+use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -37,6 +37,8 @@ pub struct Admin {
     pub shared: Arc<Shared>,
     /// The repository on disk, if there is one.
     pub root: Option<Arc<Root>>,
+    /// Names by which it may be called, besides those that no stranger can have.
+    pub hosts: Vec<String>,
 }
 
 /// The answer of `/readyz`.
@@ -71,6 +73,7 @@ impl Admin {
 
 /// Serves until it is dropped.
 pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
+    let admin = Arc::new(admin);
     let routes = Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(readyz))
@@ -80,14 +83,39 @@ pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
         .route("/v2/repository/models/{model}/unload", post(unload))
         .route("/log", get(log_filter).put(set_log_filter))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn(guard))
-        .with_state(Arc::new(admin));
+        // Last, so that it stands around everything, unknown paths too.
+        .layer(middleware::from_fn_with_state(Arc::clone(&admin), guard))
+        .with_state(admin);
     let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, routes).await
 }
 
-/// Refuses what would change something for a browser.
-async fn guard(request: Request, next: Next) -> Response {
+/// Whether `host`, with a port or without, is an address, or a name that only this machine or the operator's network gives.
+/// Any other may be that of a web page, which had its own name resolved to our address.
+fn is_ours(host: &str, hosts: &[String]) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let inside = [".localhost", ".local", ".internal", ".svc"];
+    address.parse::<IpAddr>().is_ok()
+        || !name.contains('.')
+        || inside.iter().any(|end| name.ends_with(end))
+        || hosts.iter().any(|host| host.eq_ignore_ascii_case(&name))
+}
+
+/// Refuses who calls us by a stranger's name, and what would change something for a browser.
+async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    let named = request.headers().get_all(HOST).iter();
+    let named = named.map(|host| host.to_str().unwrap_or("unreadable.invalid"));
+    let mut named = named.chain(request.uri().authority().map(|a| a.as_str()));
+    if !named.all(|host| is_ours(host, &admin.hosts)) {
+        return refuse(
+            "the admin port is not called that; use its address, or start with --admin-host NAME",
+        );
+    }
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
     let headers = request.headers();
     if changes && (headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site")) {
@@ -167,4 +195,33 @@ fn failed(code: StatusCode, error: &str) -> Response {
 fn json(code: StatusCode, value: &impl Serialize) -> Response {
     let text = serde_json::to_string(value).unwrap_or_default();
     (code, [(CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_a_stranger_could_have_is_not_ours() {
+        let hosts = ["metrics.example.com".to_owned()];
+        for host in [
+            "127.0.0.1:9090",
+            "[::1]:9090",
+            "10.1.2.3",
+            "localhost:9090",
+            "pi-server:9090",
+            "pi-server.private-inference.svc:9090",
+            "Metrics.Example.com:9090",
+        ] {
+            assert!(is_ours(host, &hosts), "{host}");
+        }
+        for host in [
+            "evil.example:9090",
+            "evil.example",
+            "localhost.evil.example",
+            "unreadable.invalid",
+        ] {
+            assert!(!is_ours(host, &hosts), "{host}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tracing::{error, info};
 
 use crate::access::tls::Tls;
@@ -47,7 +48,7 @@ pub(crate) async fn reload(shared: Arc<Shared>, tls: Option<Arc<Tls>>, interval:
     // What was refused is tried again each time, and told once.
     let mut told: HashMap<&str, String> = HashMap::new();
     loop {
-        tokio::time::sleep(interval).await;
+        wait(interval, &shared.look).await;
         let certificate = tls.as_ref().map(|tls| ("certificates", tls.refresh()));
         let tokens = ("tokens", shared.identities.refresh());
         for (what, outcome) in certificate.into_iter().chain([tokens]) {
@@ -72,10 +73,16 @@ pub(crate) async fn reload(shared: Arc<Shared>, tls: Option<Arc<Tls>>, interval:
     }
 }
 
+/// Until it is time to look at files again, or somebody asks for it.
+async fn wait(interval: Duration, look: &Notify) {
+    // Either is a reason to look.
+    let _ = tokio::time::timeout(interval, look.notified()).await;
+}
+
 /// Reads the repository again and again.
-pub(crate) async fn poll(root: Arc<Root>) {
+pub(crate) async fn poll(root: Arc<Root>, look: Arc<Notify>) {
     loop {
-        tokio::time::sleep(root.options().interval).await;
+        wait(root.options().interval, &look).await;
         let root = Arc::clone(&root);
         // Loading and planning compute for long. A panic there must not end the polling.
         if let Err(error) = tokio::task::spawn_blocking(move || root.refresh()).await {

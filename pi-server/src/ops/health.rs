@@ -1,5 +1,5 @@
 //! What probes are told: `grpc.health.v1` for the whole server, for the service `pi.v1.PrivateInference`, and for each
-//! model as `pi.v1.PrivateInference/NAME`; and the descriptions of our services for `grpc.reflection`.
+//! model as `pi.v1.PrivateInference/NAME`.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +8,8 @@ use tokio::sync::Mutex;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
+
+use crate::calls::entrance::BRIEF_MESSAGE_BYTES;
 
 /// One server's health.
 pub struct Health {
@@ -35,7 +37,8 @@ impl Health {
     /// The gRPC service that answers.
     pub async fn service(&self) -> HealthServer<HealthService> {
         let reporter = self.reporter.lock().await.clone();
-        HealthServer::new(HealthService::from_health_reporter(reporter))
+        let service = HealthService::from_health_reporter(reporter);
+        HealthServer::new(service).max_decoding_message_size(BRIEF_MESSAGE_BYTES)
     }
 
     /// Shows `ready` and `broken` models, forgets those that are gone. Nothing serves when the server drains; without any

@@ -133,7 +133,7 @@ impl Default for Metrics {
             let labels = [("outcome", outcome.to_owned())];
             drop(metrics.sessions.get_or_create(&labels));
         }
-        for event in ["put", "take", "miss"] {
+        for event in ["put", "take", "miss", "take_failure", "put_failure"] {
             drop(metrics.kept_event(event));
         }
         metrics.bytes(0, 0);
@@ -168,6 +168,12 @@ impl Pool {
         let n = n.max(-self.n);
         self.n += n;
         self.all.inc_by(n);
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn n(&self) -> usize {
+        usize::try_from(self.n).unwrap_or_default()
     }
 }
 
@@ -284,9 +290,14 @@ impl Metrics {
         self.kept_event("put").inc_by(n);
     }
 
-    /// A kept inference was asked for.
-    pub fn kept_take(&self, found: bool) {
-        self.kept_event(if found { "take" } else { "miss" }).inc();
+    /// A kept inference was asked for: `take` or `miss`; or `take_failure`, if the store could not say.
+    pub fn kept_take(&self, event: &'static str) {
+        self.kept_event(event).inc();
+    }
+
+    /// The store could not take in what it was given.
+    pub fn kept_put_failed(&self) {
+        self.kept_event("put_failure").inc();
     }
 
     /// The store holds this.
@@ -349,7 +360,7 @@ mod tests {
         metrics.bytes(7, 9);
         metrics.load_failed("large");
         metrics.kept_put(4);
-        metrics.kept_take(false);
+        metrics.kept_take("miss");
         metrics.kept(&Held {
             n_items: 4,
             n_bytes: 99,

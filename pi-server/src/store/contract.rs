@@ -111,15 +111,20 @@ pub enum StoreError {
     )]
     Locked(String),
     /// It cannot be read or written.
-    #[error(
-        "the store {at} does not work: {reason}. Check that its disk has room and that this user may write there"
-    )]
+    #[error("the store {at} does not work: {reason}. {advice}")]
     Failed {
         /// Where it is.
         at: String,
         /// What was said.
         reason: String,
+        /// What to do about it.
+        advice: &'static str,
     },
+    /// It was begun with another key.
+    #[error(
+        "the store {0} was begun with another key: what is in it could not be opened, and clients would lose what they hold. Give this server the key of the others, or an empty store (RUNBOOK.md, Rotation)"
+    )]
+    OtherKey(String),
     /// Its settings cannot be used.
     #[error("{0}")]
     Settings(String),
@@ -127,6 +132,12 @@ pub enum StoreError {
 
 /// Sealed rows, each of which is given out once. Every method returns when what it did would survive a crash.
 pub trait PreparedStore: Send + Sync {
+    /// Makes what is missing, and compares `check`, which is made from the key, with that of whoever began first.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherKey`], [`StoreError::Settings`] or [`StoreError::Failed`].
+    fn begin(&self, check: &[u8; 32]) -> Result<(), StoreError>;
+
     /// Adds all `rows`, which have one owner, or none of them.
     ///
     /// # Errors

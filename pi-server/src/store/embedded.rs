@@ -5,6 +5,7 @@
 //! the next call, so that a full disk is not for good.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
@@ -23,6 +24,9 @@ const ITEMS: TableDefinition<'_, RowKey, &[u8]> = TableDefinition::new("items 1"
 const LABELS: TableDefinition<'_, RowKey, Label> = TableDefinition::new("labels 1");
 /// Traces: fate, and when to forget it.
 const TRACES: TableDefinition<'_, RowKey, (u8, u64)> = TableDefinition::new("traces 1");
+
+/// What the store was begun with: the check of its key.
+const BEGUN: TableDefinition<'_, &str, [u8; 32]> = TableDefinition::new("begun 1");
 
 type Label = (Pseudonym, Pseudonym, u64, u64);
 
@@ -61,7 +65,7 @@ impl Embedded {
             DatabaseError::DatabaseAlreadyOpen => {
                 StoreError::Locked(self.path.display().to_string())
             }
-            e => self.failed(&e),
+            e => self.failed(&e.into()),
         })?;
         private(&self.path);
         let load = || -> Result<HashMap<RowKey, Label>, redb::Error> {
@@ -92,10 +96,31 @@ impl Embedded {
         })
     }
 
-    fn failed(&self, reason: &dyn std::fmt::Display) -> StoreError {
+    fn failed(&self, error: &redb::Error) -> StoreError {
+        let advice = match error {
+            redb::Error::Io(io) => match io.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    "Make room on its disk; nothing has to be restarted"
+                }
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                    "Let this user write there, or name another file with --store"
+                }
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+                    "Make its folder, or name another file with --store"
+                }
+                ErrorKind::InvalidData => {
+                    "It is no store of this server's: name another file with --store"
+                }
+                _ => "Look at its disk in the system's log",
+            },
+            _ => {
+                "If it is no store, name another file with --store; if it was one, remove it, and clients prepare again"
+            }
+        };
         StoreError::Failed {
             at: self.path.display().to_string(),
-            reason: reason.to_string(),
+            reason: error.to_string(),
+            advice,
         }
     }
 
@@ -207,6 +232,26 @@ fn private(path: &Path) {
 }
 
 impl PreparedStore for Embedded {
+    fn begin(&self, check: &[u8; 32]) -> Result<(), StoreError> {
+        let is_ours = self.with(|open| {
+            let change = begin(&open.database)?;
+            let is_ours = {
+                let mut begun = change.open_table(BEGUN)?;
+                let before = begun.get("key")?.map(|before| before.value());
+                if before.is_none() {
+                    begun.insert("key", check)?;
+                }
+                before.is_none_or(|before| before == *check)
+            };
+            change.commit().map_err(redb::Error::from)?;
+            Ok(is_ours)
+        })?;
+        if is_ours {
+            return Ok(());
+        }
+        Err(StoreError::OtherKey(self.path.display().to_string()))
+    }
+
     fn put(&self, rows: &[Row], bounds: &Bounds) -> Result<(), StoreError> {
         let Some(owner) = rows.first().map(|row| row.owner) else {
             return Ok(());
@@ -237,7 +282,11 @@ impl PreparedStore for Embedded {
                     if labels.get(&row.key)?.is_some() || traces.get(&row.key)?.is_some() {
                         let reason = "an item of this name was there before".into();
                         let at = "of prepared inferences".into();
-                        return Err(Failure::Store(StoreError::Failed { at, reason }));
+                        return Err(Failure::Store(StoreError::Failed {
+                            at,
+                            reason,
+                            advice: "The client prepares others",
+                        }));
                     }
                     items.insert(&row.key, row.sealed.as_slice())?;
                     labels.insert(&row.key, label(row))?;

@@ -12,6 +12,7 @@
 //! of a named authority: who could alter it could give rows out twice. The password is never in the address, which a list of
 //! processes shows, but in the variable `PGPASSWORD`.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -39,7 +40,8 @@ const TABLES: &str = "
     CREATE INDEX IF NOT EXISTS pi_kept_owner ON pi_kept (owner);
     CREATE INDEX IF NOT EXISTS pi_kept_expires ON pi_kept (expires_s);
     CREATE TABLE IF NOT EXISTS pi_kept_traces (
-        key bytea PRIMARY KEY, fate smallint NOT NULL, forget_s bigint NOT NULL);";
+        key bytea PRIMARY KEY, fate smallint NOT NULL, forget_s bigint NOT NULL);
+    CREATE TABLE IF NOT EXISTS pi_kept_begun (what text PRIMARY KEY, value bytea NOT NULL);";
 
 /// See the module.
 pub struct Shared {
@@ -61,6 +63,16 @@ impl Shared {
     /// # Errors
     /// [`StoreError::Settings`] or [`StoreError::Failed`].
     pub fn open(url: &str, ca: Option<&Path>) -> Result<Self, StoreError> {
+        let store = Self::new(url, ca)?;
+        store.make_tables()?;
+        Ok(store)
+    }
+
+    /// Reads the address, and connects to nothing yet: a database may be down when a server starts.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`].
+    pub fn new(url: &str, ca: Option<&Path>) -> Result<Self, StoreError> {
         let settings = |why: String| StoreError::Settings(format!("--store: {why}"));
         // The library's error may show the address with what is in it.
         let mut config: Config = url.parse().map_err(|_| {
@@ -76,8 +88,11 @@ impl Shared {
             #[cfg(unix)]
             Host::Unix(_) => true,
         };
+        // An address is preferred to the name beside it.
+        let here = config.get_hosts().iter().all(local)
+            && config.get_hostaddrs().iter().all(IpAddr::is_loopback);
         let tls = ca.map(Rustls::load).transpose()?;
-        if tls.is_none() && !config.get_hosts().iter().all(local) {
+        if tls.is_none() && !here {
             return Err(settings(
                 "the database is on another machine, and without TLS whoever is on the path could give an item out twice; name the authority of its certificate with --store-ca FILE".into(),
             ));
@@ -101,14 +116,17 @@ impl Shared {
                 .or(config.get_user())
                 .unwrap_or_default()
         );
-        let store = Self {
+        Ok(Self {
             config,
             tls,
             at,
             idle: Mutex::default(),
-        };
-        store.with(|client| {
-            let exists = "SELECT to_regclass('pi_kept_traces') IS NOT NULL";
+        })
+    }
+
+    fn make_tables(&self) -> Result<(), StoreError> {
+        self.with(|client| {
+            let exists = "SELECT to_regclass('pi_kept_begun') IS NOT NULL";
             if client.query_one(exists, &[])?.get(0) {
                 return Ok(());
             }
@@ -117,8 +135,7 @@ impl Shared {
             change.execute("SELECT pg_advisory_xact_lock(5072911)", &[])?;
             change.batch_execute(TABLES)?;
             change.commit()
-        })?;
-        Ok(store)
+        })
     }
 
     fn connect(&self) -> Result<Client, StoreError> {
@@ -155,6 +172,7 @@ impl Shared {
         StoreError::Failed {
             at: self.at.clone(),
             reason: format!("{error}{cause}"),
+            advice: advice(error),
         }
     }
 
@@ -181,6 +199,22 @@ impl Shared {
     }
 }
 
+/// What to do about `error`, by PostgreSQL's classes.
+fn advice(error: &postgres::Error) -> &'static str {
+    let Some(state) = error.code() else {
+        return "Look whether the database runs and can be reached from here; nothing here has to be restarted";
+    };
+    match state.code().get(..2) {
+        Some("28") => "Check the user in --store, its password in PGPASSWORD, and pg_hba.conf",
+        Some("3D") => "Make this database, or name another one in --store",
+        Some("42") => "Give this user the right to make and change tables in this database",
+        Some("53") => "Give the database more room, memory or connections: it has run out of one",
+        Some("25") => "The database takes no changes: name the primary server in --store",
+        Some("57") => "The database stops, starts, or takes too long; look at its own log",
+        _ => "Look at the database's own log",
+    }
+}
+
 /// Closing a connection blocks, which a thread of the runtime must not.
 impl Drop for Shared {
     fn drop(&mut self) {
@@ -194,6 +228,24 @@ impl Drop for Shared {
 }
 
 impl PreparedStore for Shared {
+    fn begin(&self, check: &[u8; 32]) -> Result<(), StoreError> {
+        self.make_tables()?;
+        // Two statements: the second sees what another replica has committed meanwhile.
+        let before: Vec<u8> = self.with(|client| {
+            client.execute(
+                "INSERT INTO pi_kept_begun VALUES ('key', $1) ON CONFLICT DO NOTHING",
+                &[&check.as_slice()],
+            )?;
+            let row =
+                client.query_one("SELECT value FROM pi_kept_begun WHERE what = 'key'", &[])?;
+            Ok(row.get(0))
+        })?;
+        if before == check {
+            return Ok(());
+        }
+        Err(StoreError::OtherKey(self.at.clone()))
+    }
+
     fn put(&self, rows: &[Row], bounds: &Bounds) -> Result<(), StoreError> {
         let Some(owner) = rows.first().map(|row| row.owner) else {
             return Ok(());
@@ -232,6 +284,7 @@ impl PreparedStore for Shared {
         Err(StoreError::Failed {
             at: self.at.clone(),
             reason: "an item of this name was there before".into(),
+            advice: "The client prepares others",
         })
     }
 

@@ -44,6 +44,11 @@ impl Teller {
         exhausted("kept", &error.to_string(), wait)
     }
 
+    /// Shows whether the store works, as the last who needed it saw.
+    fn works(&self, works: bool) {
+        self.metrics.kept_works(self.vault.bounds(), works);
+    }
+
     fn show(&self) {
         if let Ok(held) = self.vault.held(None) {
             self.metrics.kept(&held);
@@ -67,10 +72,15 @@ impl Keeper for Teller {
         match stored {
             Ok(()) => {
                 self.metrics.kept_put(n as u64);
+                self.works(true);
                 Ok(())
             }
             Err(error) => {
                 warn!(%error, n, "a batch is not kept");
+                if !matches!(error, StoreError::Full { .. }) {
+                    self.metrics.kept_put_failed();
+                    self.works(false);
+                }
                 Err(self.told(&error))
             }
         }
@@ -79,7 +89,12 @@ impl Keeper for Teller {
     fn take(&mut self, id: &ItemId) -> Kept<Zeroizing<Vec<u8>>> {
         let taken = self.vault.take(&self.deposit, id);
         self.show();
-        self.metrics.kept_take(taken.is_ok());
+        self.metrics.kept_take(match &taken {
+            Ok(_) => "take",
+            Err(TakeError::Keep(_)) => "miss",
+            Err(TakeError::Store(_)) => "take_failure",
+        });
+        self.works(!matches!(&taken, Err(TakeError::Store(_))));
         taken.map_err(|error| {
             info!(%error, "a kept inference cannot be given out");
             match error {

@@ -162,6 +162,15 @@ fn what_is_no_store_is_refused() {
     for (url, hint) in [
         ("postgres://user:word@localhost/kept", "PGPASSWORD"),
         ("postgres://user@db.example.com/kept", "--store-ca"),
+        (
+            "postgres://user@localhost/kept?hostaddr=192.0.2.1",
+            "--store-ca",
+        ),
+        ("postgres:///kept?user=u&hostaddr=192.0.2.1", "--store-ca"),
+        (
+            "postgres://user@localhost,db.example.com/kept",
+            "--store-ca",
+        ),
         ("postgres://user@[/kept", "postgres://USER"),
     ] {
         let said = Shared::open(url, None).err().unwrap().to_string();
@@ -200,6 +209,9 @@ fn a_database_keeps_the_contract_between_replicas_and_comes_back() {
 struct Liar(Mutex<Vec<Row>>);
 
 impl PreparedStore for Arc<Liar> {
+    fn begin(&self, _check: &[u8; 32]) -> Result<(), StoreError> {
+        Ok(())
+    }
     fn put(&self, rows: &[Row], _bounds: &Bounds) -> Result<(), StoreError> {
         self.0.lock().unwrap().extend_from_slice(rows);
         Ok(())
@@ -321,4 +333,63 @@ fn a_row_shows_nothing_and_cannot_pass_for_another() {
         }];
         assert_eq!(why(safe.take(&alice, &item(0).0)), KeepError::Damaged);
     }
+}
+
+#[test]
+fn another_key_is_refused_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kept");
+    let begin = |key| {
+        vault(Embedded::open(&path).unwrap(), key, 100)
+            .begun()
+            .map(drop)
+    };
+    begin(1).unwrap();
+    begin(1).unwrap();
+    let said = begin(2).unwrap_err().to_string();
+    assert!(said.contains("another key"), "{said}");
+    let Some(database) = Database::start() else {
+        return;
+    };
+    let begin = |key| {
+        let store = Shared::new(&database.url(), None).unwrap();
+        vault(store, key, 100).begun().map(drop)
+    };
+    begin(1).unwrap();
+    begin(1).unwrap();
+    assert!(matches!(begin(2), Err(StoreError::OtherKey(_))));
+}
+
+#[test]
+fn a_server_starts_without_its_database_and_finds_it_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    std::fs::write(&key, "5a".repeat(32)).unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let open = |at: String| {
+        let options = StoreOptions {
+            at,
+            key_file: Some(key.clone()),
+            ..StoreOptions::default()
+        };
+        options.open()
+    };
+    // Nothing listens there.
+    let safe = open("postgres://user@127.0.0.1:1/kept".into()).unwrap();
+    let kept = safe.put(&deposit("alice", 1), vec![item(0)]);
+    assert!(matches!(kept, Err(StoreError::Failed { .. })));
+    let Some(mut database) = Database::start() else {
+        return;
+    };
+    let url = database.url();
+    database.down("INT");
+    let safe = open(url).unwrap();
+    assert!(safe.held(None).is_err());
+    database.up();
+    safe.put(&deposit("alice", 1), vec![item(0)]).unwrap();
+    safe.take(&deposit("alice", 1), &item(0).0).unwrap();
 }

@@ -4,6 +4,7 @@
 //! associated data, everything that it is bound to: identity, model, weights, id and time of expiry. So a store can lose a row or
 //! give out an old one, but neither change one nor pass one off as another. Rows are found by keyed hashes of the same.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
@@ -26,6 +27,9 @@ pub struct Vault {
     cipher: XChaCha20Poly1305,
     /// Of keyed hashes.
     naming: Key,
+    /// Tells this key from others, and nothing else of it.
+    check: Key,
+    has_begun: AtomicBool,
     keep_for: Duration,
     bounds: Bounds,
 }
@@ -56,6 +60,8 @@ impl Vault {
             store,
             cipher: XChaCha20Poly1305::new((&*sealing).into()),
             naming: derive("private inference: names of kept items"),
+            check: derive("private inference: check of the store's key"),
+            has_begun: AtomicBool::new(false),
             keep_for,
             bounds,
         }
@@ -79,12 +85,24 @@ impl Vault {
         &*self.store
     }
 
+    /// The store, once it has shown that it was begun with our key. A database that was down at the start is asked again.
+    ///
+    /// # Errors
+    /// As [`PreparedStore::begin`].
+    pub fn begun(&self) -> Result<&dyn PreparedStore, StoreError> {
+        if !self.has_begun.load(Ordering::Acquire) {
+            self.store.begin(&self.check)?;
+            self.has_begun.store(true, Ordering::Release);
+        }
+        Ok(&*self.store)
+    }
+
     /// What became of an item of `owner`.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
     pub fn fate(&self, owner: &str, id: &ItemId) -> Result<Fate, StoreError> {
-        self.store.fate(&self.row_key(owner, id))
+        self.begun()?.fate(&self.row_key(owner, id))
     }
 
     /// Stores all items of a batch, or none.
@@ -116,7 +134,7 @@ impl Vault {
             })
         });
         let rows = rows.collect::<Result<Vec<_>, StoreError>>()?;
-        self.store.put(&rows, &self.bounds)
+        self.begun()?.put(&rows, &self.bounds)
     }
 
     /// Takes an item out; it is gone when this returns. None if it is not there, or is of another identity.
@@ -125,7 +143,7 @@ impl Vault {
     /// [`KeepError`]: not there, for other weights, or not to be had.
     pub fn take(&self, deposit: &Deposit, id: &ItemId) -> Result<Zeroizing<Vec<u8>>, TakeError> {
         let key = self.row_key(&deposit.owner, id);
-        let row = self.store.take(&key, now_s())?;
+        let row = self.begun()?.take(&key, now_s())?;
         let row = row.ok_or(KeepError::NotThere)?;
         if row.weights != self.weights_of(&deposit.weights) {
             return Err(KeepError::OtherModel.into());
@@ -148,7 +166,7 @@ impl Vault {
     /// [`StoreError::Failed`].
     pub fn held(&self, owner: Option<&str>) -> Result<Held, StoreError> {
         let owner = owner.map(|name| self.pseudonym(b"owner", name.as_bytes()));
-        self.store.held(owner.as_ref())
+        self.begun()?.held(owner.as_ref())
     }
 
     /// Whether `n_items` of `item_bytes` bytes would fit.
@@ -167,7 +185,7 @@ impl Vault {
     /// # Errors
     /// [`StoreError::Failed`].
     pub fn expire(&self) -> Result<u64, StoreError> {
-        self.store.expire(now_s())
+        self.begun()?.expire(now_s())
     }
 
     /// Removes what was made for these weights.
@@ -175,7 +193,7 @@ impl Vault {
     /// # Errors
     /// [`StoreError::Failed`].
     pub fn purge(&self, weights: &[u8; 32]) -> Result<u64, StoreError> {
-        self.store.purge(&self.weights_of(weights))
+        self.begun()?.purge(&self.weights_of(weights))
     }
 
     fn weights_of(&self, digest: &[u8; 32]) -> Pseudonym {
@@ -214,6 +232,7 @@ fn failed(reason: String) -> StoreError {
     StoreError::Failed {
         at: "of prepared inferences".into(),
         reason,
+        advice: "This is no fault of the store's; start the server anew",
     }
 }
 
