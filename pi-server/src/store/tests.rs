@@ -286,6 +286,8 @@ fn an_item_is_for_one_identity_one_model_and_a_time() {
     assert_eq!(safe.fate("alice", &item(1).0).unwrap(), Fate::Taken);
     safe.put(&alice, vec![item(2)]).unwrap();
     assert_eq!(safe.purge(&[1; 32]).unwrap(), 1);
+    // Removed with its weights, never used: the client need not give up its other halves.
+    assert_eq!(why(safe.take(&alice, &item(2).0)), KeepError::OtherModel);
     safe.room("alice", 10, 1000).unwrap();
     assert!(safe.room("alice", 1100, 1000).is_err());
 

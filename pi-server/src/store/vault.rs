@@ -144,7 +144,13 @@ impl Vault {
     pub fn take(&self, deposit: &Deposit, id: &ItemId) -> Result<Zeroizing<Vec<u8>>, TakeError> {
         let key = self.row_key(&deposit.owner, id);
         let row = self.begun()?.take(&key, now_s())?;
-        let row = row.ok_or(KeepError::NotThere)?;
+        let Some(row) = row else {
+            // Told apart for the client's sake: what was removed with its weights says nothing of the client's other halves.
+            return Err(match self.begun()?.fate(&key)? {
+                Fate::Purged => KeepError::OtherModel.into(),
+                _ => KeepError::NotThere.into(),
+            });
+        };
         if row.weights != self.weights_of(&deposit.weights) {
             return Err(KeepError::OtherModel.into());
         }

@@ -50,7 +50,8 @@ impl<C: Channel> ServerSession<C> {
     /// Takes a kept inference for good. It is gone also if it is for other weights or another place: a client that tries again
     /// learns nothing from the difference.
     pub(super) fn take_kept(&mut self, id: &ItemId, item: Item) -> Kept<Prepared> {
-        let keeper = self.keeper.as_mut().ok_or(KeepError::NotThere)?;
+        // Without a keeper nobody looked: `NotThere` would tell the client to give up all that it has.
+        let keeper = self.keeper.as_mut().ok_or(KeepError::Unavailable)?;
         let bytes = keeper.take(id)?;
         let prepared = from_secret_bytes(&bytes, &self.plan, &self.layout)?;
         if prepared.item != item {
