@@ -117,6 +117,23 @@ pub fn thousands(n: u64) -> String {
     text
 }
 
+/// Text of another party as a terminal may see it: what could move the cursor, end a line or turn the direction of writing is escaped.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match acts(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
 /// An error, and those of its causes that its own text leaves out.
 #[must_use]
 pub fn explain(error: &(dyn Error + 'static)) -> String {
@@ -158,6 +175,16 @@ mod tests {
         assert_eq!([thousands(12), thousands(1_000)], ["12", "1,000"]);
         assert_eq!(bytes(999.0), "999 B");
         assert_eq!([bytes(1.5e6), bytes(2e9)], ["1.50 MB", "2.00 GB"]);
+    }
+
+    #[test]
+    fn what_acts_on_a_terminal_is_escaped_and_the_rest_stays() {
+        assert_eq!(shown("Katze 猫 é \u{1f408}"), "Katze 猫 é \u{1f408}");
+        let text = "\u{1b}]0;title\u{7}a\r\n\u{9b}2K\u{202e}b\u{2028}";
+        assert_eq!(
+            shown(text),
+            "\\u{1b}]0;title\\u{7}a\\r\\n\\u{9b}2K\\u{202e}b\\u{2028}"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! both sides run the same plan or none.
 
 mod address;
+mod descriptors;
 mod files;
 mod probe;
 
@@ -33,6 +34,7 @@ use tonic::{Request, Response, Status};
 use crate::error::{ClientError, Failed, is_broken};
 
 pub use address::{check_address, leaves_this_machine_unprotected};
+pub use descriptors::check_descriptors;
 
 /// Longest wait for a connection when the user does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -274,6 +276,7 @@ impl Client {
                 options.url
             )));
         }
+        check_descriptors()?;
         let network = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("network")

@@ -7,22 +7,16 @@
 //!
 //! Security: everything here is the client's secret and stays in this process. No text names a pixel.
 
-use std::io::{Cursor, Read};
-use std::path::Path;
-
 use image::imageops::{self, FilterType};
-use image::{DynamicImage, GrayImage, ImageDecoder as _, ImageFormat, ImageReader, RgbImage};
+use image::{GrayImage, RgbImage};
 use pi_model::PublicModel;
 
 use crate::error::ClientError;
 use crate::input::Input;
-use crate::npy;
 
-/// Largest file that is read.
-pub const MAX_FILE_BYTES: u64 = 64 << 20;
+mod files;
 
-/// Most pixels that an image may have; a small file can claim very many.
-const MAX_PIXELS: u64 = 100_000_000;
+pub use files::MAX_FILE_BYTES;
 
 /// What to do with pixels of another size than the model's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,129 +69,6 @@ impl std::fmt::Debug for Image {
 }
 
 impl Image {
-    /// Reads a PNG, JPEG or .npy file; its content says which it is.
-    ///
-    /// # Errors
-    /// [`ClientError::Input`] with what is wrong.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, ClientError> {
-        let path = path.as_ref();
-        let name = path.file_name().unwrap_or(path.as_os_str());
-        let unreadable =
-            |e: std::io::Error| refused(&path.to_string_lossy(), format!("cannot read it: {e}"));
-        let file = std::fs::File::open(path).map_err(unreadable)?;
-        Self::read(&name.to_string_lossy(), file).map_err(|e| match e {
-            ClientError::Input { reason, .. } => refused(&path.to_string_lossy(), reason),
-            e => e,
-        })
-    }
-
-    /// Reads all of `source`, in the same formats.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn read(name: &str, source: impl Read) -> Result<Self, ClientError> {
-        let mut bytes = Vec::new();
-        source
-            .take(MAX_FILE_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|e| refused(name, format!("cannot read it: {e}")))?;
-        if bytes.len() as u64 > MAX_FILE_BYTES {
-            return Err(refused(
-                name,
-                format!("it is larger than {} MiB", MAX_FILE_BYTES >> 20),
-            ));
-        }
-        Self::decode(name, &bytes)
-    }
-
-    /// Decodes the content of a PNG, JPEG or .npy file. `name` stands in messages.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn decode(name: &str, bytes: &[u8]) -> Result<Self, ClientError> {
-        if bytes.is_empty() {
-            return Err(refused(name, "it is empty"));
-        }
-        if bytes.starts_with(npy::MAGIC) {
-            return match npy::parse(bytes).map_err(|reason| refused(name, reason))? {
-                npy::Array::Bytes {
-                    height,
-                    width,
-                    channels,
-                    values,
-                } => Ok(Self::from_pixels(width, height, channels, values)?.named(name)),
-                npy::Array::Floats { shape, values } => {
-                    Ok(Self::from_tensor(shape, values)?.named(name))
-                }
-            };
-        }
-        let format = match image::guess_format(bytes) {
-            Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => format,
-            Ok(other) => {
-                return Err(refused(
-                    name,
-                    format!("it is {other:?}; PNG, JPEG and .npy are read"),
-                ));
-            }
-            Err(_) => return Err(refused(name, "it is neither PNG nor JPEG nor .npy")),
-        };
-        let broken =
-            |e: image::ImageError| refused(name, format!("it is a broken {format:?} image: {e}"));
-        let mut decoder = ImageReader::with_format(Cursor::new(bytes), format)
-            .into_decoder()
-            .map_err(broken)?;
-        let (width, height) = decoder.dimensions();
-        if u64::from(width) * u64::from(height) > MAX_PIXELS {
-            return Err(refused(
-                name,
-                format!(
-                    "it has {width} x {height} pixels; at most {} million are read: make it smaller first",
-                    MAX_PIXELS / 1_000_000
-                ),
-            ));
-        }
-        // A camera's image may be stored lying on its side.
-        let orientation = decoder.orientation().map_err(broken)?;
-        let mut picture = DynamicImage::from_decoder(decoder).map_err(broken)?;
-        picture.apply_orientation(orientation);
-        Ok(Self::from_picture(&picture).named(name))
-    }
-
-    fn from_picture(picture: &DynamicImage) -> Self {
-        let mut notes = Vec::new();
-        let (width, height) = (picture.width() as usize, picture.height() as usize);
-        let color = picture.color();
-        let (channels, bytes) = if color.has_alpha() {
-            let rgba = picture.to_rgba8();
-            if rgba.pixels().any(|p| p.0[3] != 255) {
-                notes.push("it is partly transparent: white was put behind it".to_owned());
-            }
-            let over_white = rgba.pixels().flat_map(|p| {
-                let [r, g, b, alpha] = p.0.map(u32::from);
-                [r, g, b].map(|c| ((c * alpha + 255 * (255 - alpha) + 127) / 255) as u8)
-            });
-            let colours: Vec<u8> = over_white.collect();
-            match color.has_color() {
-                true => (3, colours),
-                false => (1, colours.into_iter().step_by(3).collect()),
-            }
-        } else if color.has_color() {
-            (3, picture.to_rgb8().into_raw())
-        } else {
-            (1, picture.to_luma8().into_raw())
-        };
-        Self {
-            name: String::new(),
-            content: Content::Pixels {
-                width,
-                height,
-                channels,
-                bytes,
-                notes,
-            },
-        }
-    }
-
     /// Pixels of `channels` bytes each, row by row: red, green, blue, or one grey.
     ///
     /// # Errors

@@ -3,19 +3,20 @@
 
 mod common;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{png, serve_with, server};
+use common::{png, rebuild, serve_with, server};
 
 fn client(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pi-client"));
     command
         .args(args)
         .env_remove("PI_SERVER")
-        .env_remove("PI_TOKEN");
+        .env_remove("PI_TOKEN")
+        .env_remove("HTTPS_PROXY");
     command
 }
 
@@ -91,6 +92,10 @@ fn commands_answer_in_words_and_in_json() {
     ] {
         assert!(text.contains(words), "{words}: {text}");
     }
+    let mut proxied = client(&["doctor", &url]);
+    let output = proxied.env("HTTPS_PROXY", "http://127.0.0.1:1").output();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(text.contains("HTTPS_PROXY is set"), "{text}");
     assert!(says(&["completions", "bash"]).contains("pi-client"));
     assert!(says(&["--help"]).contains("130  interrupted"));
 }
@@ -240,6 +245,123 @@ fn each_kind_of_mistake_has_one_line_and_its_exit_code() {
         // The next one begins anew.
         url.clone_from(&limited());
     }
+}
+
+#[test]
+fn an_address_beside_the_variable_is_the_one_that_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = server(dir.path(), 2);
+    let with = |variable: &str, args: &[&str]| {
+        let mut command = client(args);
+        command.env("PI_SERVER", variable).output().unwrap()
+    };
+    for command in ["models", "describe", "doctor", "bench"] {
+        let output = with("http://127.0.0.1:1", &[command, &url]);
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+    let output = with(&url, &["models"]);
+    assert_eq!(output.stdout, b"small\n");
+    let output = with(&url, &["models", "--server", "http://127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    // Two on one command line are one too many.
+    let output = with(&url, &["models", "--server", &url, &url]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn an_answer_that_is_not_as_in_the_clear_has_an_exit_code_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = server(dir.path(), 2);
+    let image = png(dir.path(), "a.png", 8);
+    let other = dir.path().join("other");
+    rebuild(dir.path(), &other, |_| {}, |weight| -weight);
+    let check = |model: &std::path::Path| {
+        let args = ["infer", "--server", &url, "--json", "--check"];
+        let mut command = client(&args);
+        command.arg(model).arg(&image).output().unwrap()
+    };
+    assert_eq!(check(dir.path()).status.code(), Some(0));
+    let output = check(&other);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(10), "{said}");
+    assert!(said.contains("of 1 images compared"), "{said}");
+    // All that was found is printed all the same.
+    let run: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(run["n_checked"], 1);
+    assert!(run["report"].is_object());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn many_photos_take_no_more_memory_than_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = server(dir.path(), 2);
+    // 12 MB of pixels each in a file of some kB.
+    let photo = dir.path().join("photo.png");
+    image::RgbImage::new(2000, 2000).save(&photo).unwrap();
+    let peak_kib = |n: usize| {
+        let mut child = client(&["infer", "--server", &url])
+            .args(std::iter::repeat_n(&photo, n))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        let status = format!("/proc/{}/status", child.id());
+        let mut peak = 0;
+        let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+        while stdout.read_line(&mut said).unwrap() > 0 {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+            let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+            peak = kib.unwrap_or(0).max(peak);
+        }
+        assert!(child.wait().unwrap().success());
+        assert_eq!(said.lines().count(), n);
+        peak
+    };
+    let (few, many) = (peak_kib(2), peak_kib(20));
+    // Held together, 18 more would be 216 MB.
+    assert!(many < few + 80_000, "{few} and {many} KiB");
+}
+
+#[test]
+fn texts_of_the_server_cannot_act_on_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let named = "na\nme\u{1b}[31m";
+    let url = serve_with(dir.path(), 2, 150, |options| {
+        let to = dir.path().join("other");
+        let change = |spec: &mut pi_model::spec::ModelSpec| {
+            spec.name = named.to_owned();
+            spec.card.dataset = "\u{1b}]0;title\u{7}".to_owned();
+            for label in &mut spec.labels {
+                *label = format!("\r\u{1b}[2K{label}\nforged");
+            }
+        };
+        rebuild(dir.path(), &to, change, |weight| weight);
+        options.models = vec![to];
+    });
+    let image = png(dir.path(), "a.png", 8);
+    let image = image.to_str().unwrap();
+    for args in [
+        &["infer", "--server", &url, "--by-layer", image][..],
+        &["models", &url],
+        &["describe", &url],
+        &["bench", &url, "-n", "1"],
+        &["doctor", &url],
+        &["infer", "--server", &url, "--model", "\u{1b}[31m", image],
+    ] {
+        let output = client(args).output().unwrap();
+        for bytes in [output.stdout, output.stderr] {
+            let text = String::from_utf8(bytes).unwrap();
+            let acts = text.chars().any(|c| c.is_control() && c != '\n');
+            assert!(!acts && !text.lines().any(|l| l == "forged"), "{text:?}");
+        }
+    }
+    assert_eq!(says(&["models", &url]), "na\\nme\\u{1b}[31m\n");
+    let json: serde_json::Value = serde_json::from_str(&says(&["models", &url, "--json"])).unwrap();
+    assert_eq!(json[0], named);
+    assert_eq!(says(&["infer", "--server", &url, image]).lines().count(), 1);
 }
 
 /// Passes bytes on until the server has sent `n_down` of them, then closes both ends.

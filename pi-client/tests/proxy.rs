@@ -13,10 +13,10 @@ use pi_client::{Image, Sizing};
 use pi_model::{Model, executor};
 use pi_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use pi_proto::inference::infer_parameter::ParameterChoice;
-use pi_proto::inference::model_infer_request::InferInputTensor;
+use pi_proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use pi_proto::inference::{
-    InferTensorContents, ModelInferRequest, ModelMetadataRequest, ModelReadyRequest,
-    ServerReadyRequest,
+    InferParameter, InferTensorContents, ModelInferRequest, ModelMetadataRequest,
+    ModelReadyRequest, ServerReadyRequest,
 };
 use serde_json::{Value, json};
 
@@ -183,6 +183,71 @@ fn rest_answers_in_json_and_in_bytes_and_refuses_what_it_cannot_do() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_a_request_asks_for_is_done_or_refused_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = common::server(dir.path(), 2);
+    let proxy = Proxy::start(&url, &["--keep", "0"]);
+    let request = |of_input: Value, of_output: Value| {
+        json!({
+            "inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 8, 8, 3], "data": pixels(1), "parameters": of_input}],
+            "outputs": [{"name": "class", "parameters": of_output}],
+        })
+    };
+    let shared = json!({"shared_memory_region": "o", "shared_memory_byte_size": 8});
+    let hint = json!({"content_type": "np"});
+    let (status, answer) = proxy.infer(&request(hint, json!({"binary_data": false})));
+    assert_eq!(status, 200, "{answer}");
+    for (body, words) in [
+        (
+            request(json!({}), json!({"classification": 3})),
+            "output 'class' asks for classification",
+        ),
+        (
+            request(json!({}), shared.clone()),
+            "output 'class' stands in shared memory",
+        ),
+        (
+            request(shared, json!({})),
+            "input 'image' stands in shared memory",
+        ),
+        (
+            request(json!({}), json!({"as": "text"})),
+            "a parameter 'as', which",
+        ),
+    ] {
+        let (status, answer) = proxy.infer(&body);
+        assert_eq!(status, 400, "{answer}");
+        assert!(
+            answer["error"].as_str().unwrap().contains(words),
+            "{answer}"
+        );
+    }
+    let (status, head, _) = proxy.call(
+        "POST",
+        &format!("{MODEL}/infer"),
+        "Content-Encoding: gzip\r\n",
+        b"\x1f\x8b",
+    );
+    assert_eq!(status, 415, "{head}");
+    assert!(head.contains("accept-encoding: identity"), "{head}");
+    let mut client = GrpcInferenceServiceClient::connect(format!("http://{}", proxy.address))
+        .await
+        .unwrap();
+    let wanted = InferRequestedOutputTensor {
+        name: "class".into(),
+        parameters: [("classification".to_owned(), InferParameter::default())].into(),
+    };
+    let request = ModelInferRequest {
+        model_name: "small".into(),
+        outputs: vec![wanted],
+        ..ModelInferRequest::default()
+    };
+    let error = client.model_infer(request).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+    assert!(error.message().contains("classification"), "{error}");
 }
 
 #[tokio::test]

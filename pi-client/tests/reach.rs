@@ -141,6 +141,33 @@ impl Authority {
 }
 
 #[test]
+fn a_server_that_shows_an_authority_as_its_own_certificate_is_told_what_to_make() {
+    let dir = tempfile::tempdir().unwrap();
+    // As `openssl req -x509` makes it.
+    let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let [certificate, key_file] = ["c.pem", "k.pem"].map(|file| dir.path().join(file));
+    std::fs::write(&certificate, params.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(&key_file, key.serialize_pem()).unwrap();
+    let files = pi_server::TlsFiles {
+        certificate: certificate.clone(),
+        key: key_file,
+        client_ca: None,
+    };
+    let url = serve_with(dir.path(), 2, 150, |o| o.tls = Some(files));
+    let url = url.replace("http://127.0.0.1", "https://localhost");
+    for command in ["models", "doctor"] {
+        let (code, said) = run(&[command, "--ca", certificate.to_str().unwrap(), &url]);
+        assert!(
+            said.contains("CA:TRUE") && said.contains("pi-server certificate"),
+            "{said}"
+        );
+        assert_eq!(code, 4, "{said}");
+    }
+}
+
+#[test]
 fn a_client_certificate_that_is_missing_or_strange_is_the_same_mistake_each_time() {
     let dir = tempfile::tempdir().unwrap();
     let (ours, others) = (Authority::new(), Authority::new());
@@ -280,6 +307,20 @@ fn a_limit_of_file_sizes_is_an_error_and_not_the_end() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("File too large"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn too_few_descriptors_are_an_error_with_a_way_out() {
+    let program = env!("CARGO_BIN_EXE_pi-client");
+    for n in [5, 6, 8, 10] {
+        let command = format!("ulimit -n {n}; exec {program} models http://127.0.0.1:1");
+        let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("panicked"), "{n}: {said}");
+        assert!(said.contains("ulimit -n"), "{n}: {said}");
+        assert_eq!(output.status.code(), Some(2), "{n}: {said}");
+    }
 }
 
 #[test]

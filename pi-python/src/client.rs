@@ -123,7 +123,7 @@ impl NativeClient {
         let client = self.open(py)?;
         let bytes = data.as_bytes();
         let work = async {
-            let images = images(are_pixels, shape, bytes)?;
+            let images = Images::new(are_pixels, shape, bytes)?;
             predict(&client, &images, self.sizing).await
         };
         let (answers, stats) = self.wait(py, work)?;
@@ -241,45 +241,70 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn images(are_pixels: bool, shape: [usize; 3], bytes: &[u8]) -> Result<Vec<Image>, ClientError> {
-    let value_bytes = if are_pixels { 1 } else { size_of::<f32>() };
-    let n_bytes = shape
-        .iter()
-        .try_fold(value_bytes, |n, &d| n.checked_mul(d))
-        .filter(|n| *n > 0 && bytes.len().is_multiple_of(*n) && !bytes.is_empty());
-    let n_bytes = n_bytes.ok_or_else(|| ClientError::Input {
-        name: "array".into(),
-        reason: format!("{} bytes are no images of {shape:?}", bytes.len()),
-    })?;
-    let chunks = bytes.chunks_exact(n_bytes);
-    let n_images = chunks.len();
-    let one = |(index, chunk): (usize, &[u8])| {
-        let image = match are_pixels {
-            true => Image::from_pixels(shape[1], shape[0], shape[2], chunk.to_vec())?,
-            false => {
-                let (values, _) = chunk.as_chunks::<4>();
-                let values = values.iter().map(|v| f32::from_le_bytes(*v));
-                Image::from_tensor(shape, values.collect())?
-            }
-        };
-        Ok(image.named(match n_images {
-            1 => "array".to_owned(),
-            _ => format!("array[{index}]"),
-        }))
-    };
-    chunks.enumerate().map(one).collect()
+/// Images of one shape that lie one behind the other; each is copied when its turn comes.
+struct Images<'a> {
+    are_pixels: bool,
+    shape: [usize; 3],
+    bytes: &'a [u8],
+    /// Of one image.
+    n_bytes: usize,
+}
+
+impl<'a> Images<'a> {
+    fn new(are_pixels: bool, shape: [usize; 3], bytes: &'a [u8]) -> Result<Self, ClientError> {
+        let value_bytes = if are_pixels { 1 } else { size_of::<f32>() };
+        let n_bytes = shape
+            .iter()
+            .try_fold(value_bytes, |n, &d| n.checked_mul(d))
+            .filter(|n| *n > 0 && bytes.len().is_multiple_of(*n) && !bytes.is_empty());
+        let n_bytes = n_bytes.ok_or_else(|| ClientError::Input {
+            name: "array".into(),
+            reason: format!("{} bytes are no images of {shape:?}", bytes.len()),
+        })?;
+        Ok(Self {
+            are_pixels,
+            shape,
+            bytes,
+            n_bytes,
+        })
+    }
+
+    const fn len(&self) -> usize {
+        self.bytes.len() / self.n_bytes
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Result<Image, ClientError>> {
+        let chunks = self.bytes.chunks_exact(self.n_bytes);
+        chunks.enumerate().map(|(index, chunk)| {
+            let image = match self.are_pixels {
+                true => {
+                    let [height, width, channels] = self.shape;
+                    Image::from_pixels(width, height, channels, chunk.to_vec())?
+                }
+                false => {
+                    let (values, _) = chunk.as_chunks::<4>();
+                    let values = values.iter().map(|v| f32::from_le_bytes(*v));
+                    Image::from_tensor(self.shape, values.collect())?
+                }
+            };
+            Ok(image.named(match self.len() {
+                1 => "array".to_owned(),
+                _ => format!("array[{index}]"),
+            }))
+        })
+    }
 }
 
 /// Answers all `images`, or spends nothing if one of them cannot be used. What is missing is prepared in batches, as many as the
 /// server holds at a time.
 async fn predict(
     client: &Client,
-    images: &[Image],
+    images: &Images<'_>,
     sizing: Sizing,
 ) -> Result<(Vec<Prediction>, CallStats), ClientError> {
     let called = Instant::now();
-    for image in images {
-        image.fit(&client.description().model, sizing)?;
+    for image in images.iter() {
+        image?.fit(&client.description().model, sizing)?;
     }
     let n_ready = client.n_prepared();
     let mut series = client.series(images.len());
@@ -289,7 +314,7 @@ async fn predict(
         ..CallStats::default()
     };
     for (index, image) in images.iter().enumerate() {
-        let answer = series.infer(image).await?;
+        let answer = series.infer(&image?).await?;
         let cost = &answer.stats;
         stats.n_prepared_ahead += usize::from(cost.prepared_ahead && index < n_ready);
         stats.waited_seconds += cost.waited_seconds;

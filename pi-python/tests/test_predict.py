@@ -57,6 +57,20 @@ def test_a_batch_is_prepared_in_one_flight(url):
         assert client.last_stats.n_prepared_ahead == 2 and client.n_prepared == 1
 
 
+def test_more_images_than_a_session_holds_are_prepared_in_several_flights(serve):
+    for mib in (1, 2, 4, 8, 16, 32, 64):
+        server = serve("--prepared-memory", str(mib), "--max-sessions", "2")
+        with Client(server.url, "small") as client:
+            most = client.describe().max_prepared
+            if not 4 <= most < 1000:
+                continue
+            images = np.repeat(PIXELS[:1], most + 5, axis=0)
+            assert client.predict(images).shape == (most + 5, 5)
+            assert client.last_stats.n_images == most + 5
+            return
+    pytest.fail("no memory makes sessions of a size to try")
+
+
 def test_any_layout_and_byte_order_of_the_same_values(client):
     image, tensor = PIXELS[0], TENSORS[0]
     # A grey image has one channel, which the client makes three.

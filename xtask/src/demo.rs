@@ -24,6 +24,9 @@ pub struct Candidate {
     pub accuracy: Option<f64>,
 }
 
+/// The client's exit code for answers that are not as in the clear.
+const DIFFERS: i32 = 10;
+
 /// A candidate with what the client measured.
 pub struct Measured {
     /// The model.
@@ -203,7 +206,8 @@ impl Server {
             .stderr(Stdio::inherit())
             .output()
             .context("cannot start pi-client")?;
-        if !output.status.success() {
+        // Answers that are not as in the clear stand in the table.
+        if !matches!(output.status.code(), Some(0 | DIFFERS)) {
             bail!(
                 "the client failed; its message is above, the server's log is target/demo-server.log"
             );

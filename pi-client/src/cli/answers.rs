@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use pi_client::input::Input;
 use pi_client::{Description, Prediction, Report};
+use pi_model::text::shown;
 use pi_model::{Model, ModelError, executor};
 use serde::Serialize;
 
@@ -58,6 +59,22 @@ pub(crate) struct Run {
     /// Why it ended before all images were answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+}
+
+/// Answers that are not as in the clear.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "of {n_checked} images compared with the model in the clear {n_other} have another class, and {n_outside} have values outside the model's ranges"
+)]
+pub(crate) struct Differs {
+    n_checked: usize,
+    n_other: usize,
+    n_outside: usize,
+}
+
+impl Differs {
+    pub(crate) const EXIT_CODE: u8 = 10;
+    pub(crate) const MEANING: &str = "with --check: answers that are not as in the clear";
 }
 
 impl Outcome {
@@ -137,6 +154,17 @@ impl Run {
         self.report.as_ref()
     }
 
+    /// What `--check` found, unless all is well.
+    pub(crate) fn differs(&self) -> Option<Differs> {
+        let checks = || self.results.iter().filter_map(|r| r.check.as_ref());
+        let differs = Differs {
+            n_checked: self.n_checked,
+            n_other: self.n_checked - self.n_agree,
+            n_outside: checks().filter(|c| c.n_range_violations > 0).count(),
+        };
+        (differs.n_other + differs.n_outside > 0).then_some(differs)
+    }
+
     /// How many were right, and as in the clear, where that is known.
     pub(crate) fn totals(&self) -> String {
         let mut lines = Vec::new();
@@ -167,9 +195,10 @@ impl Lines {
         top: Option<u16>,
     ) -> Self {
         let labels = &description.model.spec().labels;
-        let widest = labels.iter().map(|label| label.chars().count()).max();
+        let width = |text: &str| shown(text).chars().count();
+        let widest = labels.iter().map(|label| width(label)).max();
         Self {
-            image: names.map(|n| n.chars().count()).max().unwrap_or(0),
+            image: names.map(width).max().unwrap_or(0),
             // Of a thousand labels some are very long.
             label: widest.unwrap_or(0).min(24),
             top,
@@ -178,7 +207,8 @@ impl Lines {
 
     pub(crate) fn line(&self, r: &Outcome) -> String {
         let (image, label) = (self.image, self.label);
-        let mut text = format!("{:image$}  {:label$}", r.image, r.prediction);
+        let (name, prediction) = (shown(&r.image), shown(&r.prediction));
+        let mut text = format!("{name:image$}  {prediction:label$}");
         if let Some((_, logit)) = r.top.first() {
             let n_others = self.top.map_or(2, |n| usize::from(n) - 1);
             let others: Vec<String> = r.top.iter().skip(1).take(n_others).map(scored).collect();
@@ -189,7 +219,7 @@ impl Lines {
         }
         match &r.label {
             Some(truth) if *truth == r.prediction => text += "   right",
-            Some(truth) => text += &format!("   wrong, it is {truth}"),
+            Some(truth) => text += &format!("   wrong, it is {}", shown(truth)),
             None => {}
         }
         if let Some(check) = &r.check {
@@ -201,13 +231,13 @@ impl Lines {
 }
 
 fn scored((label, logit): &(String, f64)) -> String {
-    format!("{label} {logit:.2}")
+    format!("{} {logit:.2}", shown(label))
 }
 
 fn compared(check: &Check) -> String {
     let mut text = match check.agrees {
         true => "   as in the clear".to_owned(),
-        false => format!("   IN THE CLEAR IT IS {}", check.prediction),
+        false => format!("   IN THE CLEAR IT IS {}", shown(&check.prediction)),
     };
     if let Some(error) = check.max_logit_error {
         let _ = write!(text, ", logits within {error:.3}");

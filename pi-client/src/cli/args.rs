@@ -19,8 +19,9 @@ use super::terminal::{Terminal, tell_wait};
 
 #[derive(Args)]
 pub(crate) struct ServerArgs {
-    /// http://HOST:PORT, or https://HOST:PORT for TLS.
-    #[arg(long, value_name = "URL", env = "PI_SERVER")]
+    /// http://HOST:PORT, or https://HOST:PORT for TLS; without it the variable PI_SERVER is taken.
+    // Not by clap: it takes a variable for a flag that was given, and then the variable excludes an address beside it.
+    #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// Certificate to trust, in PEM; without it the system's authorities are trusted.
     #[arg(long, value_name = "FILE")]
@@ -121,11 +122,15 @@ impl SessionArgs {
 impl ServerArgs {
     /// The server's address; `url` is what a command was given besides --server.
     pub(crate) fn url(&self, url: Option<&str>) -> Result<String, ClientError> {
-        url.or(self.server.as_deref())
-            .map(str::to_owned)
-            .ok_or_else(|| {
-                ClientError::Usage("which server? Give --server URL, or set PI_SERVER".into())
-            })
+        let given = url.or(self.server.as_deref()).map(str::to_owned);
+        let variable = || {
+            std::env::var("PI_SERVER")
+                .ok()
+                .filter(|url| !url.is_empty())
+        };
+        given.or_else(variable).ok_or_else(|| {
+            ClientError::Usage("which server? Give --server URL, or set PI_SERVER".into())
+        })
     }
 
     const fn retries(&self) -> Retries {

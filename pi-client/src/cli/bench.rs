@@ -8,7 +8,7 @@ use pi_client::image::{Image, Sizing};
 use pi_client::observer::{Activity, Note, Observer, Work};
 use pi_client::report::PhaseReport;
 use pi_client::{Client, ClientError, Config, Report};
-use pi_model::text::Table;
+use pi_model::text::{Table, shown};
 use serde::Serialize;
 
 use super::args::{ServerArgs, SessionArgs};
@@ -195,7 +195,7 @@ fn table(bench: &Bench) -> String {
             "down",
             "round trips",
         ],
-        format!("   {}, batches of {}", bench.model, bench.batch),
+        format!("   {}, batches of {}", shown(&bench.model), bench.batch),
     );
     for line in &bench.phases {
         let seconds = |s: f64| format!("{s:.3}");

@@ -2,7 +2,7 @@
 
 use pi_client::Report;
 use pi_client::report::PhaseReport;
-use pi_model::text::{Table, thousands};
+use pi_model::text::{Table, shown, thousands};
 
 use super::out::bytes;
 
@@ -42,7 +42,7 @@ pub(crate) fn by_phase(report: &Report) -> String {
     };
     format!(
         "{table}\n{}: {} of {} ReLUs kept, {how}, {} on the wire in all",
-        report.model,
+        shown(&report.model),
         thousands(report.relus_kept as u64),
         thousands(report.relus_total as u64),
         bytes(report.wire_bytes)
@@ -72,7 +72,7 @@ pub(crate) fn by_layer(report: &Report) -> String {
         };
         table.row(
             [
-                layer.name.clone(),
+                shown(&layer.name),
                 layer.shape.clone(),
                 relus,
                 bytes(layer.he_bytes / prepared),

@@ -7,7 +7,7 @@ use pi_client::Description;
 use pi_client::session::DEFAULT_BATCH;
 use pi_model::PublicPlan;
 use pi_model::spec::OutputMode;
-use pi_model::text::thousands;
+use pi_model::text::{shown, thousands};
 use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase};
 use pi_protocol::session::SessionOptions;
@@ -48,7 +48,10 @@ pub(crate) fn models(args: &ModelsArgs) -> anyhow::Result<()> {
     let names = args.server.again(|| client.models())?;
     out::line(&match args.json {
         true => serde_json::to_string_pretty(&names)?,
-        false => names.join("\n"),
+        false => {
+            let names: Vec<String> = names.iter().map(|name| shown(name)).collect();
+            names.join("\n")
+        }
     })
 }
 
@@ -93,10 +96,10 @@ fn usual_batch(description: &Description) -> usize {
 fn in_words(description: &Description, costs: &[Cost; 2], tls: bool) -> String {
     let spec = description.model.spec();
     let (card, input) = (&spec.card, &spec.input);
-    let mut text = format!("{}\n", spec.name);
+    let mut text = format!("{}\n", shown(&spec.name));
     let mut row = |key: &str, value: String| {
         if !value.is_empty() {
-            let _ = writeln!(text, "  {key:14}{value}");
+            let _ = writeln!(text, "  {key:14}{}", shown(&value));
         }
     };
     row("network", card.architecture.clone());

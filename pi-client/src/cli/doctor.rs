@@ -2,7 +2,6 @@
 //!
 //! It spends nothing that can be used once, and counts as some calls and one session of the client's quota.
 
-use std::io::Write as _;
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,6 +11,7 @@ use pi_client::blocking::{Client, Session};
 use pi_client::error::HOLDING;
 use pi_client::{ClientError, ConnectOptions, Description};
 use pi_model::PublicPlan;
+use pi_model::text::shown;
 use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase as Part};
 use pi_protocol::session::SessionOptions;
@@ -41,7 +41,8 @@ pub(crate) struct DoctorArgs {
 }
 
 fn line(mark: &str, what: &str, text: &str) -> anyhow::Result<()> {
-    Ok(writeln!(std::io::stdout(), "{mark:5}{what:12}{text}")?)
+    // It may hold the server's words.
+    out::line(&format!("{mark:5}{what:12}{}", shown(text)))
 }
 
 fn good(what: &str, text: &str) -> anyhow::Result<()> {
@@ -89,6 +90,13 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     let _phase = interrupt::during(Doing::Connecting);
     let options = args.server.options(args.url.as_deref())?;
     let url = options.url.clone();
+    if let Some(variable) = proxy_variable() {
+        line(
+            "--",
+            "proxy",
+            &format!("{variable} is set; pi-client does not use it and connects directly"),
+        )?;
+    }
     let rtt = step("TCP", reach(&url, options.connect_timeout))?;
     let tls = url.starts_with("https://");
     let what = if tls { "TLS" } else { "HTTP/2" };
@@ -196,6 +204,19 @@ fn watch(session: &Session, time: Duration) -> anyhow::Result<Duration> {
     }
     bar.finish_and_clear();
     Ok(started.elapsed())
+}
+
+/// The variable that names an HTTP proxy for other programs. Where that is the only way out, nothing here gets through.
+fn proxy_variable() -> Option<&'static str> {
+    let names = [
+        "HTTPS_PROXY",
+        "https_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+        "grpc_proxy",
+    ];
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    names.into_iter().find(is_set)
 }
 
 /// Resolves the name and connects, and measures how long that takes.

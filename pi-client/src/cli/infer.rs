@@ -1,15 +1,17 @@
 //! The command `infer`: from image files to one answer each, and what it cost.
 
+use std::borrow::Cow;
 use std::io::IsTerminal as _;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pi_client::image::{Image, Sizing};
 use pi_client::input::{self, Input};
 use pi_client::{Client, ClientError, Config, Description, Report};
-use pi_model::Model;
 use pi_model::spec::OutputMode;
+use pi_model::text::shown;
+use pi_model::{Model, PublicModel};
 
 use super::answers::{Check, Lines, Outcome, Run};
 use super::args::{ServerArgs, SessionArgs, StoreArgs};
@@ -39,7 +41,8 @@ pub(crate) struct InferArgs {
     /// Print the traffic of each layer.
     #[arg(long)]
     by_layer: bool,
-    /// Compare with this model in the clear, on this machine. For who has the model anyway.
+    /// Compare with this model in the clear, on this machine. For who has the model anyway. Ends with code 10 if a class differs or
+    /// a value leaves the model's ranges.
     #[arg(long, value_name = "MODEL_DIR")]
     check: Option<PathBuf>,
     /// Read images from a file of CIFAR-10's binary version and report the accuracy.
@@ -61,36 +64,66 @@ pub(crate) struct InferArgs {
     images: Vec<PathBuf>,
 }
 
+/// Where an image comes from. Only one is held at a time: a camera's takes a thousand times what the model takes.
+enum Source<'a> {
+    File {
+        path: &'a Path,
+        /// Width and height of a picture.
+        size: Option<(usize, usize)>,
+    },
+    Stdin(Image),
+    Record(Input),
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
     let check = args.check.as_deref().map(Model::load).transpose()?;
     // What is no image is said before anything is asked of the server.
-    let images = open(&args.images)?;
+    let sources = args.images.iter().map(|path| Source::look(path));
+    let mut sources = sources.collect::<Result<Vec<_>, _>>()?;
     let config = Config {
         model: args.model.clone(),
+        sizing: sizing(args),
         // Without a folder for data there is nothing.
         store: args.store.dir().ok().filter(|_| !args.fresh),
         ..args.session.config(&args.server, None)?
     };
     wait(async {
         let client = Client::connect(config).await?;
-        let inputs = inputs(args, &images, check.as_ref(), client.description())?;
-        let mut results = Vec::with_capacity(inputs.len());
-        let done = ask(args, client, check.as_ref(), &inputs, &mut results).await;
-        match done {
-            Ok(report) => show(args, Run::new(results, report, None)),
-            Err(error) => Err(told(args, results, error, inputs.len())?),
+        let description = client.description();
+        suits(args, &sources, check.as_ref(), description)?;
+        if let (Some(file), Some(range)) = (&args.cifar, &args.range) {
+            let records = input::cifar10(file, range.clone(), &description.model)?;
+            sources.extend(records.into_iter().map(Source::Record));
+        }
+        let n_images = sources.len();
+        let mut results = Vec::with_capacity(n_images);
+        match ask(args, client, check.as_ref(), sources, &mut results).await {
+            Ok(report) => {
+                let run = Run::new(results, report, None);
+                show(args, &run)?;
+                // Whoever compares wants to know in a script, too.
+                run.differs().map_or(Ok(()), |differs| Err(differs.into()))
+            }
+            Err(error) => Err(told(args, results, error, n_images)?),
         }
     })?
 }
 
-/// What is to be answered by the described model; refuses what does not suit it.
-fn inputs(
+const fn sizing(args: &InferArgs) -> Sizing {
+    match args.exact_size {
+        true => Sizing::Exact,
+        false => Sizing::Resize,
+    }
+}
+
+/// Refuses what does not suit the described model, before anything is spent.
+fn suits(
     args: &InferArgs,
-    images: &[Image],
+    sources: &[Source<'_>],
     check: Option<&Model>,
     description: &Description,
-) -> Result<Vec<Input>, ClientError> {
+) -> Result<(), ClientError> {
     let spec = description.model.spec();
     if check.is_some_and(|model| model.public().to_json() != description.model.to_json()) {
         return Err(ClientError::Usage(format!(
@@ -98,35 +131,96 @@ fn inputs(
             spec.name
         )));
     }
-    let inputs = match (&args.cifar, &args.range) {
-        (Some(file), Some(range)) => input::cifar10(file, range.clone(), &description.model)?,
-        _ => fit(images, args.exact_size, description)?,
-    };
+    for source in sources {
+        source.check(&description.model, sizing(args))?;
+    }
     if args.top.is_some() && spec.output.mode == OutputMode::Argmax {
         eprintln!("note: this model opens the label alone, so there is nothing for --top to show");
     }
-    Ok(inputs)
+    Ok(())
 }
 
-/// Asks for all inputs, in order, and prints each answer as soon as it is there. Returns what it cost.
+impl<'a> Source<'a> {
+    /// Looks at a file's head, and reads standard input for `-`.
+    fn look(path: &'a Path) -> Result<Self, ClientError> {
+        match path.to_str() {
+            Some("-") => Ok(Self::Stdin(Image::read("stdin", std::io::stdin().lock())?)),
+            // It may hold a password, and is not repeated.
+            Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
+                Err(ClientError::Usage(
+                    "an address was given where images stand; write --server URL".into(),
+                ))
+            }
+            _ => Ok(Self::File {
+                path,
+                size: Image::look(path)?,
+            }),
+        }
+    }
+
+    fn name(&self) -> Cow<'_, str> {
+        match self {
+            Self::File { path, .. } => path.file_name().unwrap_or_default().to_string_lossy(),
+            Self::Stdin(image) => image.name().into(),
+            Self::Record(input) => (&*input.name).into(),
+        }
+    }
+
+    /// Refuses what the model does not take, as far as that can be seen at once.
+    fn check(&self, model: &PublicModel, sizing: Sizing) -> Result<(), ClientError> {
+        let wanted = &model.spec().input;
+        match self {
+            Self::File { path, size } => {
+                let is_other = *size != Some((wanted.width, wanted.height));
+                if size.is_none() || sizing == Sizing::Exact && is_other {
+                    Image::open(path)?.fit(model, sizing)?;
+                }
+            }
+            Self::Stdin(image) => {
+                image.fit(model, sizing)?;
+            }
+            Self::Record(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Makes it fit the model, and tells what had to be guessed.
+    fn into_input(self, model: &PublicModel, sizing: Sizing) -> Result<Input, ClientError> {
+        let image = match self {
+            Self::File { path, .. } => Image::open(path)?,
+            Self::Stdin(image) => image,
+            Self::Record(input) => return Ok(input),
+        };
+        let fitted = image.fit(model, sizing)?;
+        for note in &fitted.notes {
+            eprintln!("note: {}: {note}", shown(image.name()));
+        }
+        Ok(fitted.input)
+    }
+}
+
+/// Asks for all images, in order, and prints each answer as soon as it is there. Returns what it cost.
 async fn ask(
     args: &InferArgs,
     client: Client,
     check: Option<&Model>,
-    inputs: &[Input],
+    sources: Vec<Source<'_>>,
     results: &mut Vec<Outcome>,
 ) -> anyhow::Result<Option<Report>> {
     let description = client.description();
     let labels = &description.model.spec().labels;
-    let lines = Lines::new(inputs.iter().map(|i| &*i.name), description, args.top);
+    let names: Vec<_> = sources.iter().map(Source::name).collect();
+    let lines = Lines::new(names.iter().map(|name| &**name), description, args.top);
+    drop(names);
     let n_top = args.top.map_or(usize::MAX, usize::from);
-    let mut series = client.series(inputs.len());
-    for input in inputs {
-        let answer = series.infer_input(input).await?;
+    let mut series = client.series(sources.len());
+    for source in sources {
+        let input = source.into_input(&description.model, sizing(args))?;
+        let answer = series.infer_input(&input).await?;
         let check = check
-            .map(|model| Check::of(model, input, &answer))
+            .map(|model| Check::of(model, &input, &answer))
             .transpose()?;
-        let result = Outcome::new(input, &answer, labels, n_top, check);
+        let result = Outcome::new(&input, &answer, labels, n_top, check);
         if !args.json {
             out::line(&lines.line(&result))?;
         }
@@ -155,9 +249,9 @@ fn told(
 }
 
 /// Prints what comes after the answers.
-fn show(args: &InferArgs, run: Run) -> anyhow::Result<()> {
+fn show(args: &InferArgs, run: &Run) -> anyhow::Result<()> {
     if args.json {
-        return out::line(&serde_json::to_string_pretty(&run)?);
+        return out::line(&serde_json::to_string_pretty(run)?);
     }
     let totals = run.totals();
     if !totals.is_empty() {
@@ -173,41 +267,4 @@ fn show(args: &InferArgs, run: Run) -> anyhow::Result<()> {
         out::line(&format!("\n{}", costs::by_layer(report)))?;
     }
     Ok(())
-}
-
-/// Reads the files, and standard input for `-`.
-fn open(paths: &[PathBuf]) -> Result<Vec<Image>, ClientError> {
-    let images = paths.iter().map(|path| match path.to_str() {
-        Some("-") => Image::read("stdin", std::io::stdin().lock()),
-        // It may hold a password, and is not repeated.
-        Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
-            Err(ClientError::Usage(
-                "an address was given where images stand; write --server URL".into(),
-            ))
-        }
-        _ => Image::open(path),
-    });
-    images.collect()
-}
-
-/// Makes images fit the model, and tells what had to be guessed.
-fn fit(
-    images: &[Image],
-    exact_size: bool,
-    description: &Description,
-) -> Result<Vec<Input>, ClientError> {
-    let sizing = if exact_size {
-        Sizing::Exact
-    } else {
-        Sizing::Resize
-    };
-    let mut inputs = Vec::with_capacity(images.len());
-    for image in images {
-        let fitted = image.fit(&description.model, sizing)?;
-        for note in &fitted.notes {
-            eprintln!("note: {}: {note}", image.name());
-        }
-        inputs.push(fitted.input);
-    }
-    Ok(inputs)
 }

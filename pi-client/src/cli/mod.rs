@@ -17,6 +17,7 @@ mod wait;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use pi_client::connect::check_descriptors;
 use pi_client::{ClientError, ErrorClass};
 use pi_model::{ModelError, text};
 
@@ -59,6 +60,11 @@ fn exit_codes() -> String {
     for class in ErrorClass::ALL {
         text += &format!("  {}    {}\n", class.exit_code(), class.meaning());
     }
+    text += &format!(
+        "  {}   {}\n",
+        answers::Differs::EXIT_CODE,
+        answers::Differs::MEANING
+    );
     text + "  130  interrupted (Ctrl-C)"
 }
 
@@ -67,21 +73,23 @@ pub(crate) fn main() -> ExitCode {
     let command = Cli::parse().command;
     #[cfg(unix)]
     interrupt::outlive_file_limit();
-    // A proxy is stopped by Ctrl-C in good order.
-    if !matches!(command, Command::Proxy(_)) {
-        interrupt::watch();
-    }
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", text::explain(error.as_ref()));
+            // It may hold the server's words.
+            eprintln!("error: {}", text::shown(&text::explain(error.as_ref())));
             ExitCode::from(exit_code(&error))
         }
     }
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
+    check_descriptors()?;
+    // A proxy is stopped by Ctrl-C in good order.
+    if !matches!(command, Command::Proxy(_)) {
+        interrupt::watch();
+    }
     match command {
         Command::Infer(args) => infer::run(&args),
         Command::Prepare(args) => prepare::run(&args),
@@ -111,6 +119,9 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(error) = error.downcast_ref::<ClientError>() {
         return error.class().exit_code();
+    }
+    if error.is::<answers::Differs>() {
+        return answers::Differs::EXIT_CODE;
     }
     match error.downcast_ref::<ModelError>() {
         Some(_) => ErrorClass::Usage.exit_code(),

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use pi_client::{Client, Config};
+use pi_model::text::shown;
 
 use super::args::{ServerArgs, SessionArgs, StoreArgs};
 use super::out;
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
         }
         out::line(&format!(
             "{n_waiting} inferences of {} at {} wait in {}; the server keeps its halves for {}",
-            description.model.spec().name,
+            shown(&description.model.spec().name),
             args.server.url(url)?,
             dir.display(),
             out::span(description.kept_for)

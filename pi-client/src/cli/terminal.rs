@@ -8,6 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pi_client::ClientError;
 use pi_client::observer::{Activity, Note, Observer, Work};
+use pi_model::text;
 
 use super::interrupt::{self, Doing, During};
 
@@ -45,6 +46,7 @@ impl Observer for Terminal {
 /// Tells a terminal that something is tried again.
 pub(crate) fn tell_wait(error: &ClientError, wait: Duration) {
     if std::io::stderr().is_terminal() {
+        let error = text::shown(&error.to_string());
         eprintln!("{error}; trying again in {:.1} s", wait.as_secs_f64());
     }
 }

@@ -23,6 +23,23 @@ pub fn check_address(url: &str) -> Result<(), ClientError> {
     if host.is_empty() {
         return Err(address());
     }
+    // A zone names an interface of one machine, and no library beneath takes it.
+    if host.contains('%') {
+        return Err(ClientError::Usage(format!(
+            "'{url}' is not an address of a server: a zone after % is not taken; use another address of that machine, or a name"
+        )));
+    }
+    let after_address = host.rsplit(']').next().unwrap_or_default();
+    let port = after_address.split_once(':').map(|(_, port)| port);
+    // Else the transport would take the port of the scheme without a word.
+    let is_port = |port: &str| {
+        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|n| n > 0)
+    };
+    if port.is_some_and(|port| !is_port(port)) {
+        return Err(ClientError::Usage(format!(
+            "'{url}' is not an address of a server: a port is a number of 1 to 65535"
+        )));
+    }
     if !matches!(path, "" | "/") {
         let server = url.strip_suffix(path).unwrap_or_default();
         return Err(ClientError::Usage(format!(
@@ -59,7 +76,12 @@ mod tests {
 
     #[test]
     fn an_address_is_scheme_host_and_port_and_a_password_is_not_repeated() {
-        for url in ["http://a", "https://a:1", "http://a:1/", "http://[::1]:5"] {
+        for url in [
+            "http://a",
+            "https://a:65535",
+            "http://a:1/",
+            "http://[::1]:5",
+        ] {
             check_address(url).unwrap();
         }
         for url in [
@@ -70,6 +92,13 @@ mod tests {
             "http://a:1/foo",
             "https://a:1/?x=1",
             "http://a#b",
+            "http://a:",
+            "https://a:0",
+            "http://127.0.0.1:65536",
+            "http://[::1]:99999",
+            "http://a:+1",
+            "http://a:1:2",
+            "http://[fe80::1%25eth0]:5",
         ] {
             assert!(check_address(url).is_err(), "{url}");
         }

@@ -122,6 +122,8 @@ impl ClientError {
             "its certificate is made for another host name: use the name in the certificate, or a certificate made with --host for this one"
         } else if has("unknownissuer") || has("unknown issuer") || has("badsignature") {
             "its certificate is not trusted here: give the certificate, or that of its issuer, with --ca FILE"
+        } else if has("causedasendentity") {
+            "the server shows a certificate that is an authority (CA:TRUE) as its own: make one with `pi-server certificate`, or with `-addext basicConstraints=critical,CA:FALSE`"
         } else if has("invalidcontenttype") || has("corrupt message") {
             "it does not speak TLS there: use http://, or start the server with --tls-cert and --tls-key"
         } else if has("certificate") || has("tls") || has("fatal alert") {

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pi_model::Model;
 use pi_model::random::residual_network;
-use pi_model::spec::OutputMode;
+use pi_model::spec::{ModelSpec, OutputMode};
 use pi_server::{Limits, ServeOptions, Server};
 
 /// A server inside this process that lives as long as the test program.
@@ -59,6 +60,31 @@ pub fn serve_with(
         });
     });
     format!("http://{}", told.recv().unwrap())
+}
+
+/// Saves the model of `dir` to `to`, with another specification or other weights.
+pub fn rebuild(
+    dir: &Path,
+    to: &Path,
+    change: impl FnOnce(&mut ModelSpec),
+    weight: impl Fn(i32) -> i32,
+) {
+    let model = Model::load(dir).unwrap();
+    let layers = &model.public().graph().layers;
+    let weights = layers.iter().flat_map(|layer| &layer.convs).map(|conv| {
+        let mut weights = model.weights(conv).clone();
+        for value in &mut weights.weight {
+            *value = weight(*value);
+        }
+        (conv.op.clone(), weights)
+    });
+    let masks = layers
+        .iter()
+        .filter_map(|layer| Some((layer.name.clone(), layer.relu.clone()?)));
+    let mut spec = model.public().spec().clone();
+    change(&mut spec);
+    let other = Model::new(spec, masks.collect(), weights.collect());
+    other.unwrap().save(to).unwrap();
 }
 
 pub fn png(dir: &Path, name: &str, side: u32) -> PathBuf {

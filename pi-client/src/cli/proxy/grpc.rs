@@ -52,6 +52,15 @@ impl Service {
                 request.inputs.len()
             )));
         }
+        tensor::check_parameters("it", request.parameters.keys(), &[])?;
+        for input in &request.inputs {
+            let whose = format!("input '{}'", input.name);
+            tensor::check_parameters(&whose, input.parameters.keys(), &[])?;
+        }
+        for output in &request.outputs {
+            let whose = format!("output '{}'", output.name);
+            tensor::check_parameters(&whose, output.parameters.keys(), &[])?;
+        }
         let mut inputs = Vec::with_capacity(request.inputs.len());
         for (i, input) in request.inputs.iter().enumerate() {
             let data = match raw.get(i) {

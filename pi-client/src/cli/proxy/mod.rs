@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use clap::Args;
 use pi_client::{Client, ClientError, Config, Sizing};
+use pi_model::text::shown;
 use pi_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -127,7 +128,7 @@ async fn tell_trouble(proxy: &Proxy) {
         let trouble = proxy.client.trouble();
         if trouble != told {
             match &trouble {
-                Some(trouble) => eprintln!("not ready: {trouble}"),
+                Some(trouble) => eprintln!("not ready: {}", shown(trouble)),
                 None => eprintln!("ready again"),
             }
             told = trouble;

@@ -19,6 +19,9 @@ use super::tensor::{self, BINARY, Data, INPUT, PLATFORM, Tensor, refused};
 
 const HEADER_LENGTH: &str = "inference-header-content-length";
 
+/// Says what a tensor's numbers are, which MLServer's clients add. Arrays of numbers are all that is taken.
+const CONTENT_TYPE: &str = "content_type";
+
 #[derive(Deserialize)]
 struct InferRequest {
     #[serde(default)]
@@ -32,6 +35,8 @@ struct InferRequest {
 
 #[derive(Deserialize)]
 struct InputTensor {
+    #[serde(default)]
+    name: String,
     datatype: String,
     shape: Vec<i64>,
     #[serde(default)]
@@ -197,10 +202,43 @@ async fn infer(
     if !proxy.knows(&path.model, &path.version) {
         return unknown(&proxy, &path);
     }
+    let encoding = headers.get(header::CONTENT_ENCODING);
+    if encoding.is_some_and(|encoding| encoding != "identity") {
+        let mut response = failure(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "a compressed request (Content-Encoding) is not taken: send it as it is",
+        );
+        let plain = HeaderValue::from_static("identity");
+        response
+            .headers_mut()
+            .insert(header::ACCEPT_ENCODING, plain);
+        return response;
+    }
     match answer(&proxy, &headers, &body).await {
         Ok(response) => response,
         Err(error) => from_error(&error),
     }
+}
+
+/// Refuses parameters that would have to change what is done.
+fn check_parameters(request: &InferRequest) -> Result<(), ClientError> {
+    let check = tensor::check_parameters;
+    let of_request = request.parameters.keys();
+    check("it", of_request, &["binary_data_output", CONTENT_TYPE])?;
+    for input in &request.inputs {
+        let whose = format!("input '{}'", input.name);
+        let known = ["binary_data_size", CONTENT_TYPE];
+        check(&whose, input.parameters.keys(), &known)?;
+    }
+    for output in &request.outputs {
+        let whose = format!("output '{}'", output.name);
+        check(
+            &whose,
+            output.parameters.keys(),
+            &["binary_data", CONTENT_TYPE],
+        )?;
+    }
+    Ok(())
 }
 
 async fn answer(proxy: &Proxy, headers: &HeaderMap, body: &[u8]) -> Result<Response, ClientError> {
@@ -220,6 +258,7 @@ async fn answer(proxy: &Proxy, headers: &HeaderMap, body: &[u8]) -> Result<Respo
             "it is no request of the Open Inference Protocol: {e}"
         ))
     })?;
+    check_parameters(&request)?;
     let mut inputs = Vec::with_capacity(request.inputs.len());
     for input in &request.inputs {
         let size = input.parameters.get("binary_data_size");

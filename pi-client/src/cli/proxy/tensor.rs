@@ -36,6 +36,33 @@ pub(crate) fn refused(reason: impl Into<String>) -> ClientError {
     }
 }
 
+/// Refuses what `whose` parameters ask for and this proxy does not do: whoever sends one relies on what it means.
+pub(crate) fn check_parameters<'a>(
+    whose: &str,
+    names: impl IntoIterator<Item = &'a String>,
+    known: &[&str],
+) -> Result<(), ClientError> {
+    for name in names {
+        if known.contains(&name.as_str()) {
+            continue;
+        }
+        return Err(refused(match name.as_str() {
+            "classification" => {
+                format!(
+                    "{whose} asks for classification, which this proxy does not do: take the class or the logits"
+                )
+            }
+            shared if shared.starts_with("shared_memory") => {
+                format!(
+                    "{whose} stands in shared memory, which this proxy does not use: send the data along"
+                )
+            }
+            other => format!("{whose} has a parameter '{other}', which this proxy does not know"),
+        }));
+    }
+    Ok(())
+}
+
 impl Data {
     /// The values in little-endian bytes of `datatype`.
     pub(crate) fn from_bytes(datatype: &str, bytes: &[u8]) -> Result<Self, ClientError> {
