@@ -88,6 +88,10 @@ pub struct Settings {
     /// Model of the repository that is loaded at the start in mode explicit; may be given more than once.
     #[arg(long, value_name = "NAME", env = "PI_SERVER_LOAD_MODEL")]
     pub load_model: Option<Vec<String>>,
+    /// Versions of a model of the repository that may serve, NAME=VERSION or NAME=VERSION,VERSION, the highest that loads first;
+    /// may be given more than once. Other versions stay where they are.
+    #[arg(long, value_name = "NAME=VERSION", env = "PI_SERVER_MODEL_VERSION")]
+    pub model_version: Option<Vec<String>>,
     /// Address to listen on; port 0 takes any free one.
     #[arg(long, value_name = "ADDRESS", env = "PI_SERVER_LISTEN")]
     pub listen: Option<SocketAddr>,
@@ -291,7 +295,7 @@ impl Settings {
     #[must_use]
     pub fn over(self, under: Self) -> Self {
         merged!(self, under;
-            model, repository, repository_mode, repository_poll, load_model, listen, admin_listen, admin_host, max_batch,
+            model, repository, repository_mode, repository_poll, load_model, model_version, listen, admin_listen, admin_host, max_batch,
             packing_bandwidth, max_sessions, queue_timeout, idle_timeout, phase_timeout, prepared_memory, silent_ot, drain_timeout, tls_cert,
             tls_key, tls_client_ca, max_connections, connections_per_address, connection_idle_timeout, connection_age,
             reflection, token_file, reload_interval, sessions_per_identity, calls_per_minute,
@@ -320,7 +324,7 @@ impl Settings {
             // What JSON and TOML write alike: texts, numbers, true and false, lists of them. Writing to a String cannot fail.
             let _ = match defaults.get(key).filter(|v| !v.is_null()) {
                 Some(value) => writeln!(text, "{key} = {value}"),
-                None if matches!(key, "model" | "load-model" | "admin-host") => {
+                None if matches!(key, "model" | "load-model" | "model-version" | "admin-host") => {
                     writeln!(text, "# {key} = [\"NAME\"]")
                 }
                 None if kind.is_some_and(|k| k.as_str() == "N") => writeln!(text, "# {key} = 1000"),

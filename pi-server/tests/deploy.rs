@@ -376,6 +376,7 @@ fn every_metric_that_is_watched_is_exposed() {
             mode: Mode::None,
             interval: Duration::from_secs(1),
             load: vec![],
+            versions: Default::default(),
         });
         o.limits.max_sessions = 1;
         o.admin = AdminListen::At(([127, 0, 0, 1], 0).into());

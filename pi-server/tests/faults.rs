@@ -273,6 +273,7 @@ fn models_that_change_under_load_lose_no_session() {
             mode: Mode::Poll,
             interval: Duration::from_millis(20),
             load: vec![],
+            versions: Default::default(),
         });
     });
     let done = Arc::new(AtomicBool::new(false));

@@ -274,6 +274,7 @@ fn replaced_weights_take_what_was_kept_for_them_along() {
             mode: Mode::Poll,
             interval: Duration::from_millis(100),
             load: vec![],
+            versions: Default::default(),
         });
         options.admin = pi_server::AdminListen::At(([127, 0, 0, 1], 0).into());
         options.store = Some(place.options());

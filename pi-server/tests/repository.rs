@@ -35,6 +35,7 @@ fn serve(root: &Path, mode: Mode, load: &[&str]) -> common::TestServer {
             mode,
             interval: Duration::from_millis(50),
             load: load.iter().map(ToString::to_string).collect(),
+            versions: Default::default(),
         });
     })
 }

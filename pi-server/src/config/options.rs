@@ -1,5 +1,6 @@
 //! Settings checked together, and what a server needs made of them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ impl Settings {
     pub fn options(self) -> Result<ServeOptions, ConfigError> {
         let all = self.over(Self::defaults());
         let or = ServeOptions::default();
+        let versions = all.versions()?;
         let options = ServeOptions {
             limits: all.limits(),
             connections: all.connections(),
@@ -28,7 +30,8 @@ impl Settings {
             store: all.kept()?,
             tls: all.tls()?,
             models: all.model.unwrap_or_default(),
-            repository: all.repository.map(|path| RootOptions {
+            repository: all.repository.clone().map(|path| RootOptions {
+                versions,
                 path,
                 mode: all.repository_mode.unwrap_or_default(),
                 interval: all.repository_poll.unwrap_or(POLL).0,
@@ -55,6 +58,28 @@ impl Settings {
         };
         check(&options)?;
         Ok(options)
+    }
+
+    /// The versions that may serve, by model.
+    fn versions(&self) -> Result<BTreeMap<String, Vec<u64>>, ConfigError> {
+        let mut all: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        for text in self.model_version.iter().flatten() {
+            let named = text.split_once('=').and_then(|(name, versions)| {
+                let versions = versions.split(',').map(|v| v.trim().parse().ok());
+                Some((name, versions.collect::<Option<Vec<u64>>>()?))
+            });
+            let (name, versions) = named.ok_or_else(|| ConfigError::Value {
+                key: "model-version",
+                reason: format!("'{text}' is not of the form NAME=VERSION or NAME=VERSION,VERSION"),
+            })?;
+            all.entry(name.to_owned()).or_default().extend(versions);
+        }
+        if !all.is_empty() && self.repository.is_none() {
+            let reason = "repository must be given with it".into();
+            let key = "model-version";
+            return Err(ConfigError::Value { key, reason });
+        }
+        Ok(all)
     }
 
     fn limits(&self) -> Limits {

@@ -55,6 +55,11 @@ fn unknown_keys_and_impossible_values_are_refused_by_name() {
     for (text, name) in [
         ("max-batch = 65", "max-batch"),
         ("max-sessions = 0", "max-sessions"),
+        (
+            "repository = \"r\"\nmodel-version = [\"a=new\"]",
+            "model-version",
+        ),
+        ("model-version = [\"a=1\"]", "model-version"),
         ("prepared-memory = 0", "prepared-memory"),
         ("tls-cert = \"x\"", "tls-cert"),
         ("tls-key = \"x\"", "tls-key"),

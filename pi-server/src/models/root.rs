@@ -1,7 +1,8 @@
 //! A model repository on disk, `<root>/<model>/<version>/{model.json,model.safetensors}`: which versions there are, which
 //! one serves, and what happens when files change.
 //!
-//! The highest version that can be loaded serves; one that has been loaded serves on while its files are broken. A version
+//! The highest version that can be loaded serves, of those that the operator names if any are named (a pin, a rollback, or a canary on
+//! one of several replicas, for which nothing has to be deleted); one that has been loaded serves on while its files are broken. A version
 //! that cannot be loaded is reported once, with its reason, and tried again when its files change; the version below it and all
 //! other models serve meanwhile. A folder's name is the model's name.
 //!
@@ -59,6 +60,8 @@ pub struct RootOptions {
     pub interval: Duration,
     /// What is loaded at the start, where models are loaded when told.
     pub load: Vec<String>,
+    /// For some models, the versions that may serve; the others stay in the folder unused.
+    pub versions: BTreeMap<String, Vec<u64>>,
 }
 
 /// Stamps of `model.json` and `model.safetensors`.
@@ -208,6 +211,9 @@ impl Root {
                 return;
             }
         };
+        if let Some(named) = self.options.versions.get(name) {
+            versions.retain(|version| named.contains(version));
+        }
         versions.sort_unstable_by(|a, b| b.cmp(a));
         known.broken.retain(|version, _| versions.contains(version));
         let mut serves = None;
@@ -265,9 +271,11 @@ impl Root {
         if serves.is_none() {
             self.repository.remove(name);
             if problems.is_empty() {
-                problems.push(
-                    "it has no version: a version is a folder with a number for a name".into(),
-                );
+                let why = match self.options.versions.contains_key(name) {
+                    true => "it has none of the versions that --model-version names",
+                    false => "it has no version: a version is a folder with a number for a name",
+                };
+                problems.push(why.into());
             }
         }
         self.repository.note(name, problems);

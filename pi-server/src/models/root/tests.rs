@@ -35,11 +35,16 @@ impl Fixture {
     }
 
     fn open(&self, mode: Mode, load: &[&str]) -> Root {
+        self.pinned(mode, load, BTreeMap::new())
+    }
+
+    fn pinned(&self, mode: Mode, load: &[&str], versions: BTreeMap<String, Vec<u64>>) -> Root {
         let options = RootOptions {
             path: self.dir.path().to_owned(),
             mode,
             interval: Duration::from_secs(1),
             load: load.iter().map(ToString::to_string).collect(),
+            versions,
         };
         Root::open(
             options,
@@ -178,4 +183,21 @@ fn explicit_loads_what_is_told_and_no_path_outside() {
             .unwrap_err()
             .contains("explicit")
     );
+}
+
+#[test]
+fn versions_that_are_named_serve_and_no_others() {
+    let all = Fixture::new();
+    for version in [1, 2, 3] {
+        all.save(&format!("a/{version}"), "a", 50);
+        all.save(&format!("b/{version}"), "b", 50);
+    }
+    let pin = |versions: &[u64]| BTreeMap::from([("a".to_owned(), versions.to_vec())]);
+    let root = all.pinned(Mode::Poll, &[], pin(&[1, 2]));
+    assert_eq!(all.versions(), served(&[("a", 2), ("b", 3)]));
+    std::fs::remove_dir_all(all.dir.path().join("a/2")).unwrap();
+    root.refresh();
+    assert_eq!(all.versions(), served(&[("a", 1), ("b", 3)]));
+    drop(all.pinned(Mode::Poll, &[], pin(&[9])));
+    assert!(all.one("a").problems[0].contains("--model-version"));
 }
