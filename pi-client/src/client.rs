@@ -207,6 +207,7 @@ impl Series<'_> {
     /// # Errors
     /// As [`Client::infer`]. The next query may be asked all the same.
     pub async fn infer_input(&mut self, input: &Input) -> Result<Prediction, ClientError> {
+        input.check(&self.client.description().model)?;
         let (reply, answer) = oneshot::channel();
         self.client.pool.submit(Job::Infer {
             query: Query {

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use pi_model::PublicModel;
+use pi_model::plan::RingPlan;
 
 use crate::error::ClientError;
 
@@ -21,6 +22,34 @@ pub struct Input {
     pub values: Vec<i64>,
     /// The true class, where the file tells.
     pub label: Option<usize>,
+}
+
+impl Input {
+    /// Whether it is an input of `model`: asked before anything is spent on it.
+    ///
+    /// # Errors
+    /// [`ClientError::Input`] for another number of values, or a value that no ring of the protocol holds.
+    pub(crate) fn check(&self, model: &PublicModel) -> Result<(), ClientError> {
+        let refused = |reason| {
+            let name = self.name.clone();
+            Err(ClientError::Input { name, reason })
+        };
+        let n_values = model.graph().tensors[0].n_values();
+        if self.values.len() != n_values {
+            let n = self.values.len();
+            return refused(format!("it has {n} values; the model takes {n_values}"));
+        }
+        // The narrowest ring in which an input is ever shared.
+        let opened = RingPlan::opened(model.spec().output.accumulator_bits);
+        let bits = opened.share_bits.min(RingPlan::INNER.share_bits);
+        let limit = 1i64 << (bits - 1);
+        match self.values.iter().all(|v| (-limit..limit).contains(v)) {
+            true => Ok(()),
+            false => refused(format!(
+                "a value needs more than {bits} bits; normalise it as the model says"
+            )),
+        }
+    }
 }
 
 impl std::fmt::Debug for Input {

@@ -4,13 +4,15 @@
 //! first use beside them (`key`, mode 0600). The name of a file says until when the server keeps its half and how many were
 //! prepared together; both, the server and the model are bound to the contents.
 //!
-//! Security: an inference that is used twice tells the server the difference of two images. So a file is renamed, which one process
-//! alone can do, read, removed, and its removal made durable before anything of it is returned. Nothing is written in the clear.
+//! Security: an inference that is used twice tells the server the difference of two images. So a file is read, then removed, which
+//! one process alone can do, and its removal made durable before anything of it is returned. Nothing is written in the clear.
 //! Do not copy the folder, and put no older copy back: the server gives its half out once, which is the second guard.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
@@ -37,6 +39,8 @@ pub struct Store {
     cipher: XChaCha20Poly1305,
     /// Server and model.
     place: String,
+    /// Names of files that were found to be for another plan than the server's: left alone by this process.
+    of_other_plans: Mutex<HashSet<String>>,
 }
 
 /// What [`Store::take`] found.
@@ -44,7 +48,7 @@ pub struct Store {
 pub struct Taken {
     /// The next inference, if there is one.
     pub prepared: Option<Prepared>,
-    /// Files that were removed on the way: damaged, or of another key or other weights.
+    /// Files that were removed on the way: damaged, or of another key.
     pub n_unusable: usize,
 }
 
@@ -96,6 +100,7 @@ impl Store {
             folder,
             cipher: XChaCha20Poly1305::new((&*key).into()),
             place,
+            of_other_plans: Mutex::default(),
         })
     }
 
@@ -164,7 +169,7 @@ impl Store {
     /// # Errors
     /// [`ClientError::Store`].
     pub fn waiting(&self, fits: impl Fn(usize) -> bool) -> Result<Option<Waiting>, ClientError> {
-        let items = self.items()?;
+        let items = self.usable()?;
         let batch = items
             .iter()
             .map(|item| item.batch)
@@ -173,24 +178,35 @@ impl Store {
         Ok(batch.map(|batch| Waiting { n: n(batch), batch }))
     }
 
-    /// Takes out the next inference of this plan. It is gone from the disk when this returns; what is for other weights, damaged or
-    /// expired is removed on the way.
+    /// Takes out the next inference of this plan. It is gone from the disk when this returns; what is damaged or expired is removed
+    /// on the way. What is for another plan stays until it expires: the server may show that plan again, and then has the halves.
     ///
     /// # Errors
     /// [`ClientError::Store`].
     pub fn take(&self, plan: &PublicPlan) -> Result<Taken, ClientError> {
         let mut taken = Taken::default();
-        for item in self.items()? {
+        for item in self.usable()? {
             if item.batch != plan.batch() {
                 continue;
             }
-            let Some(sealed) = self.claim(&item.name)? else {
+            let Some(sealed) = self.read(&item.name)? else {
                 continue;
             };
-            taken.prepared = self.unseal(&item.name, &sealed, plan);
-            match taken.prepared {
-                Some(_) => break,
-                None => taken.n_unusable += 1,
+            let opened = self.unseal(&item.name, &sealed, plan);
+            if matches!(opened, Err(KeepError::OtherModel)) {
+                self.skipped().insert(item.name);
+                continue;
+            }
+            // Who removes the file has the inference, and nobody else: what was only looked at is never used.
+            if !self.claim(&item.name)? {
+                continue;
+            }
+            match opened {
+                Ok(prepared) => {
+                    taken.prepared = Some(prepared);
+                    break;
+                }
+                Err(_) => taken.n_unusable += 1,
             }
         }
         Ok(taken)
@@ -230,38 +246,60 @@ impl Store {
     fn discard(&self) -> Result<usize, ClientError> {
         let mut n = 0;
         for item in self.items()? {
-            n += usize::from(self.claim(&item.name)?.is_some());
+            n += usize::from(self.claim(&item.name)?);
         }
         Ok(n)
     }
 
-    fn unseal(&self, name: &str, sealed: &[u8], plan: &PublicPlan) -> Option<Prepared> {
-        let (nonce, sealed) = sealed.split_at_checked(NONCE_BYTES)?;
+    fn unseal(&self, name: &str, sealed: &[u8], plan: &PublicPlan) -> Result<Prepared, KeepError> {
+        let (nonce, sealed) = sealed
+            .split_at_checked(NONCE_BYTES)
+            .ok_or(KeepError::Damaged)?;
         let payload = Payload {
             msg: sealed,
             aad: &self.associated(name),
         };
         let opened = self.cipher.decrypt(XNonce::from_slice(nonce), payload);
-        let bytes = Zeroizing::new(opened.ok()?);
-        Prepared::from_secret_bytes(&bytes, plan).ok()
+        let bytes = Zeroizing::new(opened.map_err(|_| KeepError::Damaged)?);
+        Prepared::from_secret_bytes(&bytes, plan).map_err(|why| match why {
+            pi_protocol::Error::Kept(why) => why,
+            _ => KeepError::Damaged,
+        })
     }
 
-    /// Reads a file that no other process reads, and removes it for good. None if another one was faster.
-    fn claim(&self, name: &str) -> Result<Option<Vec<u8>>, ClientError> {
+    fn skipped(&self) -> MutexGuard<'_, HashSet<String>> {
+        let names = self.of_other_plans.lock();
+        names.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What waits, without what is known to be for another plan.
+    fn usable(&self) -> Result<Vec<Item>, ClientError> {
+        let mut items = self.items()?;
+        let skipped = self.skipped();
+        items.retain(|item| !skipped.contains(&item.name));
+        Ok(items)
+    }
+
+    /// Reads a file. None if another process took it.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, ClientError> {
         let path = self.folder.join(name);
-        let fail = |e: std::io::Error| failed(&path, format!("cannot take it: {e}"));
-        let taken = path.with_extension("taken");
-        match fs::rename(&path, &taken) {
-            Ok(()) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(fail(e)),
+        match fs::read(&path) {
+            Ok(sealed) => Ok(Some(sealed)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(failed(&path, format!("cannot read it: {e}"))),
         }
-        let mut sealed = Vec::new();
-        let read = File::open(&taken).and_then(|mut f| f.read_to_end(&mut sealed));
-        fs::remove_file(&taken).map_err(fail)?;
+    }
+
+    /// Removes a file for good. False if another process was faster.
+    fn claim(&self, name: &str) -> Result<bool, ClientError> {
+        let path = self.folder.join(name);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(failed(&path, format!("cannot take it: {e}"))),
+        }
         self.sync()?;
-        read.map_err(fail)?;
-        Ok(Some(sealed))
+        Ok(true)
     }
 
     /// What waits, the first to expire first. Removes what has expired, and what a crash left half written or half taken.
@@ -394,67 +432,4 @@ fn now_s() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_key_is_private_made_once_and_refused_when_others_can_read_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        let key = load_key(&path).unwrap();
-        assert_eq!(*load_key(&path).unwrap(), *key);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-            let said = load_key(&path).unwrap_err().to_string();
-            assert!(said.contains("chmod 600"), "{said}");
-        }
-    }
-
-    #[test]
-    fn a_file_is_claimed_once_and_what_has_expired_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), "http://a", "m").unwrap();
-        let name = format!("{}-4-aa.{WAITING}", now_s() + 1000);
-        let old = format!("{}-4-bb.{WAITING}", now_s() - 1);
-        for name in [&name, &old] {
-            fs::write(store.folder.join(name), "sealed").unwrap();
-        }
-        let waiting = Some(Waiting { n: 1, batch: 4 });
-        assert_eq!(store.waiting(|_| true).unwrap(), waiting);
-        assert_eq!(store.waiting(|batch| batch < 4).unwrap(), None);
-        assert!(!store.folder.join(&old).exists());
-        assert_eq!(store.claim(&name).unwrap(), Some(b"sealed".to_vec()));
-        assert_eq!(store.claim(&name).unwrap(), None);
-        assert_eq!(store.n_waiting().unwrap(), 0);
-        assert!(Item::parse("key").is_none());
-    }
-
-    #[test]
-    fn the_others_are_removed_only_if_the_server_lacks_its_half() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), "http://a", "m").unwrap();
-        for label in ["aa", "bb"] {
-            let name = format!("{}-4-{label}.{WAITING}", now_s() + 1000);
-            fs::write(store.folder.join(name), "sealed").unwrap();
-        }
-        let settle = |error: pi_protocol::Error| {
-            let note = store.settle(&error.into()).unwrap();
-            (note, store.n_waiting().unwrap())
-        };
-        let kept = pi_protocol::Error::Kept;
-        for (why, note) in [
-            (KeepError::OtherModel, Note::KeptRefused),
-            (KeepError::Damaged, Note::KeptRefused),
-            (KeepError::Unavailable, Note::KeptNotLookedFor),
-        ] {
-            assert_eq!(settle(kept(why)), (Some(note), 2));
-        }
-        let broken = pi_protocol::Error::Channel("cut".into());
-        assert_eq!(settle(broken), (None, 2));
-        let gone = Note::KeptGone { n: 3 };
-        assert_eq!(settle(kept(KeepError::NotThere)), (Some(gone), 0));
-    }
-}
+mod tests;

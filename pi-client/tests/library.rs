@@ -65,6 +65,28 @@ async fn connect_prepare_infer_and_see_what_it_cost() {
 }
 
 #[tokio::test]
+async fn an_input_of_another_model_spends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = common::server(dir.path(), 1);
+    let client = Client::connect(Config::new(&url)).await.unwrap();
+    client.prepare(2).await.unwrap();
+    let fitted = image(1).fit(&client.description().model, Default::default());
+    let fitted = fitted.unwrap();
+    let mut short = fitted.input.clone();
+    short.values.pop();
+    let mut large = fitted.input.clone();
+    large.values[0] = i64::MAX;
+    for wrong in [short, large] {
+        let refused = client.series(1).infer_input(&wrong).await.unwrap_err();
+        assert_eq!(refused.class(), ErrorClass::Input, "{refused}");
+        assert_eq!(client.n_prepared(), 2);
+    }
+    client.series(1).infer_input(&fitted.input).await.unwrap();
+    assert_eq!(client.n_prepared(), 1);
+    client.close().await;
+}
+
+#[tokio::test]
 async fn a_number_of_inferences_is_kept_prepared() {
     let dir = tempfile::tempdir().unwrap();
     // With one place at the server the second session is refused, and the first does it all.
