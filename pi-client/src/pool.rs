@@ -93,6 +93,8 @@ struct State {
     jobs: VecDeque<Job>,
     desks: Vec<Desk>,
     is_closing: bool,
+    /// A thread ended in a panic, perhaps of the user's observer.
+    is_broken: bool,
     /// Why preparing in the background fails at present.
     trouble: Option<String>,
     last_stats: Option<Stats>,
@@ -126,21 +128,31 @@ impl Pool {
             state: Mutex::new(state),
             wake: Condvar::new(),
         });
+        // Dropped, it ends the threads that were started before one could not be.
+        let pool = Self(shared);
         for me in 0..n_threads {
-            let shared = Arc::clone(&shared);
+            let shared = Arc::clone(&pool.0);
             std::thread::Builder::new()
                 .name(format!("inference {me}"))
-                .spawn(move || Worker::new(shared, me).run())?;
+                .spawn(move || {
+                    let _guard = IfPanics(Arc::clone(&shared));
+                    Worker::new(shared, me).run();
+                })?;
         }
-        Ok(Self(shared))
+        Ok(pool)
     }
 
     pub(crate) fn terms(&self) -> &Terms {
         &self.0.terms
     }
 
+    /// A job that nobody will do is dropped: whoever waits for it hears that the client is closed.
     pub(crate) fn submit(&self, job: Job) {
-        self.0.lock().jobs.push_back(job);
+        let mut state = self.0.lock();
+        if !state.is_broken {
+            state.jobs.push_back(job);
+        }
+        drop(state);
         self.0.wake.notify_all();
     }
 
@@ -166,7 +178,11 @@ impl Pool {
         let mut state = self.0.lock();
         state.is_closing = true;
         for _ in 0..state.desks.len() {
-            state.on_close.push(done());
+            let done = done();
+            // Threads of a broken pool end by themselves, and this one is dropped: there is nothing to wait for.
+            if !state.is_broken {
+                state.on_close.push(done);
+            }
         }
         drop(state);
         self.0.wake.notify_all();
@@ -174,6 +190,24 @@ impl Pool {
 
     pub(crate) fn n_threads(&self) -> usize {
         self.0.lock().desks.len()
+    }
+}
+
+/// Ends the whole pool if its thread ends in a panic, so that nobody waits for it for ever.
+struct IfPanics(Arc<Shared>);
+
+impl Drop for IfPanics {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let mut state = self.0.lock();
+        (state.is_closing, state.is_broken) = (true, true);
+        state.trouble = Some("a thread of this client ended in a panic; connect anew".into());
+        state.jobs.clear();
+        state.on_close.clear();
+        drop(state);
+        self.0.wake.notify_all();
     }
 }
 

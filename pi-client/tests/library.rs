@@ -1,11 +1,17 @@
 //! The asynchronous client as an application uses it: answers, statistics, background, and futures that are dropped.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests"
+)]
 
 mod common;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pi_client::observer::{Activity, Observer, Work};
 use pi_client::{Client, ClientError, Config, ErrorClass, Image};
 use pi_model::{Model, executor};
 
@@ -84,6 +90,35 @@ async fn an_input_of_another_model_spends_nothing() {
     client.series(1).infer_input(&fitted.input).await.unwrap();
     assert_eq!(client.n_prepared(), 1);
     client.close().await;
+}
+
+#[derive(Debug)]
+struct Fails;
+
+impl Observer for Fails {
+    fn begins(&self, work: &Work) -> Box<dyn Send> {
+        assert!(work.activity != Activity::Inferring, "as the test wants");
+        Box::new(())
+    }
+}
+
+#[tokio::test]
+async fn an_observer_that_panics_leaves_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = common::server(dir.path(), 2);
+    for keep in [0, 2] {
+        let config = Config::new(&url).keep_prepared(keep).observer(Fails);
+        let client = Client::connect(config).await.unwrap();
+        for _ in 0..2 {
+            let image = image(1);
+            let answer = tokio::time::timeout(Duration::from_secs(60), client.infer(&image));
+            let error = answer.await.expect("nobody answers").unwrap_err();
+            assert!(matches!(error, ClientError::Closed), "{error}");
+        }
+        assert!(client.trouble().unwrap().contains("panic"));
+        let closed = tokio::time::timeout(Duration::from_secs(60), client.close());
+        closed.await.expect("closing does not end");
+    }
 }
 
 #[tokio::test]
