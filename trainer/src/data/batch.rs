@@ -282,6 +282,29 @@ mod tests {
     }
 
     #[test]
+    fn alternating_flips_show_both_sides_in_two_epochs() {
+        let set = images(40);
+        let a = Augment {
+            crop_pad: 0,
+            flip: true,
+            alternate: true,
+        };
+        let batches = Batches::training(&set, &Normaliser::measure(&set), 4, 9, a);
+        let flips = |epoch| {
+            let mut flips = vec![false; set.len()];
+            for draw in batches.epoch(epoch).draws {
+                flips[draw.index as usize] = draw.flip;
+            }
+            flips
+        };
+        let (first, second) = (flips(0), flips(1));
+        assert!(first.iter().zip(&second).all(|(a, b)| a != b));
+        assert_eq!(first, flips(2));
+        let n = first.iter().filter(|&&f| f).count();
+        assert!((10..=30).contains(&n), "{n}");
+    }
+
+    #[test]
     fn a_set_on_the_device_gives_the_same_minibatches() {
         let set = images(21);
         let norm = Normaliser::measure(&set);
