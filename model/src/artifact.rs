@@ -1,7 +1,7 @@
 //! A model on disk: `model.json` (public) beside `model.safetensors` (integer weights, biases, masks).
 //!
-//! Tensors: `<conv>.weight` i8 or i16 in (O, C, kh, kw), `<linear>.weight` in (O, features), `<op>.bias` i64 at the
-//! scale of the accumulator, `<relu>.mask` u8 in (C, H, W). Files are written under a temporary name and renamed.
+//! Tensors: `<conv>.weight` i8 or i16 of shape (O, C, kh, kw), `<linear>.weight` (O, features) or (O, features, 1, 1), `<op>.bias` i64 (O)
+//! at the scale of the accumulator, `<relu>.mask` u8 (C, H, W). A tensor of another shape, or one that no operation names, is refused. Files are written under a temporary name and renamed.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -17,6 +17,10 @@ use crate::linear;
 use crate::public::PublicModel;
 use crate::relu_set::ReluSet;
 use crate::spec::ModelSpec;
+
+mod tensors;
+
+use tensors::Tensors;
 
 /// Name of the public part.
 pub const SPEC_FILE: &str = "model.json";
@@ -66,7 +70,10 @@ impl Model {
         masks: HashMap<String, ReluSet>,
         weights: HashMap<String, ConvWeights>,
     ) -> Result<Self> {
-        let public = PublicModel::new(spec, masks)?;
+        Self::with_weights(PublicModel::new(spec, masks)?, weights)
+    }
+
+    fn with_weights(public: PublicModel, weights: HashMap<String, ConvWeights>) -> Result<Self> {
         let mut kernels = HashMap::new();
         for conv in public.graph().layers.iter().flat_map(|l| &l.convs) {
             let w = weights.get(&conv.op).ok_or_else(|| {
@@ -168,55 +175,10 @@ impl Model {
         let path = dir.join(WEIGHTS_FILE);
         let bytes = read(&path)?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| ModelError::format(&path, e))?;
-        let (mut masks, mut weights, mut biases) = (HashMap::new(), HashMap::new(), HashMap::new());
-        for (name, view) in tensors.iter() {
-            let data = view.data();
-            match (name.rsplit_once('.'), view.dtype()) {
-                (Some((op, "mask")), Dtype::U8) => {
-                    masks.insert(op.to_owned(), ReluSet::from_mask(op, data)?);
-                }
-                (Some((op, "weight")), Dtype::I8) => {
-                    weights.insert(
-                        op.to_owned(),
-                        data.iter().map(|&b| i32::from(b as i8)).collect::<Vec<_>>(),
-                    );
-                }
-                (Some((op, "weight")), Dtype::I16) => {
-                    weights.insert(
-                        op.to_owned(),
-                        data.as_chunks()
-                            .0
-                            .iter()
-                            .map(|&c| i32::from(i16::from_le_bytes(c)))
-                            .collect(),
-                    );
-                }
-                (Some((op, "bias")), Dtype::I64) => {
-                    biases.insert(
-                        op.to_owned(),
-                        data.as_chunks()
-                            .0
-                            .iter()
-                            .map(|&c| i64::from_le_bytes(c))
-                            .collect::<Vec<_>>(),
-                    );
-                }
-                (_, dtype) => {
-                    return Err(ModelError::format(
-                        &path,
-                        format!("tensor '{name}' of type {dtype:?} has no place in a model"),
-                    ));
-                }
-            }
-        }
-        let mut joined = HashMap::new();
-        for (op, weight) in weights {
-            let bias = biases.remove(&op).ok_or_else(|| {
-                ModelError::format(&path, format!("there is no tensor '{op}.bias'"))
-            })?;
-            joined.insert(op, ConvWeights { weight, bias });
-        }
-        Self::new(spec, masks, joined)
+        let mut tensors = Tensors::new(&path, &tensors);
+        let public = PublicModel::new(spec, tensors.masks()?)?;
+        let weights = tensors.weights(&public)?;
+        Self::with_weights(public, weights)
     }
 
     /// Writes the model into folder `dir`, which is made if it is not there.

@@ -63,6 +63,17 @@ impl PublicModel {
             )));
         }
         let graph = Graph::compile(&spec, &masks)?;
+        let is_read = |name: &str| {
+            graph
+                .layers
+                .iter()
+                .any(|l| l.relu.is_some() && l.name == name)
+        };
+        if let Some(name) = masks.keys().filter(|name| !is_read(name)).min() {
+            return Err(ModelError::Plan(format!(
+                "there is a mask '{name}.mask', and no masked_relu '{name}'"
+            )));
+        }
         let model = Self { spec, graph };
         if model.encode().is_err() {
             return Err(ModelError::Plan("it cannot be encoded as JSON".into()));

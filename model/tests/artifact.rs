@@ -180,3 +180,97 @@ fn an_image_of_another_size_is_refused() {
         "{error}"
     );
 }
+
+/// The tensors of a file as they are written: type, shape, data.
+type Written = (safetensors::Dtype, Vec<usize>, Vec<u8>);
+
+#[test]
+fn what_a_file_says_of_its_tensors_is_compared_with_what_operations_need() {
+    use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+    let dir = tempfile::tempdir().unwrap();
+    let model = small();
+    model.save(dir.path()).unwrap();
+    let path = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let good: std::collections::BTreeMap<String, Written> = tensors
+        .tensors()
+        .into_iter()
+        .map(|(name, v)| (name, (v.dtype(), v.shape().to_vec(), v.data().to_vec())))
+        .collect();
+    let load = |change: &dyn Fn(&mut std::collections::BTreeMap<String, Written>)| {
+        let mut changed = good.clone();
+        change(&mut changed);
+        let views = changed.iter().map(|(name, (dtype, shape, data))| {
+            (name, TensorView::new(*dtype, shape.clone(), data).unwrap())
+        });
+        std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+        Model::load(dir.path())
+            .map(|_| ())
+            .map_err(|e| e.to_string())
+    };
+    let named = |end: &str| good.keys().find(|n| n.ends_with(end)).unwrap().clone();
+    let (mask, bias) = (named(".mask"), named(".bias"));
+    let weight = good.keys().find(|n| {
+        n.ends_with(".weight")
+            && good[*n].1[..2] != [good[*n].1[1], good[*n].1[0]]
+            && good[*n].1[2] > 1
+    });
+    let weight = weight.unwrap().clone();
+    assert_eq!(load(&|_| ()), Ok(()));
+    let turned = |name: &str| {
+        let mut shape = good[name].1.clone();
+        shape.rotate_left(1);
+        let says = format!("tensor '{name}' has shape {shape:?}, ");
+        let refused = load(&|all| all.get_mut(name).unwrap().1 = shape.clone()).unwrap_err();
+        assert!(refused.contains(&says), "{refused}");
+        let due = format!("needs {:?} (", good[name].1);
+        assert!(refused.contains(&due), "{refused}");
+    };
+    turned(&weight);
+    turned(&mask);
+    let refused = load(&|all| all.get_mut(&bias).unwrap().1.push(1)).unwrap_err();
+    assert!(
+        refused.contains(&format!("tensor '{bias}' has shape")),
+        "{refused}"
+    );
+    // A fully connected layer as (O, features).
+    let linear = good
+        .keys()
+        .find(|n| n.ends_with(".weight") && good[*n].1[2..] == [1, 1]);
+    let last = model.public().graph().layers.last().unwrap().convs[0]
+        .op
+        .clone();
+    let last = format!("{last}.weight");
+    assert!(linear.is_some());
+    assert_eq!(
+        load(&|all| all.get_mut(&last).unwrap().1.truncate(2)),
+        Ok(())
+    );
+    let refused = load(&|all| {
+        all.get_mut(&last).unwrap().1.truncate(2);
+        all.get_mut(&last).unwrap().1.reverse();
+    });
+    let refused = refused.unwrap_err();
+    assert!(
+        refused.contains("linear") && refused.contains("(O, features)"),
+        "{refused}"
+    );
+    let extra: Written = (Dtype::I8, vec![1], vec![0]);
+    for name in ["spare.weight", "momentum", "spare.bias"] {
+        let refused = load(&|all| {
+            all.insert(name.to_owned(), extra.clone());
+        });
+        let refused = refused.unwrap_err();
+        assert!(refused.contains(&format!("tensors '{name}'")), "{refused}");
+    }
+    let refused = load(&|all| {
+        all.insert("spare.mask".to_owned(), (Dtype::U8, vec![1], vec![0]));
+    });
+    assert!(refused.unwrap_err().contains("'spare.mask'"));
+    let refused = load(&|all| all.get_mut(&bias).unwrap().0 = Dtype::U64).unwrap_err();
+    assert!(
+        refused.contains("is of type U64, it has to be I64"),
+        "{refused}"
+    );
+}

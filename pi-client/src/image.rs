@@ -1,14 +1,12 @@
 //! An image or a tensor as its owner has it, and how it becomes what the model takes.
 //!
-//! The model's card gives size, mean and standard deviation. Pixels of another size are cropped at the centre to the card's
-//! aspect ratio and resized with one filter: bilinear with antialiasing (each pixel of the result is a triangle-weighted mean of
-//! all those it covers). Then each becomes (p / 255 - mean) / std. A tensor of floats is taken as already normalised, and has to
+//! The model's card gives size, mean and standard deviation. Pixels of another size are cropped and resized (`pi_images`, as the
+//! trainer does it too). Then each becomes (p / 255 - mean) / std. A tensor of floats is taken as already normalised, and has to
 //! have the card's shape. Whatever was guessed comes back as a note.
 //!
 //! Security: everything here is the client's secret and stays in this process. No text names a pixel.
 
-use image::imageops::{self, FilterType};
-use image::{GrayImage, RgbImage};
+use pi_images::{ImageError, Picture};
 use pi_model::PublicModel;
 
 use crate::error::ClientError;
@@ -16,7 +14,7 @@ use crate::input::Input;
 
 mod files;
 
-pub use files::MAX_FILE_BYTES;
+pub use pi_images::MAX_FILE_BYTES;
 
 /// What to do with pixels of another size than the model's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,15 +35,7 @@ pub struct Image {
 
 #[derive(Clone, PartialEq)]
 enum Content {
-    Pixels {
-        width: usize,
-        height: usize,
-        channels: usize,
-        /// Row by row, channels interleaved.
-        bytes: Vec<u8>,
-        /// What reading them had to guess.
-        notes: Vec<String>,
-    },
+    Picture(Picture),
     Tensor {
         /// (C, H, W).
         shape: [usize; 3],
@@ -79,26 +69,16 @@ impl Image {
         channels: usize,
         bytes: Vec<u8>,
     ) -> Result<Self, ClientError> {
-        let area = width.checked_mul(height);
-        if bytes.is_empty() || area.and_then(|a| a.checked_mul(channels)) != Some(bytes.len()) {
-            return Err(refused(
-                "pixels",
-                format!(
-                    "{} bytes are not {width} x {height} pixels of {channels}",
-                    bytes.len()
-                ),
-            ));
+        let picture = Picture::from_pixels(width, height, channels, bytes)
+            .map_err(|e| refused("pixels", e.to_string()))?;
+        Ok(Self::of_picture(picture).named("pixels"))
+    }
+
+    const fn of_picture(picture: Picture) -> Self {
+        Self {
+            name: String::new(),
+            content: Content::Picture(picture),
         }
-        Ok(Self {
-            name: "pixels".into(),
-            content: Content::Pixels {
-                width,
-                height,
-                channels,
-                bytes,
-                notes: vec![],
-            },
-        })
     }
 
     /// A normalised tensor of this (C, H, W) shape: what the network itself takes.
@@ -138,18 +118,7 @@ impl Image {
     /// [`ClientError::Input`] with what the model takes instead.
     pub fn fit(&self, model: &PublicModel, sizing: Sizing) -> Result<Fitted, ClientError> {
         let (values, notes) = match &self.content {
-            Content::Pixels {
-                width,
-                height,
-                channels,
-                bytes,
-                notes,
-            } => {
-                let mut notes = notes.clone();
-                let size = (*width, *height);
-                let values = self.fit_pixels(model, sizing, size, *channels, bytes, &mut notes)?;
-                (values, notes)
-            }
+            Content::Picture(picture) => self.fit_picture(model, sizing, picture)?,
             Content::Tensor { shape, values } => (self.fit_tensor(model, *shape, values)?, vec![]),
         };
         Ok(Fitted {
@@ -162,106 +131,25 @@ impl Image {
         })
     }
 
-    fn fit_pixels(
+    fn fit_picture(
         &self,
         model: &PublicModel,
         sizing: Sizing,
-        (width, height): (usize, usize),
-        channels: usize,
-        bytes: &[u8],
-        notes: &mut Vec<String>,
-    ) -> Result<Vec<i64>, ClientError> {
+        picture: &Picture,
+    ) -> Result<(Vec<i64>, Vec<String>), ClientError> {
         let wanted = &model.spec().input;
-        let mut bytes = std::borrow::Cow::Borrowed(bytes);
-        match (channels, wanted.channels) {
-            (has, wants) if has == wants => {}
-            (1, 3) => {
-                notes.push("it is grey: red, green and blue were made equal".to_owned());
-                bytes = bytes.iter().flat_map(|&b| [b; 3]).collect();
-            }
-            (3, 1) => {
-                notes.push("it is in colour: its luminance was taken".to_owned());
-                bytes = luminance(&bytes).into();
-            }
-            (has, wants) => {
-                return Err(refused(
-                    &self.name,
-                    format!("the model takes {wants} channels, this has {has}"),
-                ));
-            }
-        }
-        if (width, height) != (wanted.width, wanted.height) {
-            if sizing == Sizing::Exact {
-                // The model says what it takes.
-                let refusal = model.quantise(&bytes, width, height).err();
-                return Err(refused(
-                    &self.name,
-                    refusal.map_or_else(String::new, |e| e.to_string()),
-                ));
-            }
-            bytes = self
-                .resize(
-                    (width, height),
-                    (wanted.width, wanted.height),
-                    &bytes,
-                    notes,
-                )?
-                .into();
-        }
-        model
-            .quantise(&bytes, wanted.width, wanted.height)
-            .map_err(|e| refused(&self.name, e.to_string()))
-    }
-
-    fn resize(
-        &self,
-        (width, height): (usize, usize),
-        (to_width, to_height): (usize, usize),
-        bytes: &[u8],
-        notes: &mut Vec<String>,
-    ) -> Result<Vec<u8>, ClientError> {
-        // The largest part of the middle that has the model's aspect ratio.
-        let (w, h) = if width * to_height > height * to_width {
-            ((height * to_width / to_height).max(1), height)
-        } else {
-            (width, (width * to_height / to_width).max(1))
+        let unfit = |e: ImageError| refused(&self.name, e.to_string());
+        let sized = match sizing {
+            Sizing::Resize => picture.fit(wanted.width, wanted.height).map_err(unfit)?,
+            Sizing::Exact => picture.clone(),
         };
-        notes.push(if (w, h) == (width, height) {
-            format!("it was resized from {width} x {height} to {to_width} x {to_height}")
-        } else {
-            format!(
-                "{width} x {height} is not of the model's aspect ratio: the middle {w} x {h} was taken and resized to {to_width} x {to_height}"
-            )
-        });
-        let [x, y, w, h, full_w, full_h, to_w, to_h] = [
-            (width - w) / 2,
-            (height - h) / 2,
-            w,
-            h,
-            width,
-            height,
-            to_width,
-            to_height,
-        ]
-        .map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-        let filter = FilterType::Triangle;
-        let resized = if bytes.len() == width * height {
-            GrayImage::from_raw(full_w, full_h, bytes.to_vec()).map(|image| {
-                let part = imageops::crop_imm(&image, x, y, w, h).to_image();
-                imageops::resize(&part, to_w, to_h, filter).into_raw()
-            })
-        } else {
-            RgbImage::from_raw(full_w, full_h, bytes.to_vec()).map(|image| {
-                let part = imageops::crop_imm(&image, x, y, w, h).to_image();
-                imageops::resize(&part, to_w, to_h, filter).into_raw()
-            })
-        };
-        resized.ok_or_else(|| {
-            refused(
-                &self.name,
-                "only images of one or three channels can be resized",
-            )
-        })
+        let picture = sized.with_channels(wanted.channels).map_err(unfit)?;
+        let (width, height) = picture.size();
+        // Of another size, the model says what it takes.
+        let values = model
+            .quantise(picture.bytes(), width, height)
+            .map_err(|e| refused(&self.name, e.to_string()))?;
+        Ok((values, picture.notes().to_vec()))
     }
 
     fn fit_tensor(
@@ -324,18 +212,6 @@ impl Image {
         }
         Ok(quantised)
     }
-}
-
-fn luminance(rgb: &[u8]) -> Vec<u8> {
-    let (pixels, _) = rgb.as_chunks::<3>();
-    pixels
-        .iter()
-        .map(|p| {
-            let [r, g, b] = p.map(u32::from);
-            // ITU-R BT.709, in ten thousandths.
-            ((2126 * r + 7152 * g + 722 * b + 5000) / 10_000) as u8
-        })
-        .collect()
 }
 
 fn refused(name: &str, reason: impl Into<String>) -> ClientError {

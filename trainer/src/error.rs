@@ -18,6 +18,14 @@ pub enum Error {
         /// What is wrong, and what was expected.
         what: String,
     },
+    /// An image file that holds no whole picture.
+    #[error("{path}: {reason}")]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file could not be read or written.
     #[error("{path}: {why}")]
     Io {

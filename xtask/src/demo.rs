@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::Value;
 
 use crate::demo_tables::{by_layer, costs, predictions, ratios, seconds};
-use crate::workspace::{cargo, root};
+use crate::workspace::{build, program, root};
 
 /// One model under `models/`.
 pub struct Candidate {
@@ -53,15 +53,10 @@ pub fn run(args: &[String]) -> Result<()> {
     let images = samples(&models_dir.join("samples"), n_images)?;
 
     println!("Building server and client ...");
-    let built = cargo()
-        .args(["build", "--release", "-p", "pi-server", "-p", "pi-client"])
-        .status()
-        .context("cannot run cargo")?;
-    if !built.success() {
-        bail!("the build failed; its messages are above");
-    }
+    let built = build(&["--release", "-p", "pi-server", "-p", "pi-client", "--bins"])?;
+    let client = program(&built, "pi-client")?;
     let started = Instant::now();
-    let server = Server::start(&models)?;
+    let server = Server::start(program(&built, "pi-server")?, &models)?;
     println!(
         "Server at {} holds {} and never sees an image. The client holds {} images and never sees a weight.\n",
         server.url,
@@ -79,7 +74,7 @@ pub fn run(args: &[String]) -> Result<()> {
             model.name,
             images.len()
         );
-        let run = server.classify(&model, &images)?;
+        let run = server.classify(client, &model, &images)?;
         measured.push(Measured { model, run });
     }
     drop(server);
@@ -104,12 +99,16 @@ fn candidates(dir: &Path) -> Result<Vec<Candidate>> {
     let entries = std::fs::read_dir(dir)
         .with_context(|| format!("cannot look for models in {}", dir.display()))?;
     for entry in entries {
-        let dir = entry?.path();
+        let entry =
+            entry.with_context(|| format!("cannot look for models in {}", dir.display()))?;
+        let dir = entry.path();
         let path = dir.join("model.json");
         if !path.exists() {
             continue;
         }
-        let spec: Value = serde_json::from_slice(&std::fs::read(&path)?)
+        let text =
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let spec: Value = serde_json::from_slice(&text)
             .with_context(|| format!("{} is not valid JSON", path.display()))?;
         let card = &spec["card"];
         found.push(Candidate {
@@ -156,13 +155,15 @@ fn samples(dir: &Path, n_images: usize) -> Result<Vec<PathBuf>> {
 struct Server {
     child: Child,
     url: String,
+    log: PathBuf,
 }
 
 impl Server {
-    fn start(models: &[Candidate]) -> Result<Self> {
-        let log_path = root().join("target").join("demo-server.log");
-        let log = std::fs::File::create(&log_path)?;
-        let mut command = Command::new(binary("pi-server"));
+    fn start(program: &Path, models: &[Candidate]) -> Result<Self> {
+        let log_path = program.with_file_name("demo-server.log");
+        let log = std::fs::File::create(&log_path)
+            .with_context(|| format!("cannot write the server's log {}", log_path.display()))?;
+        let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--stop-at-eof"]);
         for model in models {
             command.arg("--model").arg(&model.dir);
@@ -172,15 +173,17 @@ impl Server {
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
-            .context("cannot start pi-server")?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         let stdout = child.stdout.take();
         let mut server = Self {
             child,
             url: String::new(),
+            log: log_path.clone(),
         };
         let mut line = String::new();
         if let Some(stdout) = stdout {
-            BufReader::new(stdout).read_line(&mut line)?;
+            let read = BufReader::new(stdout).read_line(&mut line);
+            read.context("cannot read what pi-server says")?;
         }
         let address = line.trim().strip_prefix("listening on ").ok_or_else(|| {
             let said = std::fs::read_to_string(&log_path).unwrap_or_default();
@@ -190,8 +193,8 @@ impl Server {
         Ok(server)
     }
 
-    fn classify(&self, model: &Candidate, images: &[PathBuf]) -> Result<Value> {
-        let output = Command::new(binary("pi-client"))
+    fn classify(&self, client: &Path, model: &Candidate, images: &[PathBuf]) -> Result<Value> {
+        let output = Command::new(client)
             .args([
                 "infer",
                 "--json",
@@ -205,11 +208,12 @@ impl Server {
             .args(images)
             .stderr(Stdio::inherit())
             .output()
-            .context("cannot start pi-client")?;
+            .with_context(|| format!("cannot start {}", client.display()))?;
         // Answers that are not as in the clear stand in the table.
         if !matches!(output.status.code(), Some(0 | DIFFERS)) {
             bail!(
-                "the client failed; its message is above, the server's log is target/demo-server.log"
+                "the client failed; its message is above, the server's log is {}",
+                self.log.display()
             );
         }
         serde_json::from_slice(&output.stdout).context("the client's report is not valid JSON")
@@ -222,12 +226,6 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn binary(name: &str) -> PathBuf {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("release").join(name)
 }
 
 #[cfg(test)]

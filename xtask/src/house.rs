@@ -25,7 +25,8 @@ const PARAMETERS: usize = 6;
 const CIRCLE: usize = 2;
 
 /// The crates, by folder.
-const CRATES: [&str; 10] = [
+const CRATES: [&str; 11] = [
+    "images",
     "model",
     "protocol",
     "proto",

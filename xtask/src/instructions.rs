@@ -5,14 +5,14 @@
 //! With `--write` the counts go on record.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
 use pi_model::text::{columns, thousands};
 
-use crate::workspace::{cargo, root};
+use crate::workspace::{build, program, root};
 
 /// Times the recorded count that a kernel may take: compilers differ.
 const BOUND: f64 = 1.25;
@@ -30,13 +30,21 @@ pub fn run(args: &[String]) -> Result<()> {
         println!("skipped: valgrind is not installed; try `apt-get install valgrind`");
         return Ok(());
     }
-    let program = build()?;
-    let listed = Command::new(&program).output();
-    let listed = listed.context("cannot run the kernels")?.stdout;
+    let built = build(&[
+        "--release",
+        "--package",
+        "pi-protocol",
+        "--example",
+        "instructions",
+    ])?;
+    let program = program(&built, "instructions")?;
+    let listed = Command::new(program).output();
+    let listed = listed.with_context(|| format!("cannot run {}", program.display()))?;
+    let listed = listed.stdout;
     let mut counts = BTreeMap::new();
     for kernel in String::from_utf8_lossy(&listed).lines() {
-        let short = count(&program, kernel, ROUNDS)?;
-        let long = count(&program, kernel, 2 * ROUNDS)?;
+        let short = count(program, kernel, ROUNDS)?;
+        let long = count(program, kernel, 2 * ROUNDS)?;
         counts.insert(kernel.to_owned(), long.saturating_sub(short) / ROUNDS);
     }
     let path = root().join("xtask/instructions.json");
@@ -79,27 +87,6 @@ fn compare(
         ]);
     }
     (columns(&rows), over)
-}
-
-/// Builds the kernels and says where they are.
-fn build() -> Result<PathBuf> {
-    let output = cargo()
-        .args(["build", "--release", "--package", "pi-protocol"])
-        .args(["--example", "instructions"])
-        .args(["--message-format", "json-render-diagnostics"])
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("cannot run cargo")?;
-    if !output.status.success() {
-        bail!("the kernels do not build; the compiler's message is above");
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let mut messages = text.lines().filter_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        Some(message.get("executable")?.as_str()?.to_owned())
-    });
-    let program = messages.next_back().context("cargo named no program")?;
-    Ok(program.into())
 }
 
 /// Instructions of one run.

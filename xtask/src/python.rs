@@ -11,10 +11,11 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::libtorch;
 use crate::test::{install, runs, step};
-use crate::workspace::{cargo, root};
+use crate::workspace::{build, program, root};
 
 const REQUIREMENTS: [&str; 3] = ["maturin>=1.9,<2", "numpy>=1.21", "pytest>=7"];
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
+    "--quiet",
     "--package",
     "pi-server",
     "--package",
@@ -30,18 +31,15 @@ pub const EXTENSION: (&str, &str) = ("PYO3_BUILD_EXTENSION_MODULE", "1");
 
 /// `cargo xtask python ARGS`: builds and tests the package alone.
 pub fn run(args: &[String]) -> Result<()> {
-    let programs = "the errors above say what to mend";
-    step(
-        "server, client and a model",
-        cargo().args(["build", "--quiet"]).args(PROGRAMS),
-        programs,
-    )?;
+    println!("== server, client and a model");
     test(args)
 }
 
-/// The steps after the programs are built, which `cargo xtask test` has done already. `args` are for pytest.
+/// The steps after, and the programs themselves, which `cargo xtask test` has built already. `args` are for pytest.
 pub fn test(args: &[String]) -> Result<()> {
     println!("== Python");
+    let built = build(&PROGRAMS)?;
+    let programs = program(&built, "pi-server")?;
     let python = environment()?;
     let package = root().join("pi-python");
     let wheels = tempdir()?;
@@ -71,17 +69,10 @@ pub fn test(args: &[String]) -> Result<()> {
             .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
             .args(args)
             .current_dir(&package)
-            .env("PI_PROGRAMS", programs()?)
+            .env("PI_PROGRAMS", programs.with_file_name(""))
             .env("PYTHONDONTWRITEBYTECODE", "1"),
         "the failing test says above what it saw; `cargo xtask python -k NAME` runs it alone",
     )
-}
-
-/// Where cargo puts the programs of this profile: beside this one.
-fn programs() -> Result<PathBuf> {
-    let me = std::env::current_exe().context("where is this program?")?;
-    let dir = me.parent().map(Path::to_owned);
-    dir.context("this program lies in no folder")
 }
 
 fn tempdir() -> Result<PathBuf> {

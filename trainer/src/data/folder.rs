@@ -2,19 +2,18 @@
 //! `val/<class>/*`) and Tiny-ImageNet-200's official one (`wnids.txt`, `train/<wnid>/images/*.JPEG`,
 //! `val/images/*.JPEG` with `val/val_annotations.txt`).
 //!
-//! Every image is decoded into memory, scaled so that its shorter side is the wanted size, and cut at
-//! the centre. The test set is `val`: the official test folders have no labels.
+//! Every image is decoded into memory as the client decodes it: turned as its camera says, white behind what is
+//! transparent, the middle square resized to the wanted size. The test set is `val`: the official test folders have no labels.
 
 use super::{Dataset, Images, bad, hex, read};
 use crate::error::{Error, Result, io_error};
-use image::imageops::FilterType;
+use pi_images::Picture;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 /// Decoded pixels above this are refused before they fill the memory.
@@ -192,24 +191,17 @@ fn decode_all(
     })
 }
 
-/// Planes of `size` x `size` pixels, and the digest of the file.
+/// Planes of `size` x `size` pixels as a client would make them of the same file, and the digest of the file.
 fn decode(path: &Path, size: usize) -> Result<(Vec<u8>, [u8; 32])> {
     let bytes = read(path)?;
-    let mut cursor = Cursor::new(bytes.as_slice());
-    let reader = image::ImageReader::new(&mut cursor).with_guessed_format();
-    let decoded = reader.map_err(io_error(path))?.decode();
-    let picture = decoded.map_err(|e| {
-        let at = (cursor.position() as usize).min(bytes.len());
-        bad(path, at, format!("no readable image up to here: {e}"))
-    })?;
-    let side = size as u32;
-    let picture = if (picture.width(), picture.height()) == (side, side) {
-        picture
-    } else {
-        picture.resize_to_fill(side, side, FilterType::Triangle)
-    };
-    let rgb = picture.to_rgb8();
-    let planes = (0..3).flat_map(|c| rgb.as_raw().iter().skip(c).step_by(3).copied());
+    let picture = Picture::decode(&bytes)
+        .and_then(|p| p.fit(size, size))
+        .and_then(|p| p.with_channels(3))
+        .map_err(|e| Error::Image {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        })?;
+    let planes = (0..3).flat_map(|c| picture.bytes().iter().skip(c).step_by(3).copied());
     Ok((planes.collect(), Sha256::digest(&bytes).into()))
 }
 

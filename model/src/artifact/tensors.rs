@@ -1,0 +1,152 @@
+//! The tensors of a weights file: what each says of itself is compared with what its operation needs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use super::ConvWeights;
+use crate::error::{ModelError, Result};
+use crate::graph::Conv;
+use crate::public::PublicModel;
+use crate::relu_set::ReluSet;
+use crate::spec::Op;
+
+/// Those that nobody has taken yet, by name.
+pub(super) struct Tensors<'a> {
+    path: &'a Path,
+    left: BTreeMap<String, TensorView<'a>>,
+    /// Declared shapes of the masks that were taken.
+    masks: HashMap<String, Vec<usize>>,
+}
+
+impl<'a> Tensors<'a> {
+    pub(super) fn new(path: &'a Path, tensors: &SafeTensors<'a>) -> Self {
+        Self {
+            path,
+            left: tensors.tensors().into_iter().collect(),
+            masks: HashMap::new(),
+        }
+    }
+
+    /// Takes all masks; their shapes are compared in [`Self::weights`], when the graph is known.
+    pub(super) fn masks(&mut self) -> Result<HashMap<String, ReluSet>> {
+        let mut masks = HashMap::new();
+        for (name, view) in std::mem::take(&mut self.left) {
+            match name.strip_suffix(".mask") {
+                Some(relu) => {
+                    self.is_of(&name, &view, &[Dtype::U8])?;
+                    masks.insert(relu.to_owned(), ReluSet::from_mask(relu, view.data())?);
+                    self.masks.insert(relu.to_owned(), view.shape().to_vec());
+                }
+                None => {
+                    self.left.insert(name, view);
+                }
+            }
+        }
+        Ok(masks)
+    }
+
+    /// Takes the weights of every convolution and fully connected layer; nothing may be left.
+    pub(super) fn weights(mut self, model: &PublicModel) -> Result<HashMap<String, ConvWeights>> {
+        let graph = model.graph();
+        for layer in graph.layers.iter().filter(|l| l.relu.is_some()) {
+            let shape = layer.shape;
+            let due = [shape.channels, shape.height, shape.width];
+            let name = format!("{}.mask", layer.name);
+            if let Some(has) = self.masks.get(&layer.name) {
+                let op = format!("masked_relu '{}'", layer.name);
+                self.has_shape(&name, has, &op, &[&due], "(C, H, W)")?;
+            }
+        }
+        let mut weights = HashMap::new();
+        for conv in graph.layers.iter().flat_map(|l| &l.convs) {
+            let taken = self.conv(model, conv)?;
+            weights.insert(conv.op.clone(), taken);
+        }
+        let names: Vec<&str> = self.left.keys().map(|n| n.as_str()).collect();
+        if names.is_empty() {
+            return Ok(weights);
+        }
+        let shown = names[..names.len().min(8)].join("', '");
+        let more = match names.len().saturating_sub(8) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        Err(self.refused(format!(
+            "no operation of model.json reads the tensors '{shown}'{more}; leave them out, or name their operations"
+        )))
+    }
+
+    fn conv(&mut self, model: &PublicModel, conv: &Conv) -> Result<ConvWeights> {
+        let source = &model.graph().sources[conv.source];
+        let ops = &model.spec().ops;
+        let is_linear = ops
+            .iter()
+            .any(|op| matches!(op, Op::Linear { name, .. } if *name == conv.op));
+        let (outs, ins) = (conv.out_channels, source.shape.channels);
+        let due = [outs, ins, conv.kernel[0], conv.kernel[1]];
+        let (kind, dues, axes): (_, &[&[usize]], _) = if is_linear {
+            ("linear", &[&[outs, ins], &due], "(O, features)")
+        } else {
+            ("conv2d", &[&due], "(O, C, kh, kw)")
+        };
+        let op = format!("{kind} '{}'", conv.op);
+        let name = format!("{}.weight", conv.op);
+        let view = self.take(&conv.op, &name)?;
+        self.is_of(&name, &view, &[Dtype::I8, Dtype::I16])?;
+        self.has_shape(&name, view.shape(), &op, dues, axes)?;
+        let weight = match view.dtype() {
+            Dtype::I8 => view.data().iter().map(|&b| i32::from(b as i8)).collect(),
+            _ => {
+                let words = view.data().as_chunks().0.iter();
+                words.map(|&c| i32::from(i16::from_le_bytes(c))).collect()
+            }
+        };
+        let name = format!("{}.bias", conv.op);
+        let view = self.take(&conv.op, &name)?;
+        self.is_of(&name, &view, &[Dtype::I64])?;
+        self.has_shape(&name, view.shape(), &op, &[&[outs]], "(O)")?;
+        let words = view.data().as_chunks().0.iter();
+        let bias = words.map(|&c| i64::from_le_bytes(c)).collect();
+        Ok(ConvWeights { weight, bias })
+    }
+
+    fn take(&mut self, op: &str, name: &str) -> Result<TensorView<'a>> {
+        let found = self.left.remove(name);
+        found.ok_or_else(|| ModelError::op(op, format!("there is no tensor '{name}'")))
+    }
+
+    fn is_of(&self, name: &str, view: &TensorView<'_>, types: &[Dtype]) -> Result<()> {
+        if types.contains(&view.dtype()) {
+            return Ok(());
+        }
+        let due: Vec<String> = types.iter().map(|t| format!("{t:?}")).collect();
+        Err(self.refused(format!(
+            "tensor '{name}' is of type {:?}, it has to be {}",
+            view.dtype(),
+            due.join(" or ")
+        )))
+    }
+
+    fn has_shape(
+        &self,
+        name: &str,
+        has: &[usize],
+        op: &str,
+        dues: &[&[usize]],
+        axes: &str,
+    ) -> Result<()> {
+        if dues.contains(&has) {
+            return Ok(());
+        }
+        Err(self.refused(format!(
+            "tensor '{name}' has shape {has:?}, {op} needs {:?} {axes}",
+            dues[0]
+        )))
+    }
+
+    fn refused(&self, reason: String) -> ModelError {
+        ModelError::format(self.path, reason)
+    }
+}
