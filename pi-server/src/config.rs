@@ -122,7 +122,7 @@ pub struct Settings {
     /// End a session of which one step, set-up, a batch or an inference, takes longer.
     #[arg(long, value_name = "TIME", env = "PI_SERVER_PHASE_TIMEOUT")]
     pub phase_timeout: Option<Span>,
-    /// Memory for prepared inferences, all sessions together, in MiB; each session may use an equal part.
+    /// Memory for all sessions together, in MiB: prepared inferences, batches in work and queues; each session may use an equal part.
     #[arg(long, value_name = "MIB", env = "PI_SERVER_PREPARED_MEMORY")]
     pub prepared_memory: Option<u32>,
     /// Let clients choose silent oblivious transfers (`--ot silent`): fewer bytes offline and more computing.
@@ -257,7 +257,7 @@ impl Settings {
             repository_mode: Some(Mode::default()),
             repository_poll: Some(POLL),
             reload_interval: Some(Span(of.reload_interval)),
-            prepared_memory: Some((of.limits.prepared_bytes >> 20) as u32),
+            prepared_memory: Some((of.limits.session_bytes >> 20) as u32),
             silent_ot: Some(of.limits.silent_ot),
             drain_timeout: Some(Span(of.drain_timeout)),
             max_connections: Some(of.connections.total),

@@ -25,15 +25,15 @@ pub enum ServeError {
         /// What is wrong with it.
         source: ModelError,
     },
-    /// One prepared inference does not fit a session's part of the memory.
+    /// One inference in preparation does not fit a session's part of the memory.
     #[error(
-        "the model in {} needs {needed} bytes for each prepared inference, more than each of {sessions} sessions may keep of {bytes}: raise --prepared-memory or lower --max-sessions",
+        "the model in {} needs {needed} bytes to prepare one inference, more than each of {sessions} sessions has of {bytes}: raise --prepared-memory or lower --max-sessions",
         dir.display()
     )]
     Memory {
         /// Its folder.
         dir: PathBuf,
-        /// Bytes of one prepared inference.
+        /// Bytes of one inference in preparation.
         needed: usize,
         /// Sessions at the same time.
         sessions: usize,

@@ -9,7 +9,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use pi_model::packing::PackingGoal;
 use pi_model::{Model, Plan};
 use pi_protocol::cost::Cost;
-use pi_protocol::server::prepared_bytes;
+use pi_protocol::server::SessionMemory;
 use pi_protocol::session::GarblingMode;
 use pi_protocol::session::OtMode;
 use pi_protocol::session::SessionOptions;
@@ -159,12 +159,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let goal = PackingGoal::for_bandwidth(bandwidth.0);
             let plan = Plan::with_goal(Arc::new(model), batch, goal)?;
             let options = SessionOptions { ot, garbling };
-            let kept = prepared_bytes(&plan, options)? as f64 / 1000.0;
+            let memory = SessionMemory::of(&plan, options)?;
+            let kb = |bytes: usize| bytes as f64 / 1000.0;
             let plan = plan.public();
             let cost = Cost::with_options(plan, options)?;
             say(format_args!("{cost}"))?;
             say(format_args!(
-                "The server keeps {kept:.1} kB in memory for each prepared inference (--prepared-memory)."
+                "The server keeps {:.1} kB in memory for each prepared inference, and needs {:.1} kB more for each while it prepares a batch (--prepared-memory).",
+                kb(memory.prepared),
+                kb(memory.in_work)
             ))?;
             if explain {
                 say(format_args!("\n{}", plan.explain(3)?))?;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use pi_proto::limits::SESSION_QUEUE_BYTES;
+use pi_protocol::server::SessionMemory;
 use serde::{Deserialize, Serialize};
 
 /// What one server grants to its clients.
@@ -16,8 +18,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// A step of a session that takes longer is ended, however busy the client is.
     pub phase_timeout: Duration,
-    /// Bytes of prepared material that all sessions together may keep in memory; each session has an equal part.
-    pub prepared_bytes: usize,
+    /// Bytes of memory for all sessions together, what is prepared, in work and queued; each session has an equal part.
+    pub session_bytes: usize,
     /// Whether clients may make OTs silently, which rests on the hardness of LPN for this server, too.
     pub silent_ot: bool,
     /// How long a session may wait for a place before it is refused; zero refuses it at once.
@@ -30,7 +32,7 @@ impl Default for Limits {
             max_sessions: 8,
             idle_timeout: Duration::from_secs(60),
             phase_timeout: Duration::from_secs(3600),
-            prepared_bytes: 8 << 30,
+            session_bytes: 8 << 30,
             silent_ot: false,
             queue_timeout: Duration::ZERO,
         }
@@ -38,15 +40,18 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Inferences that one session may keep prepared, if each takes `bytes`.
+    /// Inferences that one session may have prepared at the same time, if it prepares them in batches of `batch`: so many that they, one
+    /// batch in work and the queues fit its part of the memory. Where even one whole batch does not fit, the largest smaller one.
     #[must_use]
-    pub const fn max_prepared(&self, bytes: usize) -> usize {
-        let sessions = if self.max_sessions == 0 {
-            1
+    pub fn max_prepared(&self, memory: SessionMemory, batch: usize) -> usize {
+        let share = self.session_bytes / self.max_sessions.max(1);
+        let room = share.saturating_sub(SESSION_QUEUE_BYTES);
+        let beside_work = room.saturating_sub(batch * memory.in_work) / memory.prepared.max(1);
+        if beside_work >= batch {
+            beside_work
         } else {
-            self.max_sessions
-        };
-        self.prepared_bytes / sessions / (if bytes == 0 { 1 } else { bytes })
+            room / (memory.prepared + memory.in_work).max(1)
+        }
     }
 }
 
@@ -134,6 +139,35 @@ impl From<AdminListen> for String {
         match listen {
             AdminListen::Off => "off".into(),
             AdminListen::At(address) | AdminListen::IfFree(address) => address.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_prepared_and_in_work_fits_a_sessions_part() {
+        let memory = SessionMemory {
+            prepared: 10 << 20,
+            in_work: 15 << 20,
+        };
+        for mib in (0..3000).step_by(50) {
+            let limits = Limits {
+                max_sessions: 2,
+                session_bytes: 2 * mib << 20,
+                ..Limits::default()
+            };
+            for batch in [1, 4, 16] {
+                let most = limits.max_prepared(memory, batch);
+                let in_work = batch.min(most) * memory.in_work;
+                let queues = if most == 0 { 0 } else { SESSION_QUEUE_BYTES };
+                assert!(most * memory.prepared + in_work + queues <= mib << 20);
+                // One more would not fit.
+                let more = (most + 1) * memory.prepared + batch.min(most + 1) * memory.in_work;
+                assert!(more + SESSION_QUEUE_BYTES > mib << 20);
+            }
         }
     }
 }

@@ -3,96 +3,14 @@
 
 mod common;
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::TestServer;
+use common::stranger::{DATA, Stranger, frame};
 use pi_model::spec::OutputMode;
 use pi_server::ConnectionLimits;
 
 const SHORT: Duration = Duration::from_millis(400);
-/// Much longer than anything takes here, and shorter than what an idle connection may have.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Kinds of frames.
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const END_OF_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = &(payload.len() as u32).to_be_bytes()[1..];
-    [length, &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A connection that speaks HTTP/2 by hand.
-struct Stranger(TcpStream);
-
-impl Stranger {
-    fn silent(server: &TestServer) -> Self {
-        let stream = TcpStream::connect(server.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self(stream)
-    }
-
-    fn new(server: &TestServer) -> Self {
-        let mut stranger = Self::silent(server);
-        stranger.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        stranger.send(&frame(SETTINGS, 0, 0, &[]));
-        stranger
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).unwrap();
-    }
-
-    /// Begins a call, whose message does not come yet.
-    fn call(&mut self, path: &str) {
-        let fields = [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", path),
-            (":authority", "x"),
-            ("content-type", "application/grpc"),
-            ("te", "trailers"),
-        ];
-        let mut block = vec![];
-        for (name, value) in fields {
-            block.extend([0, name.len() as u8]);
-            block.extend(name.bytes());
-            block.push(value.len() as u8);
-            block.extend(value.bytes());
-        }
-        self.send(&frame(HEADERS, END_OF_HEADERS, 1, &block));
-    }
-
-    /// Waits for an answer to the call, or for the end of the connection.
-    fn is_answered(&mut self) -> bool {
-        loop {
-            let mut head = [0; 9];
-            if self.0.read_exact(&mut head).is_err() {
-                return false;
-            }
-            let n = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-            let mut payload = vec![0; n];
-            self.0.read_exact(&mut payload).unwrap();
-            if head[3] == HEADERS {
-                return true;
-            }
-        }
-    }
-
-    /// Waits for the end of the connection.
-    fn ends(&mut self) -> bool {
-        let since = Instant::now();
-        // What comes first are frames of the server's.
-        let ended = std::io::copy(&mut self.0, &mut std::io::sink());
-        let reset = ended.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
-        !reset && since.elapsed() < PATIENCE
-    }
-}
-
 fn server(change: impl FnOnce(&mut ConnectionLimits)) -> TestServer {
     TestServer::with(OutputMode::Logits, |options| {
         change(&mut options.connections);
@@ -102,9 +20,9 @@ fn server(change: impl FnOnce(&mut ConnectionLimits)) -> TestServer {
 #[test]
 fn connections_without_a_call_are_closed() {
     let server = server(|c| (c.first_call, c.idle) = (SHORT, SHORT));
-    let mut silent = Stranger::silent(&server);
-    let mut greeted = Stranger::new(&server);
-    let mut called = Stranger::new(&server);
+    let mut silent = Stranger::silent(server.address);
+    let mut greeted = Stranger::new(server.address);
+    let mut called = Stranger::new(server.address);
     called.call("/inference.GRPCInferenceService/ServerLive");
     called.send(&frame(DATA, 1, 1, &[0; 5]));
     assert!(called.is_answered());
@@ -138,7 +56,7 @@ fn who_must_be_known_is_refused_before_a_byte_of_the_message() {
         "/inference.GRPCInferenceService/ModelMetadata",
         "/inference.GRPCInferenceService/ModelInfer",
     ] {
-        let mut stranger = Stranger::new(&server);
+        let mut stranger = Stranger::new(server.address);
         stranger.call(path);
         assert!(stranger.is_answered(), "{path}");
     }
@@ -153,7 +71,7 @@ fn a_message_that_is_announced_too_large_or_never_comes_is_refused() {
         "/pi.v1.PrivateInference/Describe",
     ] {
         for announced in [10u32, 4 << 20] {
-            let mut stranger = Stranger::new(&server);
+            let mut stranger = Stranger::new(server.address);
             stranger.call(path);
             let half = [&[0][..], &announced.to_be_bytes(), &[10, 1]].concat();
             stranger.send(&frame(DATA, 0, 1, &half));
@@ -167,13 +85,11 @@ fn a_message_that_is_announced_too_large_or_never_comes_is_refused() {
 #[test]
 fn an_address_has_its_share_of_connections() {
     let server = server(|c| c.per_address = 16);
-    let flood: Vec<_> = (0..200).map(|_| Stranger::silent(&server)).collect();
+    let mut flood: Vec<_> = (0..200).map(|_| Stranger::silent(server.address)).collect();
     server.assert_serves();
     let mut n_open = 0;
-    for stranger in &flood {
-        stranger.0.set_nonblocking(true).unwrap();
-        let read = (&stranger.0).read(&mut [0]);
-        n_open += usize::from(read.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock));
+    for stranger in &mut flood {
+        n_open += usize::from(stranger.is_open());
     }
     assert!(n_open <= 16, "{n_open}");
 }
@@ -181,7 +97,7 @@ fn an_address_has_its_share_of_connections() {
 #[test]
 fn services_describe_themselves_only_if_told_to() {
     let server = TestServer::start();
-    let mut stranger = Stranger::new(&server);
+    let mut stranger = Stranger::new(server.address);
     stranger.call("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
     // Unimplemented at once, and no stream that waits for questions.
     assert!(stranger.is_answered());

@@ -20,6 +20,10 @@ pub const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 /// HTTP/2 window of one connection.
 pub const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 
+/// What a session may hold in queues at each end: frames both ways, and what the peer may send before anybody reads it.
+pub const SESSION_QUEUE_BYTES: usize =
+    2 * QUEUE_FRAMES * MAX_FRAME_BYTES + STREAM_WINDOW_BYTES as usize;
+
 /// How often a quiet connection is probed, so that a peer that vanished is noticed.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 

@@ -43,7 +43,7 @@ pub fn serve_with(
         limits: Limits {
             max_sessions,
             idle_timeout: Duration::from_secs(20),
-            prepared_bytes: 1 << 30,
+            session_bytes: 1 << 30,
             silent_ot: true,
             ..Limits::default()
         },

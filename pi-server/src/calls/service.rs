@@ -114,8 +114,8 @@ impl Service {
         let found = self.shared.repository.find(name);
         let model = found.ok_or_else(|| self.shared.unknown_model(name))?;
         let terms = self.shared.repository.terms();
-        let max_prepared = |bytes| {
-            let most = terms.limits.max_prepared(bytes);
+        let max_prepared = |memory| {
+            let most = terms.limits.max_prepared(memory, terms.max_batch);
             u32::try_from(most).unwrap_or(u32::MAX)
         };
         let vault = self.shared.vault.as_ref();
@@ -126,8 +126,8 @@ impl Service {
             protocol_version: PROTOCOL_VERSION,
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             max_batch: terms.max_batch as u32,
-            max_prepared: max_prepared(model.prepared_bytes()),
-            max_prepared_client_garbles: max_prepared(model.prepared_bytes_client_garbles()),
+            max_prepared: max_prepared(model.memory()),
+            max_prepared_client_garbles: max_prepared(model.memory_client_garbles()),
             idle_timeout_seconds: terms.limits.idle_timeout.as_secs().max(1) as u32,
             packing_bandwidth: terms.packing_bandwidth,
             kept_seconds: vault.map_or(0, |vault| vault.keep_for().as_secs()),

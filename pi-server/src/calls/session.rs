@@ -11,7 +11,7 @@ use pi_proto::channel::Item;
 use pi_proto::{GrpcChannel, WireMeter, status};
 use pi_protocol::Error;
 use pi_protocol::ledger::Phase;
-use pi_protocol::server::{Observer, ServerSession, prepared_bytes};
+use pi_protocol::server::{Observer, ServerSession, SessionMemory};
 use pi_protocol::session::OtMode;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
@@ -99,8 +99,9 @@ impl Session {
                 ));
             }
             // How much an inference takes depends on who garbles it.
-            let bytes = prepared_bytes(&self.plan, session.options())?;
-            session.max_prepared = self.limits.max_prepared(bytes);
+            let memory = SessionMemory::of(&self.plan, session.options())?;
+            let batch = self.plan.public().batch();
+            session.max_prepared = self.limits.max_prepared(memory, batch);
             if let Some(vault) = &self.vault {
                 session.keep_with(Box::new(self.teller(vault)));
             }

@@ -88,9 +88,9 @@ impl Settings {
             max_sessions: self.max_sessions.unwrap_or(or.max_sessions),
             idle_timeout: span(self.idle_timeout, or.idle_timeout),
             phase_timeout: span(self.phase_timeout, or.phase_timeout),
-            prepared_bytes: self
+            session_bytes: self
                 .prepared_memory
-                .map_or(or.prepared_bytes, |mib| (mib as usize) << 20),
+                .map_or(or.session_bytes, |mib| (mib as usize) << 20),
             silent_ot: self.silent_ot.unwrap_or(or.silent_ot),
             queue_timeout: span(self.queue_timeout, or.queue_timeout),
         }
@@ -164,7 +164,7 @@ fn check(options: &ServeOptions) -> Result<(), ConfigError> {
     )?;
     within(
         "prepared-memory",
-        options.limits.prepared_bytes >> 20,
+        options.limits.session_bytes >> 20,
         1..=1 << 32,
     )?;
     if options.limits.queue_timeout > LONGEST {

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use bytes::Bytes;
 use pi_model::packing::PackingGoal;
 use pi_model::{Model, ModelError, Plan};
-use pi_protocol::server::{check_plan, prepared_bytes};
+use pi_proto::limits::SESSION_QUEUE_BYTES;
+use pi_protocol::server::{SessionMemory, check_plan};
 use pi_protocol::session::GarblingMode;
 use pi_protocol::session::OtMode;
 use pi_protocol::session::SessionOptions;
@@ -29,8 +30,8 @@ pub struct Served {
     goal: PackingGoal,
     description: Bytes,
     card: Bytes,
-    prepared_bytes: usize,
-    prepared_bytes_client_garbles: usize,
+    memory: SessionMemory,
+    memory_client_garbles: SessionMemory,
 }
 
 /// What a model needs to be served here.
@@ -216,12 +217,12 @@ impl Served {
         for batch in [1, terms.max_batch] {
             served.plan(batch).map_err(fail)?;
         }
-        if terms.limits.max_prepared(served.prepared_bytes) == 0 {
+        if terms.limits.max_prepared(served.memory, 1) == 0 {
             return Err(ServeError::Memory {
                 dir: dir.to_owned(),
-                needed: served.prepared_bytes,
+                needed: served.memory.prepared + served.memory.in_work + SESSION_QUEUE_BYTES,
                 sessions: terms.limits.max_sessions,
-                bytes: terms.limits.prepared_bytes,
+                bytes: terms.limits.session_bytes,
             });
         }
         Ok(served)
@@ -234,36 +235,35 @@ impl Served {
     pub fn new(model: Model, goal: PackingGoal) -> Result<Self, ModelError> {
         let description = model.public().to_json().into();
         let card = serde_json::to_vec(&model.public().spec().card).unwrap_or_default();
-        let mut served = Self {
-            model: Arc::new(model),
+        let model = Arc::new(model);
+        let plan = Arc::new(Plan::with_goal(Arc::clone(&model), 1, goal)?);
+        check_plan(&plan).map_err(unplannable)?;
+        let memory = |garbling| {
+            let ot = OtMode::default();
+            SessionMemory::of(&plan, SessionOptions { ot, garbling }).map_err(unplannable)
+        };
+        Ok(Self {
+            memory: memory(GarblingMode::HalfGates)?,
+            memory_client_garbles: memory(GarblingMode::ClientDigits)?,
+            model,
             version: None,
-            plans: Mutex::default(),
+            plans: Mutex::new(BTreeMap::from([(1, plan)])),
             goal,
             description,
             card: card.into(),
-            prepared_bytes: 0,
-            prepared_bytes_client_garbles: 0,
-        };
-        let plan = served.plan(1)?;
-        let bytes = |garbling| {
-            let ot = OtMode::default();
-            prepared_bytes(&plan, SessionOptions { ot, garbling }).map_err(unplannable)
-        };
-        served.prepared_bytes = bytes(GarblingMode::HalfGates)?;
-        served.prepared_bytes_client_garbles = bytes(GarblingMode::ClientDigits)?;
-        Ok(served)
+        })
     }
 
-    /// Bytes that one prepared inference takes in memory where the server garbles.
+    /// What its sessions take where the server garbles.
     #[must_use]
-    pub const fn prepared_bytes(&self) -> usize {
-        self.prepared_bytes
+    pub const fn memory(&self) -> SessionMemory {
+        self.memory
     }
 
     /// The same where the client garbles.
     #[must_use]
-    pub const fn prepared_bytes_client_garbles(&self) -> usize {
-        self.prepared_bytes_client_garbles
+    pub const fn memory_client_garbles(&self) -> SessionMemory {
+        self.memory_client_garbles
     }
 
     /// Its version, where it has one.

@@ -1,6 +1,8 @@
 //! A small model with random weights, and a server inside this process.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod stranger;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +36,7 @@ pub fn options(dir: &Path) -> ServeOptions {
         limits: Limits {
             max_sessions: 4,
             idle_timeout: Duration::from_secs(20),
-            prepared_bytes: 1 << 30,
+            session_bytes: 1 << 30,
             silent_ot: true,
             ..Limits::default()
         },

@@ -12,7 +12,7 @@ mod setup;
 
 pub use crate::linear::check::check_plan;
 pub use observer::Observer;
-pub use prepared::prepared_bytes;
+pub use prepared::SessionMemory;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -26,16 +26,36 @@ pub(crate) struct Prepared {
     pub(crate) argmax: Option<argmax::server::Material>,
 }
 
-/// Bytes that the server keeps for one prepared inference of `plan` in a session with these `options`, to budget its memory by.
-///
-/// # Errors
-/// [`crate::Error::Plan`] when the plan cannot be laid out.
-pub fn prepared_bytes(plan: &Plan, options: SessionOptions) -> Result<usize> {
-    let layout = Layout::new(plan.public(), options)?;
-    let layers = plan.public().graph().layers.iter();
-    let values: usize = layers.map(|l| l.shape.n_values()).sum();
-    // For each position a word of s, and one of y'_c - r_next where there is no ReLU.
-    let shares = 8 * (2 * values).saturating_sub(layout.n_relus());
-    let argmax = layout.argmax.as_ref().map_or(0, Argmax::n_labels);
-    Ok(relu::server::Material::memory_bytes(&layout) + Block::BYTES * argmax + shares)
+/// What a session takes of the server's memory, in bytes, to budget it by. What the channel queues comes on top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionMemory {
+    /// Of each prepared inference that waits.
+    pub prepared: usize,
+    /// And of each inference of a batch while that is prepared, beyond what stays of it.
+    pub in_work: usize,
+}
+
+/// Bytes of each OT of a batch in work: 16 of its block, which is held until the batch is done; 1 of a choice or of a derandomisation bit, 4 of
+/// the message that extends it, and 7 for what lies beside the blocks while columns are made rows of, and for holes between them.
+const BYTES_OF_OT_IN_WORK: usize = 28;
+
+impl SessionMemory {
+    /// Of sessions of `plan` with these `options`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Plan`] when the plan cannot be laid out.
+    pub fn of(plan: &Plan, options: SessionOptions) -> Result<Self> {
+        let layout = Layout::new(plan.public(), options)?;
+        let layers = plan.public().graph().layers.iter();
+        let values: usize = layers.map(|l| l.shape.n_values()).sum();
+        // For each position a word of s, and one of y'_c - r_next where there is no ReLU.
+        let shares = 8 * (2 * values).saturating_sub(layout.n_relus());
+        let argmax = layout.argmax.as_ref().map_or(0, Argmax::n_labels);
+        let relus = relu::server::Material::memory_bytes(&layout);
+        let n_ots = layout.ots().n_to_client() + layout.ots().n_to_server();
+        Ok(Self {
+            prepared: relus + Block::BYTES * argmax + shares,
+            in_work: BYTES_OF_OT_IN_WORK * n_ots,
+        })
+    }
 }

@@ -107,7 +107,7 @@ fn prepared(plan: &Arc<Plan>, keeper: &Memory, options: SessionOptions) -> Vec<V
     }
     let due = crate::kept::server::kept_bytes(&public, options).unwrap();
     // Written down values are packed, in memory they are words.
-    assert!(due <= server::prepared_bytes(plan, options).unwrap() + 256);
+    assert!(due <= server::SessionMemory::of(plan, options).unwrap().prepared + 256);
     assert!(
         keeper
             .items
