@@ -307,6 +307,26 @@ impl ResponsePacking {
         (one, two)
     }
 
+    /// The largest of the sums of signed weights over all filters and inputs that a coefficient of response polynomial `filters` is made
+    /// of: at each, the weights that have wrapped around N count negatively. It is what a constant in every input would become.
+    #[must_use]
+    pub fn largest_sum(&self, filters: usize, weights: &[i32]) -> u64 {
+        let mut sums = vec![0i64; self.degree()];
+        let mut coefficients = vec![0; self.degree()];
+        for input in (0..self.n_inputs()).filter(|&input| self.reads(input)) {
+            coefficients.fill(0);
+            self.kernel(filters, input, weights, &mut coefficients);
+            let total: i64 = coefficients.iter().map(|&w| i64::from(w)).sum();
+            let mut so_far = 0;
+            for (sum, &w) in sums.iter_mut().zip(&coefficients) {
+                so_far += i64::from(w);
+                *sum += 2 * so_far - total;
+            }
+        }
+        let largest = sums.iter().map(|s| s.unsigned_abs()).max();
+        largest.unwrap_or(0)
+    }
+
     /// Coefficients from one filter to the next.
     pub(super) fn filter_step(&self) -> usize {
         self.b_w * self.c_w * self.area

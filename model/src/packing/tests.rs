@@ -165,6 +165,13 @@ fn check(spec: &SourceSpec, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> (
                 multiply(&polys[group * packing.n_inputs() + i], &kernel, output);
             }
             norms.1 += response.norms(j, &weights).0;
+            let mut of_ones = vec![0; degree];
+            for i in 0..response.n_inputs() {
+                response.kernel(j, i, &weights, &mut kernel);
+                multiply(&vec![1; degree], &kernel, &mut of_ones);
+            }
+            let largest = of_ones.iter().map(|&v| (v as i64).unsigned_abs()).max();
+            assert_eq!(response.largest_sum(j, &weights), largest.unwrap());
         }
         assert!(
             norms.0 <= norms.1,

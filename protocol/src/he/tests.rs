@@ -12,6 +12,7 @@ struct Outcome {
     errors: Vec<i64>,
     mask: Vec<u64>,
     weights_squared: u64,
+    largest_sum: u64,
 }
 
 fn signed(value: u64, bits: u32) -> i64 {
@@ -33,7 +34,7 @@ fn run(params: &RlweParams, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> O
     );
     let server =
         ServerSource::new(params, packing, &seed, 0, &sent.noise, &sent.corrections).unwrap();
-    let (mut errors, mut weights_squared) = (Vec::new(), 0);
+    let (mut errors, mut weights_squared, mut largest_sum) = (Vec::new(), 0, 0);
     for (conv, response) in spec.consumers.iter().zip(packing.responses()) {
         let weights: Vec<i32> = (0..response.n_weights())
             .map(|_| rng.random_range(-127..128))
@@ -70,16 +71,16 @@ fn run(params: &RlweParams, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> O
             sums.zip(expected)
                 .map(|(got, due)| signed(got.wrapping_sub(due), params.k_bits())),
         );
-        let squared = (0..response.n_filter_polys())
-            .map(|j| response.norms(j, &weights).1)
-            .max()
-            .unwrap();
-        weights_squared = weights_squared.max(squared);
+        for j in 0..response.n_filter_polys() {
+            weights_squared = weights_squared.max(response.norms(j, &weights).1);
+            largest_sum = largest_sum.max(response.largest_sum(j, &weights));
+        }
     }
     Outcome {
         errors,
         mask: client.mask().to_vec(),
         weights_squared,
+        largest_sum,
     }
 }
 
@@ -127,7 +128,7 @@ fn shares_add_up_for_random_geometries() {
         let packing = SourcePacking::new(&spec, DEGREE, &choice).unwrap();
         let outcome = run(&params, &packing, &mut rng);
         let most = outcome.errors.iter().map(|e| e.abs()).max().unwrap() as f64;
-        let bound = ErrorBound::new(&params, outcome.weights_squared)
+        let bound = ErrorBound::new(&params, outcome.weights_squared, outcome.largest_sum)
             .max_error(40.0)
             .floor();
         let bound = if params == RlweParams::OPENED {
@@ -173,8 +174,12 @@ fn forced_packings_work_up_to_full_polynomials() {
             let packing = SourcePacking::new(&spec, DEGREE, &choice).unwrap();
             let outcome = run(&RlweParams::HIDDEN, &packing, &mut rng);
             let most = outcome.errors.iter().map(|e| e.abs()).max().unwrap();
-            let bound =
-                ErrorBound::new(&RlweParams::HIDDEN, outcome.weights_squared).max_error(40.0);
+            let bound = ErrorBound::new(
+                &RlweParams::HIDDEN,
+                outcome.weights_squared,
+                outcome.largest_sum,
+            )
+            .max_error(40.0);
             assert!(
                 most as f64 <= bound,
                 "error {most}, bound {bound}: {spec:?} {choice:?}"
@@ -352,7 +357,12 @@ fn one_response_sums_a_convolution_and_its_shortcut() {
             let (first, second) = weights.split_at(6 * 6 * 9);
             let own = products(&own, client.mask(), first);
             let shortcut = products(&shortcut, &guest, second);
-            let most = ErrorBound::new(&params, response.norms(0, &weights).1).max_error(40.0);
+            let most = ErrorBound::new(
+                &params,
+                response.norms(0, &weights).1,
+                response.largest_sum(0, &weights),
+            )
+            .max_error(40.0);
             let most = if k == 52 { most as i64 } else { 0 };
             for (i, (a, b)) in share.iter().zip(answer.share.iter()).enumerate() {
                 let due = own[i].wrapping_add(shortcut[i]);

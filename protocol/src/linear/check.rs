@@ -30,8 +30,12 @@ pub fn check_plan(plan: &Plan) -> Result<()> {
             let (sum, squares) = packing.norms(part, &weights);
             check_products(sum)
                 .map_err(|e| Error::Plan(format!("operation '{}': {e}", node.op)))?;
-            let failure = ErrorBound::new(&params, squares).nonzero_log2();
-            if layer == last && failure > MAX_OPENED_FAILURE_LOG2 {
+            if layer != last {
+                continue;
+            }
+            let largest_sum = packing.largest_sum(part, &weights);
+            let failure = ErrorBound::new(&params, squares, largest_sum).nonzero_log2();
+            if failure > MAX_OPENED_FAILURE_LOG2 {
                 return Err(Error::Plan(format!(
                     "operation '{}': its output has an error with probability 2^{failure:.0}, more than 2^{MAX_OPENED_FAILURE_LOG2}, which could tell of the weights: use 8-bit weights or fewer accumulator bits",
                     node.op
