@@ -138,6 +138,15 @@ pub struct Settings {
         env = "PI_SERVER_SILENT_OT"
     )]
     pub silent_ot: Option<bool>,
+    /// How clients may have ReLUs garbled, of half-gates, three-halves and client-digits, with commas between; half-gates is what they
+    /// choose by themselves. SECURITY.md, section 5, says what each rests on.
+    #[arg(
+        long,
+        value_name = "MODES",
+        value_delimiter = ',',
+        env = "PI_SERVER_GARBLING"
+    )]
+    pub garbling: Option<Vec<String>>,
     /// How long work that runs may go on after SIGTERM or Ctrl-C; then it is cut off.
     #[arg(
         long,
@@ -259,6 +268,7 @@ impl Settings {
             reload_interval: Some(Span(of.reload_interval)),
             prepared_memory: Some((of.limits.session_bytes >> 20) as u32),
             silent_ot: Some(of.limits.silent_ot),
+            garbling: Some(of.limits.garbling.names()),
             drain_timeout: Some(Span(of.drain_timeout)),
             max_connections: Some(of.connections.total),
             connections_per_address: Some(of.connections.per_address),
@@ -296,7 +306,7 @@ impl Settings {
     pub fn over(self, under: Self) -> Self {
         merged!(self, under;
             model, repository, repository_mode, repository_poll, load_model, model_version, listen, admin_listen, admin_host, max_batch,
-            packing_bandwidth, max_sessions, queue_timeout, idle_timeout, phase_timeout, prepared_memory, silent_ot, drain_timeout, tls_cert,
+            packing_bandwidth, max_sessions, queue_timeout, idle_timeout, phase_timeout, prepared_memory, silent_ot, garbling, drain_timeout, tls_cert,
             tls_key, tls_client_ca, max_connections, connections_per_address, connection_idle_timeout, connection_age,
             reflection, token_file, reload_interval, sessions_per_identity, calls_per_minute,
             inferences_per_day, bytes_per_day, store, store_key_file, store_ca, store_time, store_size,

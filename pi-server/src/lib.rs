@@ -21,5 +21,5 @@ pub use config::{ConfigError, Settings};
 pub use error::ServeError;
 pub use models::root::{Mode, RootOptions};
 pub use ops::{log, probe};
-pub use options::{AdminListen, ConnectionLimits, Limits, TlsFiles};
+pub use options::{AdminListen, ConnectionLimits, GarblingModes, Limits, TlsFiles};
 pub use serve::{ServeOptions, Server};

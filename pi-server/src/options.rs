@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pi_proto::limits::SESSION_QUEUE_BYTES;
 use pi_protocol::server::SessionMemory;
+use pi_protocol::session::GarblingMode;
 use serde::{Deserialize, Serialize};
 
 /// What one server grants to its clients.
@@ -22,6 +23,8 @@ pub struct Limits {
     pub session_bytes: usize,
     /// Whether clients may make OTs silently, which rests on the hardness of LPN for this server, too.
     pub silent_ot: bool,
+    /// How clients may have ReLUs garbled.
+    pub garbling: GarblingModes,
     /// How long a session may wait for a place before it is refused; zero refuses it at once.
     pub queue_timeout: Duration,
 }
@@ -34,6 +37,7 @@ impl Default for Limits {
             phase_timeout: Duration::from_secs(3600),
             session_bytes: 8 << 30,
             silent_ot: false,
+            garbling: GarblingModes::default(),
             queue_timeout: Duration::ZERO,
         }
     }
@@ -52,6 +56,48 @@ impl Limits {
         } else {
             room / (memory.prepared + memory.in_work).max(1)
         }
+    }
+}
+
+/// Ways to garble, of all that there are; every one unless told otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GarblingModes([bool; GarblingMode::ALL.len()]);
+
+impl Default for GarblingModes {
+    fn default() -> Self {
+        Self([true; GarblingMode::ALL.len()])
+    }
+}
+
+impl GarblingModes {
+    /// Those with these names.
+    ///
+    /// # Errors
+    /// A sentence, when a name is none of a mode, or there is no name.
+    pub fn named(names: &[String]) -> Result<Self, String> {
+        let modes: Result<Vec<GarblingMode>, _> = names.iter().map(|n| n.parse()).collect();
+        let modes = modes.map_err(|e| e.to_string())?;
+        if modes.is_empty() {
+            return Err("it needs at least one mode: half-gates is what clients choose".into());
+        }
+        Ok(Self(GarblingMode::ALL.map(|mode| modes.contains(&mode))))
+    }
+
+    /// Whether `mode` is among them.
+    #[must_use]
+    pub fn contains(self, mode: GarblingMode) -> bool {
+        self.iter().any(|m| m == mode)
+    }
+
+    /// Their names.
+    #[must_use]
+    pub fn names(self) -> Vec<String> {
+        self.iter().map(|mode| mode.name().to_owned()).collect()
+    }
+
+    fn iter(self) -> impl Iterator<Item = GarblingMode> {
+        let all = GarblingMode::ALL.into_iter().zip(self.0);
+        all.filter_map(|(mode, is_in)| is_in.then_some(mode))
     }
 }
 

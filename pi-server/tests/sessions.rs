@@ -17,8 +17,8 @@ use pi_protocol::channel::pair;
 use pi_protocol::client::{ClientSession, Output};
 use pi_protocol::ledger::{Direction, Phase};
 use pi_protocol::server::ServerSession;
-use pi_protocol::session::OtMode;
 use pi_protocol::session::SessionOptions;
+use pi_protocol::session::{GarblingMode, OtMode};
 use pi_protocol::wire::{MAX_FRAME_BYTES, PROTOCOL_VERSION};
 use tokio::runtime::Runtime;
 use tonic::{Code, Status};
@@ -277,6 +277,29 @@ fn silent_ots_are_refused_unless_the_operator_allows_them() {
         assert_eq!(error.is_some(), !allowed, "{error:?}");
         assert!(error.iter().all(refused), "{error:?}");
         server.assert_serves();
+    }
+}
+
+#[test]
+fn ways_to_garble_are_the_operators_to_allow() {
+    let allowed = |name: &str| pi_server::GarblingModes::named(&[name.to_owned()]).unwrap();
+    let server = TestServer::with(OutputMode::Logits, |o| {
+        o.limits.garbling = allowed("half-gates");
+    });
+    let client = server.connect();
+    let description = client.describe(None).unwrap();
+    for garbling in GarblingMode::ALL {
+        let options = SessionOptions {
+            garbling,
+            ..SessionOptions::default()
+        };
+        let session = client.session_with(&description, 1, options);
+        let error = session.and_then(|mut s| s.prepare()).err();
+        let says = error.map(|e| e.to_string());
+        match garbling {
+            GarblingMode::HalfGates => assert_eq!(says, None),
+            _ => assert!(says.unwrap().contains("garbles by half-gates alone")),
+        }
     }
 }
 

@@ -98,6 +98,13 @@ impl Session {
                     "this server makes no silent OTs; leave out --ot silent, or ask its operator for serve --silent-ot".into(),
                 ));
             }
+            let garbling = session.options().garbling;
+            if !self.limits.garbling.contains(garbling) {
+                return Err(Error::Refused(format!(
+                    "this server garbles by {} alone: choose one of these with --garbling in place of {garbling}, or ask its operator for another serve --garbling",
+                    self.limits.garbling.names().join(" or ")
+                )));
+            }
             // How much an inference takes depends on who garbles it.
             let memory = SessionMemory::of(&self.plan, session.options())?;
             let batch = self.plan.public().batch();

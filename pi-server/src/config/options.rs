@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::{ConfigError, POLL, Settings};
 use crate::access::limits::Quota;
 use crate::models::root::RootOptions;
-use crate::options::{AdminListen, ConnectionLimits, DEFAULT_ADMIN_ADDRESS, Limits, TlsFiles};
+use crate::options::{
+    AdminListen, ConnectionLimits, DEFAULT_ADMIN_ADDRESS, GarblingModes, Limits, TlsFiles,
+};
 use crate::serve::ServeOptions;
 use crate::store::{Bounds, StoreOptions};
 use crate::units::Span;
@@ -24,7 +26,7 @@ impl Settings {
         let or = ServeOptions::default();
         let versions = all.versions()?;
         let options = ServeOptions {
-            limits: all.limits(),
+            limits: all.limits()?,
             connections: all.connections(),
             reflection: all.reflection.unwrap_or(or.reflection),
             store: all.kept()?,
@@ -82,9 +84,16 @@ impl Settings {
         Ok(all)
     }
 
-    fn limits(&self) -> Limits {
+    fn limits(&self) -> Result<Limits, ConfigError> {
         let or = Limits::default();
-        Limits {
+        let named = |names: &Vec<String>| {
+            GarblingModes::named(names).map_err(|reason| ConfigError::Value {
+                key: "garbling",
+                reason,
+            })
+        };
+        Ok(Limits {
+            garbling: self.garbling.as_ref().map_or(Ok(or.garbling), named)?,
             max_sessions: self.max_sessions.unwrap_or(or.max_sessions),
             idle_timeout: span(self.idle_timeout, or.idle_timeout),
             phase_timeout: span(self.phase_timeout, or.phase_timeout),
@@ -93,7 +102,7 @@ impl Settings {
                 .map_or(or.session_bytes, |mib| (mib as usize) << 20),
             silent_ot: self.silent_ot.unwrap_or(or.silent_ot),
             queue_timeout: span(self.queue_timeout, or.queue_timeout),
-        }
+        })
     }
 
     fn connections(&self) -> ConnectionLimits {
