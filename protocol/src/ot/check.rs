@@ -6,7 +6,7 @@
 //! end in 128 rows that serve no OT: a uniform last block makes the opened hash independent of the others.
 //!
 //! Instead of 128 column hashes their BLAKE3 hash travels: the sender can compute what it must be. The challenge is a BLAKE3 hash
-//! of session, position, count and corrections (Fiat-Shamir); the trees are fixed by the base OTs and their own check. A receiver that is inconsistent in some columns passes only by guessing the bits of
+//! of session, all messages of the set-up, position, count and corrections (Fiat-Shamir), so that the trees are fixed before it. A receiver that is inconsistent in some columns passes only by guessing the bits of
 //! `Delta` there, and is caught otherwise: with 4 bits to a tree, each try of g trees passes with probability 16^-g and then
 //! reveals them, the usual leakage of checked extensions. False acceptance otherwise: at most b * C(32, 2) / 2^128 for
 //! each hash evaluation, about 2^-103 for eight million OTs.
@@ -22,7 +22,7 @@ use crate::block::{Block, Delta, mask};
 pub(super) const CHECK_BYTES: usize = 16 + 32;
 const BATCH: usize = 64;
 
-/// The challenge for corrections `message`, bound to the session and to the position in its generators.
+/// The challenge for corrections `message`, bound to the session (and with its name to the set-up) and to the position in its generators.
 pub(super) fn challenge(session: &[u8; 32], position: u64, n: usize, message: &[u8]) -> Block {
     let mut hasher = blake3::Hasher::new_derive_key("pi-protocol v1 OT extension challenge");
     hasher.update(session).update(&position.to_le_bytes());

@@ -60,6 +60,19 @@ pub const fn message_bytes(n: usize) -> usize {
 pub struct ReceiverSetup {
     session: [u8; 32],
     base: BaseSender,
+    first: [u8; BASE_SENDER_BYTES],
+}
+
+/// The name of the extension: what its challenges are bound to. It holds every message of the set-up, so that no challenge is known
+/// before the trees are fixed (SECURITY.md, section 6).
+fn transcript(session: &[u8; 32], messages: [&[u8]; 3]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("pi-protocol v2 OT set-up transcript");
+    hasher.update(session);
+    for message in messages {
+        hasher.update(&(message.len() as u64).to_le_bytes());
+        hasher.update(message);
+    }
+    *hasher.finalize().as_bytes()
 }
 
 impl ReceiverSetup {
@@ -68,32 +81,36 @@ impl ReceiverSetup {
         session: [u8; 32],
         rng: &mut R,
     ) -> (Self, [u8; BASE_SENDER_BYTES]) {
-        let (base, message) = BaseSender::new(session, rng);
-        (Self { session, base }, message)
+        let (base, first) = BaseSender::new(session, rng);
+        let setup = Self {
+            session,
+            base,
+            first,
+        };
+        (setup, first)
     }
 
     /// Takes the COT sender's answer; the message, [`TREES_BYTES`], goes back to it.
     ///
     /// # Errors
     /// [`Error::Peer`] on a wrong length or on bytes that are no points.
-    pub fn finish(self, message: &[u8]) -> Result<(Receiver, Vec<u8>)> {
-        let keys = self.base.finish(N_BASE, message)?;
+    pub fn finish(self, answer: &[u8]) -> Result<(Receiver, Vec<u8>)> {
+        let keys = self.base.finish(N_BASE, answer)?;
         let (trees, message) = pprf::plant(&self.session, &keys)?;
-        let session = self.session;
-        Ok((
-            Receiver {
-                session,
-                trees,
-                position: 0,
-            },
-            message,
-        ))
+        let receiver = Receiver {
+            session: transcript(&self.session, [&self.first, answer, &message]),
+            trees,
+            position: 0,
+        };
+        Ok((receiver, message))
     }
 }
 
 /// The COT sender during set-up: receiver of the base OTs, its choices the bits of `Delta`.
 pub struct SenderSetup {
     session: [u8; 32],
+    first: Vec<u8>,
+    answer: Vec<u8>,
     delta: Delta,
     keys: Zeroizing<Vec<Block>>,
 }
@@ -111,15 +128,15 @@ impl SenderSetup {
     ) -> Result<(Self, Vec<u8>)> {
         let choices: Zeroizing<Vec<u8>> =
             Zeroizing::new((0..N_BASE).map(|i| delta.block().bit(i)).collect());
-        let (keys, message) = base::receive(&session, &choices, message, rng)?;
-        Ok((
-            Self {
-                session,
-                delta,
-                keys,
-            },
-            message,
-        ))
+        let (keys, answer) = base::receive(&session, &choices, message, rng)?;
+        let setup = Self {
+            session,
+            first: message.to_vec(),
+            answer: answer.clone(),
+            delta,
+            keys,
+        };
+        Ok((setup, answer))
     }
 
     /// Takes the trees.
@@ -129,12 +146,14 @@ impl SenderSetup {
     pub fn finish(self, message: &[u8]) -> Result<Sender> {
         let Self {
             session,
+            first,
+            answer,
             delta,
             keys,
         } = self;
         let trees = pprf::puncture(&session, &keys, delta.block(), message)?;
         Ok(Sender {
-            session,
+            session: transcript(&session, [&first, &answer, message]),
             delta,
             trees,
             position: 0,

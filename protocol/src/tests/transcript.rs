@@ -100,12 +100,12 @@ fn sessions_with_fixed_seeds_send_the_pinned_bytes() {
         ));
     }
     let pinned = [
-        "150 Logits softspoken half-gates: 03f05d215652640e 1a7d35f4129a3218",
-        "60 Argmax silent three-halves: c2092ac3df4f4839 48afb857831cda6c",
-        "150 Logits softspoken client-digits: dffdf1f6ebdca2b7 2c4e05de0324043c",
-        "60 Argmax silent client-digits: 13c185142c789bd9 6e141c3f50074754",
-        "0 Logits softspoken half-gates: 1661034bb0b6ac47 f102d322e15755fe",
-        "0 Argmax softspoken client-digits: 9a639aa88da81ef6 3072e04c82e4942b",
+        "150 Logits softspoken half-gates: b977a429bee31335 3fc265dc711c41a4",
+        "60 Argmax silent three-halves: ee182cbd7ecf3d4d a1f8a7d2cfd3f6c5",
+        "150 Logits softspoken client-digits: 48df604a3c597809 e2038351fa3dab26",
+        "60 Argmax silent client-digits: 406451fa950e5a10 66e23a11d8fbe689",
+        "0 Logits softspoken half-gates: a57c117ea9a981e7 b05302e23ed69060",
+        "0 Argmax softspoken client-digits: c417157486fdcebf fc3d33e65300fa0e",
     ];
     assert_eq!(seen, pinned);
 }

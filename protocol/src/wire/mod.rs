@@ -25,7 +25,7 @@ use ledger::Ledger;
 use crate::error::{Error, Result};
 
 /// Version of everything in this crate that two parties must agree on.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Most payload bytes in one frame.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;

@@ -168,3 +168,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn every_message_of_the_set_up_is_in_the_name_of_the_extension() {
+    let parts: [&[u8]; 3] = [b"point", b"answer", b"trees"];
+    let name = super::transcript(&[1; 32], parts);
+    assert_ne!(name, super::transcript(&[2; 32], parts));
+    assert_ne!(
+        name,
+        super::transcript(&[1; 32], [b"pointa", b"nswer", b"trees"])
+    );
+    for i in 0..parts.len() {
+        let mut other = parts;
+        other[i] = b"other";
+        assert_ne!(name, super::transcript(&[1; 32], other));
+    }
+    // Receiver and sender name it alike: the check of every other test depends on it.
+    let mut rng = ChaCha20Rng::seed_from_u64(3);
+    let (receiver, first) = ReceiverSetup::new([1; 32], &mut rng);
+    let delta = Delta::random(&mut rng);
+    let (sender, answer) = SenderSetup::new([1; 32], delta, &first, &mut rng).unwrap();
+    let (receiver, trees) = receiver.finish(&answer).unwrap();
+    let sender = sender.finish(&trees).unwrap();
+    assert_eq!(receiver.session, sender.session);
+    assert_ne!(receiver.session, [1; 32]);
+}
