@@ -1,6 +1,6 @@
 //! Replays the corpora of `fuzz/` through the same functions that libFuzzer calls, each input as it is and altered in fixed
-//! ways, `PI_FUZZ_TIMES` times as many if that is set; and whole sessions that were recorded just now, altered too. That nothing
-//! panics is the test.
+//! ways; and whole sessions that were recorded just now, altered too. That nothing panics is the test. With `PI_FUZZ_SECONDS` each
+//! target gets altered inputs for so long, and their number is printed: a search for those who have no nightly compiler.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 #[path = "../../fuzz/targets.rs"]
@@ -9,6 +9,7 @@ mod targets;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use pi_protocol::Result;
 use pi_protocol::channel::{Channel, MemoryChannel, pair};
@@ -20,51 +21,83 @@ fn corpora() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus")
 }
 
-/// `input`, and copies of it: shorter, longer, with bits and whole runs altered. The same every time.
+/// Draws mutations, the same ones every time.
+struct Mutator(u64);
+
+impl Mutator {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n.max(1) as u64) as usize
+    }
+
+    /// Makes `bytes` shorter or longer, or alters bits or whole runs.
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        let (at, n) = (self.below(bytes.len()), bytes.len());
+        match self.below(6) {
+            0 => bytes.truncate(at),
+            1 => bytes.extend((0..=self.below(40)).map(|i| i as u8)),
+            2 if n > 0 => bytes[at] ^= 1 << self.below(8),
+            3 => bytes.iter_mut().skip(at).take(8).for_each(|b| *b = 0xff),
+            4 => bytes.iter_mut().skip(at).take(8).for_each(|b| *b = 0),
+            _ => drop(bytes.drain(at..(at + 5).min(n))),
+        }
+    }
+}
+
+/// `input`, and copies of it, altered.
 fn altered(input: &[u8], n_copies: usize) -> Vec<Vec<u8>> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ input.len() as u64;
-    let mut below = move |n: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % n.max(1) as u64) as usize
-    };
+    let mut mutator = Mutator(0x9e37_79b9_7f4a_7c15_u64 ^ input.len() as u64);
     let mut all = vec![input.to_vec()];
     for copy in 0..n_copies {
         let mut bytes = input.to_vec();
-        for _ in 0..=copy % 3 {
-            let (at, n) = (below(bytes.len()), bytes.len());
-            match below(6) {
-                0 => bytes.truncate(at),
-                1 => bytes.extend((0..=below(40)).map(|i| i as u8)),
-                2 if n > 0 => bytes[at] ^= 1 << below(8),
-                3 => bytes.iter_mut().skip(at).take(8).for_each(|b| *b = 0xff),
-                4 => bytes.iter_mut().skip(at).take(8).for_each(|b| *b = 0),
-                _ => drop(bytes.drain(at..(at + 5).min(n))),
-            }
-        }
+        (0..=copy % 3).for_each(|_| mutator.mutate(&mut bytes));
         all.push(bytes);
     }
     all
 }
 
+/// Alters inputs, and ends of one put behind beginnings of another, for so long; the number of inputs that were tried.
+fn search(target: targets::Target, inputs: &[Vec<u8>], time: Duration) -> u64 {
+    let (since, mut n) = (Instant::now(), 0);
+    let mut mutator = Mutator(0x2545_f491_4f6c_dd1d);
+    while since.elapsed() < time {
+        let mut bytes = inputs[mutator.below(inputs.len())].clone();
+        if mutator.below(8) == 0 {
+            let other = &inputs[mutator.below(inputs.len())];
+            bytes.truncate(mutator.below(bytes.len() + 1));
+            bytes.extend_from_slice(&other[mutator.below(other.len())..]);
+        }
+        (0..=mutator.below(6)).for_each(|_| mutator.mutate(&mut bytes));
+        target(&bytes);
+        n += 1;
+    }
+    n
+}
+
 #[test]
 fn every_input_of_every_corpus_is_survived() {
-    // For a longer search without libFuzzer.
-    let patience = std::env::var("PI_FUZZ_TIMES").map_or(1, |n| n.parse().unwrap());
+    let seconds = std::env::var("PI_FUZZ_SECONDS").map(|n| n.parse().unwrap());
     let names: BTreeSet<_> = targets::TARGETS.iter().map(|(name, _)| *name).collect();
     for (name, target) in targets::TARGETS {
         target(&[]);
-        let mut n_inputs = 0;
+        let mut inputs = vec![];
         for entry in std::fs::read_dir(corpora().join(name)).unwrap() {
-            let input = std::fs::read(entry.unwrap().path()).unwrap();
-            let n_copies = if input.len() > 10_000 { 12 } else { 120 } * patience;
+            inputs.push(std::fs::read(entry.unwrap().path()).unwrap());
+        }
+        assert!(!inputs.is_empty(), "{name} has no corpus");
+        if let Ok(seconds) = seconds {
+            let n = search(*target, &inputs, Duration::from_secs(seconds));
+            println!("{name}: {n} inputs");
+            continue;
+        }
+        for input in inputs {
+            let n_copies = if input.len() > 10_000 { 12 } else { 120 };
             altered(&input, n_copies)
                 .iter()
                 .for_each(|bytes| target(bytes));
-            n_inputs += 1;
         }
-        assert!(n_inputs > 0, "{name} has no corpus");
     }
     for entry in std::fs::read_dir(corpora()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
