@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pi_client::{Client, Config, Image};
+use pi_client::{Client, Config, ConnectOptions, Image, blocking};
 use pi_model::random::residual_network;
 use pi_model::spec::OutputMode;
 use pi_server::{Limits, ServeOptions, Server};
@@ -96,6 +96,16 @@ impl Balancer {
     }
 }
 
+/// A session at this replica with an inference that is prepared and not used.
+fn slow_client(address: &str) -> (blocking::Client, blocking::Session) {
+    let options = ConnectOptions::new(format!("http://{address}"));
+    let client = blocking::Client::connect(options).unwrap();
+    let description = client.describe(None).unwrap();
+    let mut session = client.session(&description, 1).unwrap();
+    session.prepare().unwrap();
+    (client, session)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_that_are_replaced_one_by_one_fail_no_query() {
     let dir = tempfile::tempdir().unwrap();
@@ -149,6 +159,12 @@ async fn replicas_that_are_replaced_one_by_one_fail_no_query() {
             stop,
             thread,
         } = std::mem::replace(replica, next);
+        // Somebody who takes time holds the stop up; the others must not wait for it on the connections that they have.
+        let slow = tokio::task::spawn_blocking({
+            let address = address.clone();
+            move || slow_client(&address)
+        });
+        let slow = slow.await.unwrap();
         stop.send(()).unwrap();
         // Those who pass connections on hear of it a moment later.
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -157,6 +173,7 @@ async fn replicas_that_are_replaced_one_by_one_fail_no_query() {
             .await
             .unwrap();
         balancer.add(replica);
+        drop(slow);
     }
     all_get(2).await;
     is_over.store(true, Ordering::Relaxed);
