@@ -147,6 +147,13 @@ impl Client {
         self.pool.terms().kept.n_waiting()
     }
 
+    /// Inferences of the model of this name that wait in [`Config::store`] under other addresses, which may be other names of the same
+    /// service: address and number.
+    #[must_use]
+    pub fn kept_elsewhere(&self) -> Vec<(String, usize)> {
+        self.pool.terms().kept.elsewhere()
+    }
+
     /// Inferences that are ready.
     #[must_use]
     pub fn n_prepared(&self) -> usize {

@@ -7,10 +7,12 @@ mod address;
 mod descriptors;
 mod files;
 mod probe;
+mod token;
+mod way;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use pi_model::PublicModel;
@@ -25,16 +27,18 @@ use pi_protocol::session::GarblingMode;
 use pi_protocol::session::SessionOptions;
 use pi_protocol::wire::PROTOCOL_VERSION;
 use tokio::runtime::{Handle, Runtime};
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Response, Status};
 
 use crate::error::{ClientError, Failed, is_broken};
 
 pub use address::{check_address, leaves_this_machine_unprotected};
 pub use descriptors::check_descriptors;
+pub use token::Token;
+pub use way::{Proxy, Way};
+
+use token::Bearer;
 
 /// Longest wait for a connection when the user does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -99,68 +103,6 @@ impl ConnectOptions {
     }
 }
 
-/// A bearer token. It is sent with every call and shown nowhere.
-#[derive(Clone)]
-pub struct Token(MetadataValue<Ascii>);
-
-impl Token {
-    /// The token in `text`, spaces around it aside.
-    ///
-    /// # Errors
-    /// [`ClientError::Usage`] for what cannot be a token.
-    pub fn new(text: &str) -> Result<Self, ClientError> {
-        let text = text.trim();
-        let value = (!text.is_empty() && !text.contains(char::is_whitespace)).then(|| {
-            format!("Bearer {text}")
-                .parse::<MetadataValue<Ascii>>()
-                .ok()
-        });
-        let mut value = value.flatten().ok_or_else(|| {
-            ClientError::Usage("a token is one word, as the server's operator gave it".into())
-        })?;
-        value.set_sensitive(true);
-        Ok(Self(value))
-    }
-
-    /// The token in the file at `path`.
-    ///
-    /// # Errors
-    /// [`ClientError::File`].
-    pub fn read(path: &Path) -> Result<Self, ClientError> {
-        let file = |reason| ClientError::File {
-            path: path.to_owned(),
-            reason,
-        };
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| file(format!("cannot read the token: {e}")))?;
-        Self::new(&text).map_err(|e| file(e.to_string()))
-    }
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Token(..)")
-    }
-}
-
-/// Adds the token to every call, and the trace context that this program runs in.
-#[derive(Clone)]
-pub(crate) struct Bearer(Option<Token>);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(Token(value)) = &self.0 {
-            request
-                .metadata_mut()
-                .insert("authorization", value.clone());
-        }
-        if let Some(parent) = crate::trace::parent() {
-            request.metadata_mut().insert("traceparent", parent.clone());
-        }
-        Ok(request)
-    }
-}
-
 /// The service's client with this client's token.
 pub(crate) type Stub = PrivateInferenceClient<InterceptedService<Channel, Bearer>>;
 
@@ -218,7 +160,11 @@ impl Drop for Network {
 
 /// A connection to one server, whose calls block. Not to be used on a thread of an asynchronous runtime.
 pub struct Client {
-    pub(crate) channel: Channel,
+    channel: Mutex<Channel>,
+    /// The next call takes a connection of its own: the server of this one goes away.
+    is_stale: AtomicBool,
+    endpoint: Endpoint,
+    way: Way,
     pub(crate) network: Arc<Network>,
     pub(crate) options: ConnectOptions,
     /// Whether the server has ever answered.
@@ -276,6 +222,7 @@ impl Client {
                 options.url
             )));
         }
+        let way = Way::to(&options.url)?;
         check_descriptors()?;
         let network = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -287,15 +234,18 @@ impl Client {
             handle: network.handle().clone(),
             runtime: Some(network),
         };
-        let connecting = endpoint.connect();
+        let connecting = way.connect(&endpoint);
         let limit = options.connect_timeout;
         let channel = network
             .handle
             .block_on(async { tokio::time::timeout(limit, connecting).await })
-            .map_err(|_| ClientError::silent(&options.url, limit))?
-            .map_err(|e| options.failed(true).because(&e))?;
+            .map_err(|_| way.told(ClientError::silent(&options.url, limit)))?
+            .map_err(|e| way.explain(&options.url, &e, options.failed(true).because(&e)))?;
         Ok(Self {
-            channel,
+            channel: Mutex::new(channel),
+            is_stale: AtomicBool::new(false),
+            endpoint,
+            way,
             network: Arc::new(network),
             options,
             has_answered: AtomicBool::new(false),
@@ -310,13 +260,32 @@ impl Client {
 
     pub(crate) fn stub(&self, max_message_bytes: usize) -> Stub {
         let bearer = Bearer(self.options.token.clone());
-        PrivateInferenceClient::with_interceptor(self.channel.clone(), bearer)
+        PrivateInferenceClient::with_interceptor(self.channel(), bearer)
             .max_decoding_message_size(max_message_bytes)
+    }
+
+    fn channel(&self) -> Channel {
+        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_stale.swap(false, Ordering::Relaxed) {
+            let _runtime = self.network.handle.enter();
+            *channel = self.way.connect_lazily(&self.endpoint);
+        }
+        channel.clone()
+    }
+
+    /// Has the next call made on a new connection, which may reach another server of the same service. To be called when this one
+    /// stops or a session broke: a stopping server answers on old connections that it begins nothing new. Sessions that are open
+    /// keep theirs.
+    pub(crate) fn reconnect(&self) {
+        self.is_stale.store(true, Ordering::Relaxed);
     }
 
     /// What became of a call that failed with `status`.
     pub(crate) fn refused(&self, status: &Status) -> ClientError {
         if !is_broken(status) {
+            if status.code() == Code::Unavailable {
+                self.reconnect();
+            }
             self.has_answered.store(true, Ordering::Relaxed);
             return ClientError::from_status(&self.options.url, status);
         }
@@ -329,7 +298,8 @@ impl Client {
             return ClientError::no_http2(url);
         }
         let cause = std::error::Error::source(status).unwrap_or(status);
-        self.options.failed(is_fresh).because(cause)
+        let plain = self.options.failed(is_fresh).because(cause);
+        self.way.explain(url, cause, plain)
     }
 
     /// Waits for the answer to `call`, as long as the server may be silent.
@@ -475,16 +445,6 @@ mod tests {
             "http://[::1]:50051",
         ] {
             assert!(!leaves_this_machine_unprotected(url), "{url}");
-        }
-    }
-
-    #[test]
-    fn a_token_is_one_word_and_is_not_shown() {
-        let token = Token::new(" pi-1234\n").unwrap();
-        assert_eq!(token.0, "Bearer pi-1234");
-        assert!(!format!("{token:?} {:?}", token.0).contains("1234"));
-        for text in ["", " ", "two words", "pi-\u{1}"] {
-            assert!(Token::new(text).is_err(), "{text:?}");
         }
     }
 }

@@ -9,10 +9,12 @@ use tonic::{Code, Status};
 
 mod transport;
 
-pub(crate) use transport::{Failed, is_broken};
+pub(crate) use transport::{Failed, causes, is_broken};
 
 /// [`ClientError::Lost::during`] before anything was prepared.
 pub const SETTING_UP: &str = "setting up";
+/// [`ClientError::Lost::during`] once an input may have been sent: what was asked is not asked again.
+pub const INFERRING: &str = "inferring";
 /// [`ClientError::Lost::during`] where a session is only held open, to see how long that goes well.
 pub const HOLDING: &str = "holding a silent stream";
 
@@ -37,6 +39,16 @@ pub enum ClientError {
         reason: String,
         /// Whether TLS is what failed: a certificate, a name, or one side without TLS.
         tls: bool,
+    },
+    /// The HTTP proxy on the way to the server makes no tunnel.
+    #[error("cannot reach {url} through the proxy {proxy}: {reason}")]
+    Proxy {
+        /// The server's address.
+        url: String,
+        /// The proxy's address without its password, and the variable that names it.
+        proxy: String,
+        /// What went wrong and what to do.
+        reason: String,
     },
     /// The connection broke within a session.
     #[error(
@@ -198,7 +210,9 @@ impl ClientError {
             }
             Self::Store { .. } => ErrorClass::Local,
             Self::Unreachable { tls: true, .. } => ErrorClass::Tls,
-            Self::Unreachable { .. } | Self::Lost { .. } => ErrorClass::Unreachable,
+            Self::Unreachable { .. } | Self::Proxy { .. } | Self::Lost { .. } => {
+                ErrorClass::Unreachable
+            }
             Self::Refused { code, .. } => match code {
                 Code::ResourceExhausted => ErrorClass::Quota,
                 Code::Unavailable | Code::DeadlineExceeded => ErrorClass::Unreachable,
@@ -222,6 +236,7 @@ impl ClientError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Unreachable { tls: false, .. } => Some(Duration::from_millis(500)),
+            Self::Lost { during, .. } if *during != INFERRING => Some(Duration::from_millis(500)),
             Self::Refused { retry_after, .. } if retry_after.is_some() => *retry_after,
             Self::Refused { code, .. } if *code == Code::Unavailable => {
                 Some(Duration::from_millis(500))

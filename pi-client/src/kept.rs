@@ -12,9 +12,6 @@ use crate::error::ClientError;
 use crate::observer::Note;
 use crate::store::{Store, Waiting};
 
-/// How long a server is left alone that could not look for its half. Each try costs one inference.
-const PAUSE: Duration = Duration::from_secs(60);
-
 /// A description of this age still holds when a session is opened.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -39,9 +36,8 @@ struct State {
     kept_for: Duration,
     /// When it said so.
     said_at: Instant,
-    /// The server is not asked before.
-    not_before: Option<Instant>,
     was_told_unused: bool,
+    was_told_elsewhere: bool,
 }
 
 impl Kept {
@@ -51,8 +47,8 @@ impl Kept {
             store: None,
             kept_for,
             said_at: Instant::now(),
-            not_before: None,
             was_told_unused: false,
+            was_told_elsewhere: false,
         };
         Self {
             place,
@@ -103,7 +99,11 @@ impl Kept {
         let Some(store) = self.store()? else {
             return Ok(None);
         };
-        if self.state().not_before.is_some_and(|t| Instant::now() < t) {
+        if store.n_waiting()? == 0 {
+            self.tell_elsewhere(tell);
+            return Ok(None);
+        }
+        if store.is_paused() {
             return Ok(None);
         }
         if self.state().kept_for.is_zero() {
@@ -115,6 +115,23 @@ impl Kept {
             return Ok(None);
         }
         store.waiting(fits)
+    }
+
+    /// Others of this model, by the addresses that they wait under.
+    pub(crate) fn elsewhere(&self) -> Vec<(String, usize)> {
+        let place = self.place.as_ref();
+        place.map_or_else(Vec::new, |place| {
+            Store::elsewhere(&place.dir, &place.url, &place.model)
+        })
+    }
+
+    fn tell_elsewhere(&self, tell: &mut dyn FnMut(Note)) {
+        if std::mem::replace(&mut self.state().was_told_elsewhere, true) {
+            return;
+        }
+        for (url, n) in self.elsewhere() {
+            tell(Note::KeptElsewhere { n, url });
+        }
     }
 
     /// Takes the next one for this plan off the disk, for good.
@@ -145,10 +162,14 @@ impl Kept {
             return Ok(false);
         };
         let note = store.settle(error)?;
-        if note == Some(Note::KeptNotLookedFor) {
-            self.state().not_before = Some(Instant::now() + PAUSE);
+        Ok(note.map(tell).is_some())
+    }
+
+    /// The server had its half of one and ran it.
+    pub(crate) fn works(&self) {
+        if let Some(store) = &self.state().store {
+            store.resume();
         }
-        Ok(note.inspect(|note| tell(*note)).is_some())
     }
 
     /// The store to write new ones to, and how long the server keeps its halves from now on.
@@ -206,6 +227,11 @@ mod tests {
         assert!(kept.settle(&broken, &mut tell).unwrap());
         assert_eq!(kept.usable(|_| true, &mut tell).unwrap(), None);
         assert_eq!(kept.n_waiting().unwrap(), 2);
+        // Nor by the next program: each try would cost one.
+        let next = Kept::new(place(), Duration::from_secs(60));
+        assert_eq!(next.usable(|_| true, &mut tell).unwrap(), None);
+        next.works();
+        assert_eq!(next.usable(|_| true, &mut tell).unwrap(), waiting);
         assert!(!kept.settle(&ClientError::Closed, &mut tell).unwrap());
         let both = [Note::KeptUnused { n: 2 }, Note::KeptNotLookedFor];
         assert_eq!(told, both, "each told once");

@@ -115,7 +115,7 @@ pub(crate) fn wire_bytes(meter: &WireMeter) -> u64 {
 }
 
 /// What the user should know: kept inferences that are of no use, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Note {
     /// The server says that it keeps nothing. Its store may come back, so nothing is removed.
@@ -137,6 +137,14 @@ pub enum Note {
     KeptRefused,
     /// The server could not look for its half. This one is used up; the others wait.
     KeptNotLookedFor,
+    /// None wait for this server, but some for the same model under another address. Whether that is the same service, only the user
+    /// knows.
+    KeptElsewhere {
+        /// How many.
+        n: usize,
+        /// The other address.
+        url: String,
+    },
 }
 
 impl std::fmt::Display for Note {
@@ -159,6 +167,10 @@ impl std::fmt::Display for Note {
             ),
             Self::KeptNotLookedFor => f.write_str(
                 "1 kept inference was dropped: the server's store of the other halves does not work at the moment; the others wait",
+            ),
+            Self::KeptElsewhere { n, url } => write!(
+                f,
+                "{n} kept inferences of this model wait under {url}: they are used under that address alone"
             ),
         }
     }

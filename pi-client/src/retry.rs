@@ -1,4 +1,4 @@
-//! Trying again, where nothing that can be used once has been spent: connecting, describing, opening a session.
+//! Trying again, where nothing that can be used once has been spent: connecting, describing, opening a session, preparing.
 //!
 //! A server that was silent for as long as it may be is not asked again: that would take as long once more.
 //!

@@ -21,7 +21,7 @@ use tokio_stream::StreamExt as _;
 use tonic::Status;
 
 use crate::connect::{Client, Description, Network};
-use crate::error::{ClientError, SETTING_UP};
+use crate::error::{ClientError, INFERRING, SETTING_UP};
 use crate::report::{Clocks, Report};
 
 /// Most inferences that are prepared together when the user does not say.
@@ -271,7 +271,7 @@ impl Session {
     ) -> Result<Answer, ClientError> {
         let started = Instant::now();
         let output = self.driver.infer(prepared, values);
-        let output = output.map_err(|e| self.explain("inferring", e))?;
+        let output = output.map_err(|e| self.explain(INFERRING, e))?;
         let time = started.elapsed();
         self.clocks.online += time;
         self.clocks.n_inferences += 1;

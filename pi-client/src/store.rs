@@ -8,6 +8,9 @@
 //! one process alone can do, and its removal made durable before anything of it is returned. Nothing is written in the clear.
 //! Do not copy the folder, and put no older copy back: the server gives its half out once, which is the second guard.
 
+mod pause;
+mod place;
+
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -25,6 +28,7 @@ use zeroize::Zeroizing;
 
 use crate::error::ClientError;
 use crate::observer::Note;
+use pause::Pause;
 
 const NONCE_BYTES: usize = 24;
 const KEY_BYTES: usize = 32;
@@ -41,6 +45,7 @@ pub struct Store {
     place: String,
     /// Names of files that were found to be for another plan than the server's: left alone by this process.
     of_other_plans: Mutex<HashSet<String>>,
+    pause: Pause,
 }
 
 /// What [`Store::take`] found.
@@ -92,11 +97,13 @@ impl Store {
     pub fn open(dir: &Path, url: &str, model: &str) -> Result<Self, ClientError> {
         private_folder(dir)?;
         let key = load_key(&dir.join("key"))?;
-        let place = format!("{}\n{model}", url.trim_end_matches('/'));
+        let place = format!("{}\n{model}", place::spelled(url));
         let name = &blake3::hash(place.as_bytes()).to_hex()[..32];
         let folder = dir.join(name);
         private_folder(&folder)?;
+        place::write_label(dir, name, &place);
         Ok(Self {
+            pause: Pause::at(folder.join("paused")),
             folder,
             cipher: XChaCha20Poly1305::new((&*key).into()),
             place,
@@ -113,6 +120,13 @@ impl Store {
             true => Self::open(dir, url, model).map(Some),
             false => Ok(None),
         }
+    }
+
+    /// Addresses of other servers for whose model of this name inferences wait under `dir`, and how many. They may be other names of
+    /// the same service, which only the user knows.
+    #[must_use]
+    pub fn elsewhere(dir: &Path, url: &str, model: &str) -> Vec<(String, usize)> {
+        place::elsewhere(dir, url, model)
     }
 
     /// Writes an inference down, which the server keeps for so long from now on.
@@ -218,7 +232,8 @@ impl Store {
     ///
     /// Nothing is removed that the server may still have, with one exception:
     /// - It had this half, for other weights or damaged ([`KeepError::OtherModel`], [`KeepError::Damaged`]): the others stay.
-    /// - It could not look ([`KeepError::Unavailable`]): the others stay, and should not be tried before it can.
+    /// - It could not look ([`KeepError::Unavailable`], [`KeepError::Full`]): the others stay, and are left alone for a while
+    ///   ([`Self::is_paused`]).
     /// - It does not have this half ([`KeepError::NotThere`]): all are removed. Its store was replaced, and then they are of no
     ///   use; or this folder is an older copy, and then others of them may have been used, too.
     ///
@@ -237,9 +252,23 @@ impl Store {
                 n: 1 + self.discard()?,
             }),
             KeepError::OtherModel | KeepError::Damaged => Some(Note::KeptRefused),
-            KeepError::Unavailable => Some(Note::KeptNotLookedFor),
+            KeepError::Unavailable | KeepError::Full => {
+                self.pause.begin();
+                Some(Note::KeptNotLookedFor)
+            }
             _ => None,
         })
+    }
+
+    /// Whether the server could not look for its half a while ago, as this or another process saw: the next try might cost one more.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.pause.is_on()
+    }
+
+    /// To be called when the server had its half of one.
+    pub fn resume(&self) {
+        self.pause.end();
     }
 
     /// Removes all that waits, and says how many it were.

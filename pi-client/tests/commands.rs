@@ -95,7 +95,10 @@ fn commands_answer_in_words_and_in_json() {
     let mut proxied = client(&["doctor", &url]);
     let output = proxied.env("HTTPS_PROXY", "http://127.0.0.1:1").output();
     let text = String::from_utf8(output.unwrap().stdout).unwrap();
-    assert!(text.contains("HTTPS_PROXY is set"), "{text}");
+    assert!(
+        text.contains("HTTPS_PROXY is set; this server is reached directly"),
+        "{text}"
+    );
     assert!(says(&["completions", "bash"]).contains("pi-client"));
     assert!(says(&["--help"]).contains("130  interrupted"));
 }
@@ -364,20 +367,22 @@ fn texts_of_the_server_cannot_act_on_the_terminal() {
     assert_eq!(says(&["infer", "--server", &url, image]).lines().count(), 1);
 }
 
-/// Passes bytes on until the server has sent `n_down` of them, then closes both ends.
+/// Passes bytes on until the server has sent `n_down` of them, then closes both ends; the same with the next connection.
 fn cutting_proxy(url: &str, n_down: usize) -> String {
     let target = url.strip_prefix("http://").unwrap().to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
-        let (client, _) = listener.accept().unwrap();
-        let server = TcpStream::connect(target).unwrap();
-        let (mut up, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-        std::thread::spawn(move || std::io::copy(&mut up, &mut to));
-        let (mut down, mut to) = ((&server).take(n_down as u64), &client);
-        let _ = std::io::copy(&mut down, &mut to);
-        let _ = client.shutdown(std::net::Shutdown::Both);
-        let _ = server.shutdown(std::net::Shutdown::Both);
+        for client in listener.incoming() {
+            let client = client.unwrap();
+            let server = TcpStream::connect(&target).unwrap();
+            let (mut up, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut up, &mut to));
+            let (mut down, mut to) = ((&server).take(n_down as u64), &client);
+            let _ = std::io::copy(&mut down, &mut to);
+            let _ = client.shutdown(std::net::Shutdown::Both);
+            let _ = server.shutdown(std::net::Shutdown::Both);
+        }
     });
     format!("http://{address}")
 }

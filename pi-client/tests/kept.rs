@@ -14,6 +14,11 @@ use pi_server::store::StoreOptions;
 use serde_json::Value;
 
 fn keeping_server(dir: &Path) -> String {
+    let at = dir.join("server.store").display().to_string();
+    server_that_keeps(dir, at)
+}
+
+fn server_that_keeps(dir: &Path, at: String) -> String {
     let key = dir.join("server.key");
     std::fs::write(&key, "5a".repeat(32)).unwrap();
     #[cfg(unix)]
@@ -21,7 +26,6 @@ fn keeping_server(dir: &Path) -> String {
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
-    let at = dir.join("server.store").display().to_string();
     serve_with(dir, 4, 150, |o| {
         o.store = Some(StoreOptions {
             at,
@@ -51,7 +55,9 @@ fn kept(store: &Path) -> Vec<PathBuf> {
         let files = std::fs::read_dir(dir).unwrap();
         files.map(|e| e.unwrap().path()).collect::<Vec<_>>()
     });
-    files.collect()
+    files
+        .filter(|path| path.extension().is_some_and(|end| end == "kept"))
+        .collect()
 }
 
 #[test]
@@ -295,4 +301,89 @@ async fn a_server_with_another_store_makes_every_road_drop_them_with_a_word() {
             "{told:?}"
         );
     }
+}
+
+#[test]
+fn a_store_that_is_down_costs_one_kept_inference_and_not_one_for_each_run() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let works = keeping_server(dir.path());
+    // The same model; its database is not there.
+    let down = server_that_keeps(other.path(), "postgres://nobody@127.0.0.1:1/none".into());
+    let switch = Switch::to(&works);
+    let store = dir.path().join("client");
+    said(&call(
+        &["prepare", &switch.url, "-n", "4", "--batch", "4"],
+        &store,
+    ));
+    switch.restart_as(&down);
+    let image = png(dir.path(), "a.png", 8).display().to_string();
+    let infer = || {
+        let output = call(
+            &["infer", "--server", &switch.url, "--json", &image],
+            &store,
+        );
+        let run: Value = serde_json::from_str(&said(&output)).unwrap();
+        let notes = String::from_utf8(output.stderr).unwrap();
+        (run["report"]["n_prepared"].as_u64().unwrap(), notes)
+    };
+    for i in 0..3 {
+        let (n_prepared, notes) = infer();
+        assert_eq!(n_prepared, 1);
+        assert_eq!(
+            notes.contains("1 kept inference was dropped"),
+            i == 0,
+            "{notes}"
+        );
+        assert_eq!(kept(&store).len(), 3);
+    }
+    // It works again, and some time has passed.
+    switch.restart_as(&works);
+    let folder = kept(&store)[0].parent().unwrap().to_owned();
+    std::fs::write(folder.join("paused"), "1 60").unwrap();
+    assert_eq!(infer(), (0, String::new()));
+    assert_eq!(kept(&store).len(), 2);
+    assert!(!folder.join("paused").exists());
+}
+
+#[tokio::test]
+async fn what_is_on_the_disk_is_a_success_if_only_the_goodbye_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let switch = Switch::to(&keeping_server(dir.path()));
+    let config = Config {
+        store: Some(dir.path().join("client")),
+        ..Config::new(&switch.url)
+    };
+    let client = Client::connect(config).await.unwrap();
+    client.save(6).await.unwrap();
+    // From here on nobody answers.
+    switch.restart_as("http://127.0.0.1:1");
+    assert_eq!(client.n_kept().unwrap(), 6);
+    assert_eq!(client.close().await.unwrap().n_prepared, 6);
+}
+
+#[test]
+fn all_that_wait_are_counted_and_what_waits_under_another_address_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = keeping_server(dir.path());
+    let store = dir.path().join("client");
+    said(&call(&["prepare", &url, "-n", "2", "--batch", "2"], &store));
+    said(&call(&["prepare", &url, "-n", "3", "--batch", "3"], &store));
+    let text = said(&call(&["prepare", &url, "-n", "0"], &store));
+    assert!(text.starts_with("5 inferences"), "{text}");
+    // Another spelling is the same address, another name is not, and costs nothing.
+    let text = said(&call(&["prepare", &format!("{url}/"), "-n", "0"], &store));
+    assert!(text.starts_with("5 inferences"), "{text}");
+    let named = url.replace("127.0.0.1", "localhost");
+    let image = png(dir.path(), "a.png", 8).display().to_string();
+    for args in [
+        ["prepare", &named, "-n", "0"],
+        ["infer", "--server", &named, &image],
+    ] {
+        let output = call(&args, &store);
+        said(&output);
+        let notes = String::from_utf8(output.stderr).unwrap();
+        let words = format!("5 kept inferences of this model wait under {url}");
+        assert_eq!(notes.matches(&words).count(), 1, "{notes}");
+    }
+    assert_eq!(kept(&store).len(), 5);
 }

@@ -19,6 +19,7 @@ use pi_proto::inference::{
     ModelReadyRequest, ServerReadyRequest,
 };
 use serde_json::{Value, json};
+use tonic::transport::Endpoint;
 
 const MODEL: &str = "/v2/models/small";
 
@@ -170,19 +171,143 @@ fn rest_answers_in_json_and_in_bytes_and_refuses_what_it_cannot_do() {
     }
     assert_eq!(proxy.call("GET", "/v2/models/other", "", b"").0, 404);
     assert_eq!(proxy.call("GET", "/nothing", "", b"").0, 404);
-    // A web page must not use it, whatever host name it came under.
-    let page = "Origin: https://example.com\r\n";
-    assert_eq!(
-        proxy.call("POST", "/v2/models/small/infer", page, b"{}").0,
-        403
+}
+
+/// Every path that there is, by the content type of a program, and one that there is not.
+const PATHS: [(&str, &str, &str); 20] = [
+    ("GET", "/v2", "application/json"),
+    ("GET", "/v2/", "application/json"),
+    ("GET", "/v2/health/live", "application/json"),
+    ("GET", "/v2/health/ready", "application/json"),
+    ("GET", "/v2/models/small", "application/json"),
+    ("GET", "/v2/models/small/versions/1", "application/json"),
+    ("GET", "/v2/models/small/ready", "application/json"),
+    (
+        "GET",
+        "/v2/models/small/versions/1/ready",
+        "application/json",
+    ),
+    ("POST", "/v2/models/small/infer", "application/json"),
+    (
+        "POST",
+        "/v2/models/small/versions/1/infer",
+        "application/json",
+    ),
+    (
+        "POST",
+        "/inference.GRPCInferenceService/ServerLive",
+        "application/grpc",
+    ),
+    (
+        "POST",
+        "/inference.GRPCInferenceService/ServerReady",
+        "application/grpc",
+    ),
+    (
+        "POST",
+        "/inference.GRPCInferenceService/ModelReady",
+        "application/grpc",
+    ),
+    (
+        "POST",
+        "/inference.GRPCInferenceService/ServerMetadata",
+        "application/grpc",
+    ),
+    (
+        "POST",
+        "/inference.GRPCInferenceService/ModelMetadata",
+        "application/grpc+proto",
+    ),
+    (
+        "POST",
+        "/inference.GRPCInferenceService/ModelInfer",
+        "application/grpc",
+    ),
+    (
+        "POST",
+        "/inference.GRPCInferenceService/Unknown",
+        "application/grpc",
+    ),
+    ("DELETE", "/v2/models/small/infer", "application/json"),
+    ("POST", "/nothing", "application/json"),
+    ("OPTIONS", "/", "application/json"),
+];
+
+/// Status of one call in HTTP/1.1 with these headers alone.
+fn call_bare(address: &str, method: &str, path: &str, headers: &str) -> u16 {
+    let mut stream = TcpStream::connect(address).unwrap();
+    // A message of gRPC without fields.
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: 5\r\n{headers}\r\n"
     );
-    let mut stream = TcpStream::connect(&proxy.address).unwrap();
     stream
-        .write_all(b"GET /v2 HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n")
+        .write_all(&[head.as_bytes(), &[0; 5]].concat())
         .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn no_path_is_open_to_a_web_page_in_either_version_of_http() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = common::server(dir.path(), 2);
+    let proxy = Proxy::start(&url, &["--keep", "0"]);
+    let address = &proxy.address;
+    let port = address.rsplit(':').next().unwrap();
+    for (method, path, kind) in PATHS {
+        let kind_of = format!("Content-Type: {kind}\r\n");
+        let call = |headers: &str| call_bare(address, method, path, &(kind_of.clone() + headers));
+        for host in [address.clone(), format!("localhost:{port}")] {
+            let status = call(&format!("Host: {host}\r\n"));
+            assert!(![403, 415].contains(&status), "{path}: {status}");
+        }
+        for headers in [
+            format!("Host: {address}\r\nOrigin: http://example.com\r\n"),
+            format!("Host: {address}\r\nOrigin: null\r\n"),
+            format!("Host: {address}\r\nOrigin: http://{address}\r\n"),
+            format!("Host: example.com:{port}\r\n"),
+        ] {
+            assert_eq!(call(&headers), 403, "{path}: {headers}");
+        }
+        // What a browser sends without asking.
+        let is_grpc = kind.starts_with("application/grpc");
+        for kind in [
+            "Content-Type: text/plain\r\n",
+            "Content-Type: application/x-www-form-urlencoded\r\n",
+            "Content-Type: multipart/form-data; boundary=x\r\n",
+            "",
+        ] {
+            let status = call_bare(address, method, path, &format!("Host: {address}\r\n{kind}"));
+            assert_eq!(status == 415, is_grpc, "{path}: {kind}: {status}");
+        }
+    }
+    // The same in HTTP/2, which has the host in the address.
+    let far = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let foreign = far.clone().origin("http://example.com".parse().unwrap());
+    for (endpoint, origin, is_open) in [
+        (far.clone(), None, true),
+        (far, Some("http://example.com"), false),
+        (foreign, None, false),
+    ] {
+        let channel = endpoint.connect().await.unwrap();
+        let mut client = GrpcInferenceServiceClient::new(channel);
+        let mut request = tonic::Request::new(ServerReadyRequest {});
+        if let Some(origin) = origin {
+            request
+                .metadata_mut()
+                .insert("origin", origin.parse().unwrap());
+        }
+        let outcome = client.server_ready(request).await;
+        match is_open {
+            true => assert!(outcome.unwrap().get_ref().ready),
+            false => {
+                let error = outcome.unwrap_err();
+                assert_eq!(error.code(), tonic::Code::PermissionDenied, "{error}");
+                assert!(error.message().contains("not for web pages"), "{error}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

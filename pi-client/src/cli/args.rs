@@ -38,7 +38,7 @@ pub(crate) struct ServerArgs {
     /// Give up when the server does not answer for so many seconds, in a call or in a session; when connecting, after 10 at the latest.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
-    /// Try so often again to connect, to describe and to open a session; a query is never sent twice.
+    /// Try so often again to connect, to describe and to prepare; a query is never asked twice, unless its server went away before it began.
     #[arg(long, value_name = "N", default_value_t = 2)]
     retries: u32,
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use pi_client::blocking::{Client, Session};
+use pi_client::connect::Way;
 use pi_client::error::HOLDING;
 use pi_client::{ClientError, ConnectOptions, Description};
 use pi_model::PublicPlan;
@@ -90,13 +91,6 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     let _phase = interrupt::during(Doing::Connecting);
     let options = args.server.options(args.url.as_deref())?;
     let url = options.url.clone();
-    if let Some(variable) = proxy_variable() {
-        line(
-            "--",
-            "proxy",
-            &format!("{variable} is set; pi-client does not use it and connects directly"),
-        )?;
-    }
     let rtt = step("TCP", reach(&url, options.connect_timeout))?;
     let tls = url.starts_with("https://");
     let what = if tls { "TLS" } else { "HTTP/2" };
@@ -206,21 +200,27 @@ fn watch(session: &Session, time: Duration) -> anyhow::Result<Duration> {
     Ok(started.elapsed())
 }
 
-/// The variable that names an HTTP proxy for other programs. Where that is the only way out, nothing here gets through.
-fn proxy_variable() -> Option<&'static str> {
-    let names = [
-        "HTTPS_PROXY",
-        "https_proxy",
-        "ALL_PROXY",
-        "all_proxy",
-        "grpc_proxy",
-    ];
-    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    names.into_iter().find(is_set)
+/// Connects on the way that a client takes, and measures how long that takes.
+fn reach(url: &str, limit: Duration) -> Result<Duration, ClientError> {
+    let proxy = match Way::to(url)? {
+        Way::Proxied(proxy) => proxy,
+        Way::Direct { unused } => {
+            if let Some(variable) = unused {
+                let why = "is set; this server is reached directly, as is all on this machine, without TLS, or in NO_PROXY";
+                let _ = line("--", "proxy", &format!("{variable} {why}"));
+            }
+            return reach_directly(url, limit);
+        }
+    };
+    let _ = good("proxy", &format!("the way is through {proxy}"));
+    let rtt = proxy.reach(url, limit)?;
+    let ms = rtt.as_secs_f64() * 1e3;
+    let _ = good("TCP", &format!("a tunnel to {url} in {ms:.1} ms"));
+    Ok(rtt)
 }
 
 /// Resolves the name and connects, and measures how long that takes.
-fn reach(url: &str, limit: Duration) -> Result<Duration, ClientError> {
+fn reach_directly(url: &str, limit: Duration) -> Result<Duration, ClientError> {
     let address = || ClientError::Address {
         url: url.to_owned(),
     };

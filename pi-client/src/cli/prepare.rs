@@ -1,6 +1,7 @@
 //! The command `prepare`: inferences made ahead and kept on this machine's disk, encrypted, each for one later image.
 
 use clap::Args;
+use pi_client::observer::Note;
 use pi_client::{Client, Config};
 use pi_model::text::shown;
 
@@ -38,8 +39,23 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
     };
     wait(async {
         let client = Client::connect(config).await?;
-        client.save(args.n as usize).await?;
+        let n_before = client.n_kept()?;
+        let saved = client.save(args.n as usize).await.map(drop);
         let n_waiting = client.n_kept()?;
+        if let Err(error) = saved {
+            let n_new = n_waiting.saturating_sub(n_before);
+            // What is on the disk is good, whatever broke afterwards.
+            return Err(match n_new {
+                0 => error.into(),
+                _ => anyhow::Error::from(error).context(format!(
+                    "after {n_new} of {} were kept, which serve later runs",
+                    args.n
+                )),
+            });
+        }
+        for (url, n) in client.kept_elsewhere() {
+            eprintln!("note: {}", Note::KeptElsewhere { n, url });
+        }
         let description = client.description().clone();
         if let Some(report) = client.close().await {
             out::line(&format!(

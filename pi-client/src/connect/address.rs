@@ -60,14 +60,18 @@ pub fn leaves_this_machine_unprotected(url: &str) -> bool {
     };
     // What stands before an @ is a user's name, not the host.
     let authority = authority.rsplit('@').next().unwrap_or_default();
-    let host = match authority.strip_prefix('[') {
-        Some(address) => address.split(']').next().unwrap_or_default(),
+    let host = match authority.find(']') {
+        Some(end) => &authority[..=end],
         None => authority.split(':').next().unwrap_or_default(),
     };
-    let loopback = host
-        .parse()
-        .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    !loopback && host != "localhost"
+    !is_loopback(host)
+}
+
+/// Whether `host`, in an address of a server, is this machine.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let is_loopback = |ip: std::net::IpAddr| ip.is_loopback();
+    address.parse().is_ok_and(is_loopback) || host.eq_ignore_ascii_case("localhost")
 }
 
 #[cfg(test)]

@@ -193,7 +193,8 @@ pub(super) fn broken_stream(status: &Status) -> &'static str {
     }
 }
 
-fn causes(error: &dyn std::error::Error) -> String {
+/// An error with all its causes, each told once.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut texts = vec![error.to_string()];
     let mut next = error.source();
     while let Some(cause) = next {

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pi_model::PublicPlan;
+use pi_proto::WireMeter;
 use pi_protocol::client::Prepared;
 use pi_protocol::cost::Cost;
 use pi_protocol::ledger::{Direction, Phase};
 use tokio::task::AbortHandle;
+use tonic::Code;
 
 use super::terms::Terms;
 use crate::error::ClientError;
@@ -64,8 +66,14 @@ impl Stock {
 
     pub(super) fn forget_if_dead(&mut self) {
         if self.session.as_ref().is_some_and(|s| !s.is_alive()) {
-            self.forget();
+            self.broke();
         }
+    }
+
+    /// Gives up a session that ended by itself. Its server may be going away, so the next one looks for a server anew.
+    fn broke(&mut self) {
+        self.forget();
+        self.terms.client.reconnect();
     }
 
     /// Gives up a session that is over, and all that was prepared in it.
@@ -176,7 +184,7 @@ impl Stock {
         let done = session.prepare();
         drop(watched);
         if let Err(error) = done {
-            self.forget();
+            self.broke();
             return Err(error);
         }
         let n_new = session.n_prepared() - n_before;
@@ -196,7 +204,7 @@ impl Stock {
         let work = Work::metered(doing, self.n_bytes.0, session.meter());
         let _watched = self.terms.observer.begins(&work);
         let done = session.prepare_kept();
-        done.inspect_err(|_| self.forget())
+        done.inspect_err(|_| self.broke())
     }
 
     /// Seconds and bytes for which the next inference in store was prepared.
@@ -210,10 +218,12 @@ impl Stock {
         &mut self,
         kept: Option<Prepared>,
         values: &[i64],
-    ) -> Result<(Answer, u64), ClientError> {
+    ) -> Result<(Answer, u64), Failure> {
         let session = self.session.as_mut().ok_or(ClientError::Closed)?;
         let work = Work::metered(Activity::Inferring, self.n_bytes.1, session.meter());
         let _watched = self.terms.observer.begins(&work);
+        let counts = |meter: &WireMeter| (meter.n_bytes_sent(), meter.n_bytes_received());
+        let before = counts(session.meter());
         let answer = match kept {
             Some(kept) => session.infer_with(kept, values),
             None => session.infer(values),
@@ -221,12 +231,32 @@ impl Stock {
         match answer {
             Ok(answer) => Ok((answer, work.n_bytes_done())),
             Err(error) => {
+                let (sent, received) = counts(session.meter());
+                let says_stopping = matches!(&error, ClientError::Refused { code, .. } if *code == Code::Unavailable);
+                let not_begun = sent == before.0 || says_stopping && received == before.1;
                 let goes_on = matches!(&error, ClientError::Protocol(pi_protocol::Error::Kept(_)));
                 if !goes_on {
-                    self.forget();
+                    self.broke();
                 }
-                Err(error)
+                Err(Failure { error, not_begun })
             }
+        }
+    }
+}
+
+/// Why a query was not answered.
+pub(super) struct Failure {
+    pub(super) error: ClientError,
+    /// No byte of the query left; or the server says that it stops and had answered nothing to it. What was to answer it is used up
+    /// in any case, and the image may be asked for with another.
+    pub(super) not_begun: bool,
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self {
+            error,
+            not_begun: true,
         }
     }
 }

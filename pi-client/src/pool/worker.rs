@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pi_protocol::client::Prepared;
 
-use super::stock::Stock;
+use super::stock::{Failure, Stock};
 use super::{Answered, Job, LONGEST_PAUSE, Query, Shared, Task};
 use crate::error::ClientError;
 use crate::observer::Note;
@@ -110,7 +110,11 @@ impl Worker {
         }
         let mut n_done = 0;
         while n_done < n && !is_cancelled() {
-            n_done += self.prepare_batch(n, n - n_done, retries)?;
+            let n_before = self.stock.n_prepared();
+            let n_new = self.prepare_batch(n, n - n_done, retries)?;
+            // A session that broke meanwhile took with it what was prepared in it.
+            let is_same = self.stock.n_prepared() == n_before + n_new;
+            n_done = if is_same { n_done + n_new } else { n_new };
         }
         Ok(())
     }
@@ -122,8 +126,15 @@ impl Worker {
         n_left: usize,
         retries: Retries,
     ) -> Result<usize, ClientError> {
-        self.stock.open(n, retries)?;
-        let n_new = self.stock.prepare(n_left)?;
+        // A server may go away between opening and preparing. No input was sent, so another one is asked.
+        let observer = Arc::clone(&self.shared.terms.observer);
+        let n_new = retries.run(
+            || {
+                self.stock.open(n, Retries::NONE)?;
+                self.stock.prepare(n_left)
+            },
+            |error, wait| observer.tries_again(error, wait),
+        )?;
         let n_prepared = self.stock.n_prepared();
         self.shared
             .update(self.me, |desk| desk.n_prepared = n_prepared);
@@ -140,8 +151,13 @@ impl Worker {
         let batch = waiting.map_or_else(|| terms.batch_for(n), |waiting| waiting.batch);
         let mut n_done = 0;
         while n_done < n && !is_cancelled() {
-            self.stock.open_for_batch(batch, terms.retries)?;
-            let prepared = self.stock.prepare_kept(n - n_done)?;
+            let prepared = terms.retries.run(
+                || {
+                    self.stock.open_for_batch(batch, Retries::NONE)?;
+                    self.stock.prepare_kept(n - n_done)
+                },
+                |error, wait| terms.observer.tries_again(error, wait),
+            )?;
             n_done += prepared.len().max(1);
             for prepared in prepared {
                 store.put(prepared, self.stock.plan()?, kept_for)?;
@@ -161,6 +177,7 @@ impl Worker {
             terms.observer.notes(&note);
             notes.push(note.to_string());
         };
+        let mut n_not_begun = 0;
         loop {
             let ready = self.ready(query.n_left, &mut tell)?;
             if is_cancelled() {
@@ -175,6 +192,9 @@ impl Worker {
             let waited = query.called.elapsed();
             match self.stock.infer(ready.kept, &query.values) {
                 Ok((answer, online_bytes)) => {
+                    if is_kept {
+                        terms.kept.works();
+                    }
                     let stats = Stats {
                         online_seconds: answer.time.as_secs_f64(),
                         offline_seconds,
@@ -191,8 +211,14 @@ impl Worker {
                     });
                 }
                 // The image gets another mask: the one that was tried is used up, whatever became of it.
-                Err(error) if is_kept && terms.kept.settle(&error, &mut tell)? => {}
-                Err(error) => return Err(error),
+                Err(Failure { error, .. })
+                    if is_kept && terms.kept.settle(&error, &mut tell)? => {}
+                // As above, where a server goes away between preparing and asking: the next one is asked under another mask.
+                Err(Failure {
+                    error: ClientError::Lost { .. } | ClientError::Refused { .. },
+                    not_begun: true,
+                }) if n_not_begun < terms.retries.n => n_not_begun += 1,
+                Err(Failure { error, .. }) => return Err(error),
             }
         }
     }

@@ -56,6 +56,7 @@ fn the_others_are_removed_only_if_the_server_lacks_its_half() {
         (KeepError::OtherModel, Note::KeptRefused),
         (KeepError::Damaged, Note::KeptRefused),
         (KeepError::Unavailable, Note::KeptNotLookedFor),
+        (KeepError::Full, Note::KeptNotLookedFor),
     ] {
         assert_eq!(settle(kept(why)), (Some(note), 2));
     }
@@ -63,4 +64,27 @@ fn the_others_are_removed_only_if_the_server_lacks_its_half() {
     assert_eq!(settle(broken), (None, 2));
     let gone = Note::KeptGone { n: 3 };
     assert_eq!(settle(kept(KeepError::NotThere)), (Some(gone), 0));
+}
+
+#[test]
+fn what_waits_under_another_address_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let there = Store::open(dir.path(), "http://localhost:5", "m").unwrap();
+    for (model, url) in [("m", "http://a"), ("other", "http://localhost:5")] {
+        Store::open(dir.path(), url, model).unwrap();
+    }
+    let name = format!("{}-4-aa.{WAITING}", now_s() + 1000);
+    fs::write(there.folder.join(name), "sealed").unwrap();
+    let found = |url| Store::elsewhere(dir.path(), url, "m");
+    assert_eq!(
+        found("http://127.0.0.1:5"),
+        [("http://localhost:5".into(), 1)]
+    );
+    assert_eq!(found("http://LOCALHOST:5/"), []);
+    assert_eq!(
+        Store::elsewhere(dir.path(), "http://127.0.0.1:5", "other"),
+        []
+    );
+    let same = Store::open(dir.path(), "http://LocalHost:5/", "m").unwrap();
+    assert_eq!(same.n_waiting().unwrap(), 1);
 }

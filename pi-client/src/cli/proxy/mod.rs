@@ -5,9 +5,10 @@
 //! stands in the parameters of its answer.
 //!
 //! Security: images arrive here in the clear, so the proxy listens on loopback unless told otherwise. A web page in a browser on this
-//! machine must not use it: requests with an Origin, or for a host name that is not loopback, are refused.
+//! machine must not use it: see `guard`, which stands around the whole server.
 
 mod grpc;
+mod guard;
 mod rest;
 mod service;
 mod tensor;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::middleware;
 use clap::Args;
 use pi_client::{Client, ClientError, Config, Sizing};
 use pi_model::text::shown;
@@ -105,9 +107,12 @@ async fn serve(args: &ProxyArgs, config: Config, is_local: bool) -> anyhow::Resu
     let service = GrpcInferenceServiceServer::new(grpc::Service(Arc::clone(&proxy)))
         .max_decoding_message_size(MAX_REQUEST_BYTES);
     let routes = Routes::from(rest::router(Arc::clone(&proxy))).add_service(service);
+    // Last, so that it stands around everything there is, what no path was found for included.
+    let guard = middleware::from_fn_with_state(Arc::clone(&proxy), guard::no_browsers);
+    let guarded = routes.into_axum_router().layer(guard);
     let served = Server::builder()
         .accept_http1(true)
-        .add_routes(routes)
+        .add_routes(Routes::from(guarded))
         .serve_with_incoming(incoming);
     tokio::select! {
         outcome = served => outcome?,

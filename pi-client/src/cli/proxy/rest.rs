@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use pi_client::{ClientError, ErrorClass};
@@ -15,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::service::{MAX_REQUEST_BYTES, Proxy};
-use super::tensor::{self, BINARY, Data, INPUT, PLATFORM, Tensor, refused};
+use super::tensor::{self, BINARY, Data, Flat, INPUT, PLATFORM, Tensor, refused};
 
 const HEADER_LENGTH: &str = "inference-header-content-length";
 
@@ -42,7 +41,7 @@ struct InputTensor {
     #[serde(default)]
     parameters: Map<String, Value>,
     #[serde(default)]
-    data: Option<Value>,
+    data: Option<Flat>,
 }
 
 #[derive(Deserialize)]
@@ -70,15 +69,11 @@ pub(crate) fn router(proxy: Arc<Proxy>) -> Router {
         .route(&format!("{model}/infer"), post(infer))
         .route(&format!("{model}/versions/{{version}}/infer"), post(infer))
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
-        .layer(middleware::from_fn_with_state(
-            Arc::clone(&proxy),
-            no_browsers,
-        ))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "no such path; see /v2") })
         .with_state(proxy)
 }
 
-fn failure(status: StatusCode, error: &str) -> Response {
+pub(super) fn failure(status: StatusCode, error: &str) -> Response {
     json_response(status, &json!({ "error": error }))
 }
 
@@ -101,33 +96,6 @@ fn from_error(error: &ClientError) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, seconds);
     }
     response
-}
-
-/// A page in a browser on this machine can send requests to loopback, under a host name of its own even read the answers.
-async fn no_browsers(State(proxy): State<Arc<Proxy>>, request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
-    // HTTP/2 has the host in the address.
-    let host = host.or_else(|| request.uri().host());
-    let foreign = proxy.is_local && !host.is_none_or(is_loopback);
-    if headers.contains_key(header::ORIGIN) || foreign {
-        return failure(
-            StatusCode::FORBIDDEN,
-            "this proxy is for programs on this machine, not for web pages",
-        );
-    }
-    next.run(request).await
-}
-
-fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse()
-            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 async fn ready(State(proxy): State<Arc<Proxy>>) -> Response {
@@ -253,16 +221,16 @@ async fn answer(proxy: &Proxy, headers: &HeaderMap, body: &[u8]) -> Result<Respo
     };
     let short = || refused("the request is shorter than it says");
     let (head, mut binary) = body.split_at_checked(n_json).ok_or_else(short)?;
-    let request: InferRequest = serde_json::from_slice(head).map_err(|e| {
+    let mut request: InferRequest = serde_json::from_slice(head).map_err(|e| {
         refused(format!(
             "it is no request of the Open Inference Protocol: {e}"
         ))
     })?;
     check_parameters(&request)?;
     let mut inputs = Vec::with_capacity(request.inputs.len());
-    for input in &request.inputs {
+    for input in &mut request.inputs {
         let size = input.parameters.get("binary_data_size");
-        let data = match (size.and_then(Value::as_u64), &input.data) {
+        let data = match (size.and_then(Value::as_u64), input.data.take()) {
             (Some(n), _) => {
                 let (bytes, rest) = binary.split_at_checked(n as usize).ok_or_else(short)?;
                 binary = rest;
@@ -318,19 +286,4 @@ async fn answer(proxy: &Proxy, headers: &HeaderMap, body: &[u8]) -> Result<Respo
     let mut response = (StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response();
     response.headers_mut().insert(HEADER_LENGTH, length);
     Ok(response)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_loopback;
-
-    #[test]
-    fn hosts_that_are_this_machine() {
-        for host in ["localhost:8080", "127.0.0.1", "[::1]:80", "LOCALHOST"] {
-            assert!(is_loopback(host), "{host}");
-        }
-        for host in ["example.com", "127.0.0.1.example.com", "10.0.0.1:80", ""] {
-            assert!(!is_loopback(host), "{host}");
-        }
-    }
 }

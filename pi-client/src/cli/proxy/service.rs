@@ -60,8 +60,8 @@ impl Proxy {
         let images = input.images(&self.client.description().model)?;
         let mut answers = Vec::with_capacity(images.len());
         let mut series = self.client.series(images.len());
-        for image in &images {
-            let answer = series.infer(image).await?;
+        for image in images {
+            let answer = series.infer(&image?).await?;
             for note in &answer.notes {
                 let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
                 // A client may send another size each time.

@@ -6,6 +6,8 @@
 use pi_client::{ClientError, Image, Prediction};
 use pi_model::PublicModel;
 use pi_model::spec::OutputMode;
+use serde::de::{DeserializeSeed, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 /// Most images in one request.
@@ -82,10 +84,8 @@ impl Data {
         }
     }
 
-    /// The values in a JSON list, which may be nested.
-    pub(crate) fn from_json(datatype: &str, data: &Value) -> Result<Self, ClientError> {
-        let mut numbers = Vec::new();
-        flatten(data, &mut numbers)?;
+    /// The values of a JSON list.
+    pub(crate) fn from_json(datatype: &str, Flat(numbers): Flat) -> Result<Self, ClientError> {
         match datatype {
             "UINT8" => {
                 let bytes = numbers.iter().map(|&n| {
@@ -96,7 +96,7 @@ impl Data {
                 let wrong = || refused("a UINT8 value is no whole number of 0 to 255");
                 Ok(Self::U8(bytes.ok_or_else(wrong)?))
             }
-            "FP32" => Ok(Self::F32(numbers.iter().map(|&n| n as f32).collect())),
+            "FP32" => Ok(Self::F32(numbers)),
             other => Err(unknown(other)),
         }
     }
@@ -115,15 +115,53 @@ fn unknown(datatype: &str) -> ClientError {
     ))
 }
 
-fn flatten(value: &Value, into: &mut Vec<f64>) -> Result<(), ClientError> {
-    match value {
-        // serde_json bounds the depth.
-        Value::Array(items) => items.iter().try_for_each(|item| flatten(item, into)),
-        Value::Number(n) => {
-            into.push(n.as_f64().unwrap_or(f64::NAN));
-            Ok(())
-        }
-        _ => Err(refused("data must be a list of numbers")),
+/// The numbers of a JSON list, which may be nested, and nothing of the tree that they stand in, which takes ten times as much.
+pub(crate) struct Flat(Vec<f32>);
+
+impl<'de> Deserialize<'de> for Flat {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut numbers = Vec::new();
+        Flatten(&mut numbers).deserialize(deserializer)?;
+        Ok(Self(numbers))
+    }
+}
+
+/// Appends what it reads. serde_json bounds the depth.
+struct Flatten<'a>(&'a mut Vec<f32>);
+
+impl<'de> DeserializeSeed<'de> for Flatten<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Flatten<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list of numbers as data")
+    }
+
+    fn visit_f64<E>(self, n: f64) -> Result<(), E> {
+        self.0.push(n as f32);
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, n: u64) -> Result<(), E> {
+        self.0.push(n as f32);
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, n: i64) -> Result<(), E> {
+        self.0.push(n as f32);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(Flatten(self.0))?.is_some() {}
+        Ok(())
     }
 }
 
@@ -144,8 +182,12 @@ impl Tensor {
         }
     }
 
-    /// The images in it.
-    pub(crate) fn images(&self, model: &PublicModel) -> Result<Vec<Image>, ClientError> {
+    /// The images in it. Each is made when its turn comes, so that a large request is held once and not as pictures, too.
+    pub(crate) fn images(
+        self,
+        model: &PublicModel,
+    ) -> Result<impl ExactSizeIterator<Item = Result<Image, ClientError>> + use<>, ClientError>
+    {
         let input = &model.spec().input;
         let wrong = || {
             refused(format!(
@@ -163,28 +205,24 @@ impl Tensor {
                 "{n} images in a request; at most {MAX_IMAGES} are taken"
             )));
         }
-        let size = a * b * c;
-        match &self.data {
-            Data::F32(values) => values
-                .chunks(size)
-                .map(|v| Image::from_tensor([a, b, c], v.to_vec()))
-                .collect(),
-            Data::U8(values) => values
-                .chunks(size)
-                .map(|v| {
-                    // Channels come first where the shape says so, and last otherwise.
-                    if a == input.channels && (c != input.channels || b == input.height) {
-                        let area = b * c;
-                        let pixels = (0..area).flat_map(|i| (0..a).map(move |ch| v[ch * area + i]));
-                        Image::from_pixels(c, b, a, pixels.collect())
-                    } else if c == input.channels {
-                        Image::from_pixels(b, a, c, v.to_vec())
-                    } else {
-                        Err(wrong())
-                    }
-                })
-                .collect(),
+        // Channels come first where the shape says so, and last otherwise.
+        let is_planes = a == input.channels && (c != input.channels || b == input.height);
+        if matches!(self.data, Data::U8(_)) && !is_planes && c != input.channels {
+            return Err(wrong());
         }
+        let size = a * b * c;
+        Ok((0..n).map(move |i| {
+            let range = i * size..(i + 1) * size;
+            match &self.data {
+                Data::F32(values) => Image::from_tensor([a, b, c], values[range].to_vec()),
+                Data::U8(values) if is_planes => {
+                    let (v, area) = (&values[range], b * c);
+                    let pixels = (0..area).flat_map(|i| (0..a).map(move |ch| v[ch * area + i]));
+                    Image::from_pixels(c, b, a, pixels.collect())
+                }
+                Data::U8(values) => Image::from_pixels(b, a, c, values[range].to_vec()),
+            }
+        }))
     }
 }
 
