@@ -5,7 +5,7 @@ use crate::commands;
 use crate::setting::Setting;
 use anyhow::{Context, Result, bail};
 use pi_trainer::checkpoint::{self, write_atomic};
-use pi_trainer::import;
+use pi_trainer::import::{self, Matched, Weights};
 use pi_trainer::net::{Arch, MaskSet, prefix_masks};
 use pi_trainer::recipe::{IMPORTED, Progress};
 use pi_trainer::report::{Entry, Outcome, page};
@@ -138,6 +138,31 @@ fn masks_of(
     Ok(prefix_masks(&masks, &arch.scaled(outcome.width)))
 }
 
+/// Lists what an import did not take or find.
+fn tell(matched: &Matched, weights: &Weights, arch: &str) {
+    for (what, list) in [
+        ("in the file, matching nothing", &matched.unused),
+        ("in the network, not in the file", &matched.missing),
+    ] {
+        const SHOWN: usize = 20;
+        for name in list.iter().take(SHOWN) {
+            println!("  {what}: {}", name.escape_debug());
+        }
+        if list.len() > SHOWN {
+            println!("  {what}: and {} more", list.len() - SHOWN);
+        }
+    }
+    let is_conv = |n: &String| {
+        let tensor = weights.tensors.iter().find(|(name, _)| name == n);
+        tensor.is_some_and(|(_, t)| t.dim() == 4)
+    };
+    if matched.unused.iter().any(is_conv) {
+        println!(
+            "warning: convolutions of the file went nowhere: if its network is a deeper one than {arch}, give its --arch"
+        );
+    }
+}
+
 /// Turns a foreign state dict into a teacher checkpoint and measures it.
 pub fn import(args: &ImportArgs) -> Result<()> {
     let setting = Setting::new(&args.train.model, args.train.hold_out)?;
@@ -167,28 +192,7 @@ pub fn import(args: &ImportArgs) -> Result<()> {
             args.checkpoint.display()
         );
     }
-    for (what, list) in [
-        ("in the file, matching nothing", &matched.unused),
-        ("in the network, not in the file", &matched.missing),
-    ] {
-        const SHOWN: usize = 20;
-        for name in list.iter().take(SHOWN) {
-            println!("  {what}: {}", name.escape_debug());
-        }
-        if list.len() > SHOWN {
-            println!("  {what}: and {} more", list.len() - SHOWN);
-        }
-    }
-    let is_conv = |n: &String| {
-        let tensor = weights.tensors.iter().find(|(name, _)| name == n);
-        tensor.is_some_and(|(_, t)| t.dim() == 4)
-    };
-    if matched.unused.iter().any(is_conv) {
-        println!(
-            "warning: convolutions of the file went nowhere: if its network is a deeper one than {}, give its --arch",
-            setting.arch.name
-        );
-    }
+    tell(&matched, &weights, &setting.arch.name);
     if !matched.missing.is_empty() && !args.allow_missing {
         bail!(
             "{file}: {} of {n_all} parameters have no tensor in it, such as {}: give the --arch that it is, or, where these are to be trained from the start, --allow-missing",

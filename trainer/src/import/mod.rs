@@ -82,7 +82,9 @@ pub fn load(net: &Net, weights: &Weights) -> Result<Matched> {
     };
     let prefix = common_prefix(net, &wanted, tensors)?;
     let mut by_name = Tensors::new();
-    for (name, t) in tensors {
+    // What has the whole prefix last, so that it counts.
+    let (whole, part): (Vec<_>, Vec<_>) = tensors.iter().partition(|(n, _)| n.starts_with(&prefix));
+    for (name, t) in part.into_iter().chain(whole) {
         if let Some(bare) = under(name, &prefix) {
             by_name.insert(bare, (name, t));
         }

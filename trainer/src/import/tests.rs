@@ -116,6 +116,13 @@ fn a_classifier_may_stand_beside_what_the_others_share() {
     let matched = load(&Net::new(&net.arch, 99), &weights(&state)).unwrap();
     assert_eq!(matched.n_set, net.params.len());
     assert_eq!(matched.unused, ["model.n_averaged"]);
+    // One of the same name beside the network is another's.
+    let mut state = foreign(&net, "model.");
+    let other = || Tensor::zeros([7], (Kind::Float, tch::Device::Cpu));
+    state.insert(0, ("fc.bias".into(), other()));
+    state.push(("bn1.bias".into(), other()));
+    let matched = load(&Net::new(&net.arch, 99), &weights(&state)).unwrap();
+    assert_eq!(matched.unused, ["fc.bias", "bn1.bias"]);
 }
 
 #[test]
