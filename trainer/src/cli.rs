@@ -441,8 +441,8 @@ pub struct ImportArgs {
     /// Images, network and the folder that gets the teacher.
     #[command(flatten)]
     pub train: TrainArgs,
-    /// State dict as safetensors or as torch.save writes it (nothing in the file is run), with torchvision's
-    /// or the usual CIFAR names. --hold-out says how many images of the training set's end it never saw
+    /// State dict as safetensors, or a checkpoint of torch.save that holds one (nothing in the file is run), with
+    /// torchvision's or the usual CIFAR names, and anything in front that all share. --hold-out says how many images of the training set's end it never saw
     #[arg(long, value_name = "FILE")]
     pub checkpoint: PathBuf,
     /// Mean of each channel that it was trained with, of pixels scaled to 0..1 [default: measured]

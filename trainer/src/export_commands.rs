@@ -132,7 +132,7 @@ fn judged(setting: &Setting, progress: &Progress, calibration: &Images) -> (Imag
     match n_seen < setting.train.len() {
         true => {
             let unseen = setting.train.slice(n_seen, setting.train.len());
-            (unseen, "held-out")
+            (unseen, HELD_OUT)
         }
         false => (calibration.clone(), CALIBRATION),
     }
@@ -151,15 +151,24 @@ fn plain_name(args: &ExportArgs, form: &str, kept: usize, total: usize) -> Resul
 /// The part of a card that tells how the network was trained.
 fn of_training(numbers: &NumberArgs, progress: &Progress) -> Card {
     let commands = progress.commands.iter();
+    let hours = (progress.earlier_seconds + progress.seconds) / 3600.0;
+    let stages = || progress.history.iter().chain([&progress.recipe]);
+    let device = trained_on(numbers, progress);
     Card {
-        data_checksum: format!("sha256:{}", progress.data_checksum),
+        // What an imported network was trained on is not known.
+        data_checksum: match progress.recipe.imported() {
+            true => String::new(),
+            false => format!("sha256:{}", progress.data_checksum),
+        },
         recipe: commands.map(|c| without_folders(c)).collect(),
         seed: progress.recipe.seed,
-        trained_on: format!(
-            "{}, {:.2} hours",
-            trained_on(numbers, progress),
-            (progress.earlier_seconds + progress.seconds) / 3600.0
-        ),
+        trained_on: if progress.recipe.imported() {
+            device.to_owned()
+        } else if stages().any(|r| r.imported()) {
+            format!("{device}, {hours:.2} hours after an imported teacher")
+        } else {
+            format!("{device}, {hours:.2} hours")
+        },
         ..Card::default()
     }
 }
@@ -181,8 +190,13 @@ impl Notes<'_> {
     fn text(&self, masks: &MaskSet, progress: &Progress, done: &Exported) -> Result<String> {
         let by_layer: Vec<usize> = masks.masks().iter().map(|m| m.n_kept()).collect();
         let recipe = |r| serde_json::to_string(r).context("writing the recipe");
-        let stages = progress.history.iter().chain([&progress.recipe]);
-        let settings: Vec<String> = stages.map(recipe).collect::<Result<_>>()?;
+        let stages = || progress.history.iter().chain([&progress.recipe]);
+        let trained = stages().filter(|r| !r.imported());
+        let mut settings: Vec<String> = trained.map(recipe).collect::<Result<_>>()?;
+        if stages().any(|r| r.imported()) {
+            let imported = "the teacher was imported, and how it was trained is not known here";
+            settings.insert(0, imported.into());
+        }
         let Self {
             wraps,
             judged,
@@ -194,7 +208,7 @@ impl Notes<'_> {
         Ok(format!(
             "ReLUs kept by layer, stem first: {by_layer:?}. The stem's ReLUs count; the classifier has none. \
              {}. {}. Ranges calibrated on the first {n_calibration} \
-             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. Weights of {} bits lose {lost:.2} points on {} {} images. {origin}, {asked}. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
+             training images; truncations expected to wrap in one inference: at most {wraps:.1e}. Weights of {} bits lose {lost:.2} points on {} {}. {origin}, {asked}. The classifier's weights give up {} fraction bits, {} of the other layers some. Settings: {}",
             progress.selection(),
             progress.chosen_on(),
             done.precision.weight_bits,
@@ -216,7 +230,9 @@ pub fn model_name(form: &str, dataset: &str, kept: usize, total: usize) -> Strin
 }
 
 /// What the images to judge by are called where none were held out.
-const CALIBRATION: &str = "calibration";
+const CALIBRATION: &str = "training images (those that calibrate; none were held out)";
+/// What they are called where some were.
+const HELD_OUT: &str = "held-out training images";
 
 /// The settings of an export, for the card.
 fn asked(numbers: &NumberArgs) -> String {
@@ -251,6 +267,17 @@ fn refuse_another(dir: &Path, origin: &str) -> Result<Option<String>> {
     Ok(Some(text))
 }
 
+/// The numbers that an export begins with.
+pub fn precision(numbers: &NumberArgs) -> Precision {
+    let weight_bits = numbers.weight_bits;
+    Precision {
+        activation_bits: numbers.fraction_bits,
+        weight_bits: weight_bits.unwrap_or(Precision::DEFAULT.weight_bits),
+        output_bits: numbers.output_bits,
+        ..Precision::DEFAULT
+    }
+}
+
 /// The narrowest weights, from 8 bits on, that lose little on the images to judge by, and what they lose.
 fn quantise(
     net: &Net,
@@ -264,13 +291,11 @@ fn quantise(
     const MOST_LOST: f64 = 0.15;
     const WIDEST: u32 = 12;
     let float = setting::accuracy(net, masks, &frame.normaliser, images);
-    let mut weight_bits = numbers.weight_bits.unwrap_or(8);
+    let mut weight_bits = precision(numbers).weight_bits;
     loop {
         let precision = Precision {
-            activation_bits: numbers.fraction_bits,
             weight_bits,
-            classifier_drop: 0,
-            output_bits: numbers.output_bits,
+            ..precision(numbers)
         };
         let last = numbers.weight_bits.is_some() || weight_bits >= WIDEST;
         match export::export(net, masks.masks(), frame, precision, calibration) {
@@ -283,7 +308,7 @@ fn quantise(
                 };
                 let lost = float - fixed;
                 println!(
-                    "{weight_bits}-bit weights lose {lost:.2} points on {} {which} images{}",
+                    "{weight_bits}-bit weights lose {lost:.2} points on {} {which}{}",
                     images.len(),
                     if lost > MOST_LOST {
                         ", more than 0.15"

@@ -73,6 +73,9 @@ fn one() -> f64 {
     1.0
 }
 
+/// The choice that marks a teacher which another program trained.
+pub const IMPORTED: &str = "imported=true";
+
 /// Choices that records of earlier versions lack, because there was nothing to choose.
 const LATER: [&str; 1] = ["densities"];
 
@@ -106,6 +109,11 @@ impl Recipe {
             Some((_, rule)) => Err(Error::Usage(rule.into())),
             None => Ok(()),
         }
+    }
+
+    /// A teacher that another program trained: of these settings only the images are known.
+    pub fn imported(&self) -> bool {
+        self.choices.iter().any(|c| c == IMPORTED)
     }
 
     /// Images from the start of a set of `n_all` that training saw; the held-out ones follow.
@@ -240,16 +248,26 @@ impl Progress {
     /// Which images choices between epochs, and between runs such as this one, can rest on.
     pub fn chosen_on(&self) -> String {
         let stages = || self.history.iter().chain([&self.recipe]);
+        let imported = match stages().any(|r| r.imported()) {
+            true => ". What the training of the imported teacher chose by is not known here",
+            false => "",
+        };
         match stages().map(|r| r.holdout).min() {
             Some(n) if n > 0 => format!(
-                "{n} training images were held out in every stage to choose by; the test images were read only to report"
+                "{n} training images were held out in every stage to choose by; the test images were read only to report{imported}"
             ),
-            _ => "No image was held out in every stage: no epoch was chosen by test images, but runs like this one can be compared by their test accuracy alone".into(),
+            _ if self.recipe.imported() => format!("No image was held out{imported}"),
+            _ => format!(
+                "No image was held out in every stage: no epoch was chosen by test images, but runs like this one can be compared by their test accuracy alone{imported}"
+            ),
         }
     }
 
     /// Which weights are the result, for cards and reports.
     pub fn selection(&self) -> String {
+        if self.recipe.imported() {
+            return "Weights as they were imported".into();
+        }
         let weights = match self.recipe.ema {
             Some(decay) => format!("Averaged weights (decay {decay})"),
             None => "Weights".into(),

@@ -5,6 +5,7 @@ use crate::commands;
 use crate::setting::Setting;
 use anyhow::{Context, Result, bail};
 use pi_trainer::budget;
+use pi_trainer::export::Precision;
 use pi_trainer::net::Arch;
 use pi_trainer::sensitivity::Sensitivity;
 use pi_trainer::svg;
@@ -91,7 +92,7 @@ pub fn run(args: &SensitivityArgs) -> Result<()> {
 
 /// Trains the sparse proxy and tells its densities.
 pub fn train(train: &TrainArgs) -> Result<(Arch, Vec<f64>)> {
-    let setting = Setting::new(&train.model, train.hold_out)?;
+    let setting = Setting::for_training(train, Precision::DEFAULT)?;
     let net = setting.net(train.seed, &[])?;
     let recipe = commands::recipe("sensitivity", train);
     let mut stage = Sensitivity::new(&net, recipe.epochs, train.seed);

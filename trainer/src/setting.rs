@@ -3,7 +3,8 @@
 use crate::cli::{ModelArgs, TrainArgs};
 use crate::commands::{command_line, size};
 use anyhow::{Result, bail};
-use pi_trainer::data::{self, Batches, Dataset, Images, Normaliser};
+use pi_trainer::data::{self, Batches, Dataset, DatasetKind, Images, Normaliser};
+use pi_trainer::export::{self, Precision};
 use pi_trainer::net::{Arch, MaskSet, Net, prefix_masks};
 use pi_trainer::recipe::{Progress, Recipe};
 use pi_trainer::report::Outcome;
@@ -67,6 +68,24 @@ impl Setting {
             n_all,
             dataset: args.dataset.name(),
         })
+    }
+
+    /// Reads the images for a stage that trains, unless what it makes could never be served: that is told before
+    /// anything is read.
+    pub fn for_training(args: &TrainArgs, precision: Precision) -> Result<Setting> {
+        let model = &args.model;
+        let labels = model.dataset.labels(model.data_dir()?);
+        // Where the classes have no names yet, their number matters little.
+        let n_classes = labels.map_or(10, |l| l.len());
+        let shape = model.dataset.shape(model.image_size);
+        let arch = Arch::parse(&model.arch, shape, n_classes)?;
+        let sizable = matches!(
+            model.dataset,
+            DatasetKind::Folder | DatasetKind::TinyImagenet
+        );
+        tch::set_num_threads(model.threads()?);
+        export::check_servable(&arch, precision, sizable)?;
+        Setting::new(model, args.hold_out)
     }
 
     /// A fresh network on the device.

@@ -201,7 +201,7 @@ fn every_stage_runs_from_the_command_line() {
     for said in [
         "pram_weight=100",
         "6 training images were held out",
-        "6 held-out images",
+        "6 held-out training images",
     ] {
         assert!(card.contains(said), "{said}: {card}");
     }
@@ -229,6 +229,73 @@ fn every_stage_runs_from_the_command_line() {
     assert_eq!(outcomes.len(), 3);
     let fixed = outcomes.iter().filter(|o| o["fixed_accuracy"].is_f64());
     assert_eq!(fixed.count(), 2, "both widths of the student were exported");
+}
+
+#[test]
+fn what_could_never_be_served_is_refused_before_anything_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |p: &str| dir.path().join(p).to_string_lossy().into_owned();
+    images(&dir.path().join("data"));
+    // An image that would be refused, if it were read.
+    std::fs::write(dir.path().join("data/train/class0/0.png"), b"none").unwrap();
+    let (data, out) = (path("data"), path("run"));
+    let model = [
+        "--data",
+        &data,
+        "--dataset",
+        "folder",
+        "--arch",
+        "resnet8",
+        "--out",
+        &out,
+    ];
+    let of = |first: &[&'static str], size: &[&'static str]| -> Vec<String> {
+        let all = first.iter().chain(&model).chain(size);
+        all.map(|s| (*s).to_owned()).collect()
+    };
+    let refuse = |args: Vec<String>, with: &str| {
+        fails(&args.iter().map(String::as_str).collect::<Vec<_>>(), with);
+        assert!(!Path::new(&out).exists(), "{args:?}: something was written");
+    };
+    let most = "--image-size: at most 63 for resnet8";
+    for command in [
+        &["teacher"][..],
+        &["search", "--relus", "300"],
+        &["finetune"],
+        &["all", "--relus", "300"],
+        &["sensitivity", "--train"],
+    ] {
+        refuse(of(command, &["--image-size", "64"]), most);
+    }
+    refuse(of(&["teacher"], &[]), most);
+    refuse(of(&["teacher"], &["--image-size", "63"]), "0.png");
+    // Pictures are read as a client reads them, and a note on damage is no error.
+    let whole = std::fs::read(dir.path().join("data/train/class0/1.png")).unwrap();
+    let picture = image::load_from_memory(&whole).unwrap();
+    let mut jpeg = std::io::Cursor::new(vec![]);
+    picture
+        .write_to(&mut jpeg, image::ImageFormat::Jpeg)
+        .unwrap();
+    let mut jpeg = jpeg.into_inner();
+    let end = jpeg.len() - 2;
+    jpeg.splice(end..end, *b"12345678");
+    std::fs::remove_file(dir.path().join("data/train/class0/0.png")).unwrap();
+    std::fs::write(dir.path().join("data/train/class0/0.jpg"), &jpeg).unwrap();
+    let samples = path("samples");
+    let out = trainer(&[
+        "samples",
+        "--data",
+        &data,
+        "--dataset",
+        "folder",
+        "--image-size",
+        "8",
+        "--out",
+        &samples,
+    ]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    assert_eq!(said.matches("note: 1 of 36 images in").count(), 1, "{said}");
 }
 
 #[test]

@@ -179,20 +179,40 @@ fn decode_all(
         )));
     }
     let decoded = files.par_iter().map(|(path, _)| decode(path, size));
-    let decoded = decoded.collect::<Result<Vec<(Vec<u8>, [u8; 32])>>>()?;
+    let decoded = decoded.collect::<Result<Vec<Decoded>>>()?;
     let mut digest = Sha256::new();
-    decoded.iter().for_each(|(_, d)| digest.update(d));
+    decoded.iter().for_each(|d| digest.update(d.digest));
+    let damaged = files.iter().zip(&decoded);
+    let mut damaged = damaged.filter_map(|((path, _), d)| Some((path, d.damage.as_ref()?)));
+    if let Some((path, note)) = damaged.next() {
+        eprintln!(
+            "note: {} of {} images in {} may be damaged, such as {}: {note}",
+            1 + damaged.count(),
+            files.len(),
+            dir.display(),
+            path.display()
+        );
+    }
     Ok(Images {
         shape: [3, size, size],
         n_classes,
-        pixels: decoded.into_iter().flat_map(|(p, _)| p).collect(),
+        pixels: decoded.into_iter().flat_map(|d| d.planes).collect(),
         labels: files.iter().map(|(_, l)| *l).collect(),
         checksum: hex(digest),
     })
 }
 
-/// Planes of `size` x `size` pixels as a client would make them of the same file, and the digest of the file.
-fn decode(path: &Path, size: usize) -> Result<(Vec<u8>, [u8; 32])> {
+/// One image of a folder.
+struct Decoded {
+    /// Planes of pixels, as a client would make them of the same file.
+    planes: Vec<u8>,
+    /// SHA-256 of the file.
+    digest: [u8; 32],
+    /// Why its pixels may not be those that were written.
+    damage: Option<String>,
+}
+
+fn decode(path: &Path, size: usize) -> Result<Decoded> {
     let bytes = read(path)?;
     let picture = Picture::decode(&bytes)
         .and_then(|p| p.fit(size, size))
@@ -202,7 +222,12 @@ fn decode(path: &Path, size: usize) -> Result<(Vec<u8>, [u8; 32])> {
             reason: e.to_string(),
         })?;
     let planes = (0..3).flat_map(|c| picture.bytes().iter().skip(c).step_by(3).copied());
-    Ok((planes.collect(), Sha256::digest(&bytes).into()))
+    let damage = picture.notes().iter().find(|n| n.contains("damaged"));
+    Ok(Decoded {
+        planes: planes.collect(),
+        digest: Sha256::digest(&bytes).into(),
+        damage: damage.cloned(),
+    })
 }
 
 #[cfg(test)]
@@ -243,10 +268,72 @@ mod tests {
         let good = std::fs::read(at("val/cat/1.png")).unwrap();
         std::fs::write(at("val/cat/1.png"), &good[..good.len() / 2]).unwrap();
         let e = load_folder(dir.path(), 8).err().unwrap().to_string();
+        assert!(e.contains("cat/1.png: it is a broken PNG image"), "{e}");
+    }
+
+    /// A JPEG that is stored lying on its side: red above, blue below, as its camera says.
+    fn turned() -> Vec<u8> {
+        let stored = image::RgbImage::from_fn(24, 12, |x, y| {
+            image::Rgb(if x < 12 {
+                [255, 0, y as u8 * 9]
+            } else {
+                [0, y as u8 * 9, 255]
+            })
+        });
+        let mut file = vec![];
+        let mut encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut file, 95);
+        // TIFF, little-endian; one entry: orientation (0x0112), SHORT, one value, 6: turn by 90 degrees.
+        let mut exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0".to_vec();
+        exif.extend([0; 4]);
+        image::ImageEncoder::set_exif_metadata(&mut encoder, exif).unwrap();
+        encoder.encode_image(&stored).unwrap();
+        file
+    }
+
+    #[test]
+    fn an_image_is_the_same_in_a_folder_and_at_a_client() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |p: &str| dir.path().join(p);
+        for part in ["train", "val"] {
+            write(&at(&format!("{part}/a/0.png")), 8, [1, 2, 3]);
+            write(&at(&format!("{part}/b/0.png")), 8, [1, 2, 3]);
+        }
+        std::fs::write(at("val/a/1.jpg"), turned()).unwrap();
+        image::RgbaImage::from_fn(9, 20, |x, y| {
+            image::Rgba([200, x as u8 * 20, 0, y as u8 * 12])
+        })
+        .save(at("val/a/2.png"))
+        .unwrap();
+        image::GrayImage::from_fn(31, 7, |x, y| image::Luma([(x * y) as u8]))
+            .save(at("val/b/1.png"))
+            .unwrap();
+        let set = load_folder(dir.path(), 8).unwrap();
+        let files = ["a/0.png", "a/1.jpg", "a/2.png", "b/0.png", "b/1.png"];
+        assert_eq!(set.test.len(), files.len());
+        for (i, file) in files.iter().enumerate() {
+            let bytes = std::fs::read(at("val").join(file)).unwrap();
+            let asked = Picture::decode(&bytes).and_then(|p| p.fit(8, 8)?.with_channels(3));
+            let pixels = crate::export::interleave(&set.test, i);
+            assert_eq!(pixels, asked.unwrap().bytes(), "{file}");
+        }
+        // Upright, red is above.
+        assert!(set.test.image(1)[0] > 200 && set.test.image(1)[63] < 50);
+
+        let whole = turned();
+        std::fs::write(at("val/a/1.jpg"), &whole[..whole.len() * 3 / 4]).unwrap();
+        let e = load_folder(dir.path(), 8).err().unwrap();
         assert!(
-            e.contains("cat/1.png, byte") && !e.contains("byte 0:"),
+            matches!(&e, Error::Image { path, .. } if path.ends_with("a/1.jpg")),
             "{e}"
         );
+        // Bytes that belong to no pixel are only told.
+        let mut more = whole.clone();
+        let end = more.len() - 2;
+        more.splice(end..end, *b"12345678");
+        std::fs::write(at("val/a/1.jpg"), &more).unwrap();
+        let damage = decode(&at("val/a/1.jpg"), 8).unwrap().damage;
+        assert!(damage.is_some_and(|d| d.contains("8 bytes")));
+        assert!(decode(&at("val/a/2.png"), 8).unwrap().damage.is_none());
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! guard bit). Everything is measured with the plaintext executor, which runs the protocol's integers.
 
 mod quantise;
+mod servable;
 
 pub use quantise::{Precision, Quantised, quantise};
+pub use servable::check_servable;
 
 use crate::data::{Images, Normaliser};
 use crate::error::{Error, Result};

@@ -27,6 +27,16 @@ pub struct Precision {
     pub output_bits: u32,
 }
 
+impl Precision {
+    /// What an export begins with unless told otherwise.
+    pub const DEFAULT: Precision = Precision {
+        activation_bits: 8,
+        weight_bits: 8,
+        classifier_drop: 0,
+        output_bits: 32,
+    };
+}
+
 /// Operations, masks and weights as pi-model takes them.
 pub struct Quantised {
     /// The operations; accumulator bits as given to [`quantise`].

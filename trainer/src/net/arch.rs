@@ -139,6 +139,14 @@ impl Arch {
         arch
     }
 
+    /// The same network for square images of another size.
+    pub fn for_side(&self, side: usize) -> Result<Arch> {
+        let mut arch = self.clone();
+        arch.input = [self.input[0], side, side];
+        arch.check_pools()?;
+        Ok(arch)
+    }
+
     /// Pools must divide what they pool, as the private protocol sums windows that do not overlap.
     fn check_pools(&self) -> Result<()> {
         let [_, h, w] = self.input;

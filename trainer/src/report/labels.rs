@@ -44,6 +44,10 @@ fn settings(outcome: &Outcome) -> BTreeMap<String, String> {
             0 => recipe.stage.clone(),
             n => format!("{}{}", recipe.stage, n + 1),
         };
+        if recipe.imported() {
+            all.insert(format!("{stage} imported"), "true".into());
+            continue;
+        }
         if let Ok(Value::Object(fields)) = serde_json::to_value(recipe) {
             let fields = fields.iter().filter(|(k, _)| *k != "choices");
             for (key, value) in fields.filter(|(k, _)| !IDENTITY.contains(&k.as_str())) {

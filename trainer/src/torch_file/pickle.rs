@@ -1,300 +1,374 @@
-//! The part of Python's pickle format (protocol 2) that a dictionary of tensors takes.
+//! Python's pickle format (protocols 0 to 5) as far as it tells where tensors are.
 //!
-//! A stack machine. Names are looked up in a fixed list, calls build descriptions of tensors, and every
-//! other operation, name or call ends the reading. Values are small, nest at most [`DEEPEST`] levels, and
-//! only what is small is remembered for reuse, so that a file cannot grow in memory.
+//! A stack machine. Every operation is known, and none runs anything: calls of the few names by which `torch.save`
+//! writes dictionaries and tensors are described, and whatever else a training script left in the file becomes
+//! a value that does not matter. What is read is bounded by the file's size and by [`value`](super::value).
 
+use super::value::{OTHER, Ref, Value, Values};
 use std::collections::HashMap;
 
-const DEEPEST: usize = 32;
-/// Longest text and tuple that can be used again.
-const LONGEST_AGAIN: usize = 512;
+/// Most values on the stack at a time.
+const DEEPEST: usize = 16 << 20;
 
-/// Names that a pickle may say; storages come on top.
-const CALLED: [&str; 3] = [
-    "collections.OrderedDict",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-];
-
-/// Where a tensor's values are.
-#[derive(Debug, Clone)]
-pub(super) struct Described {
-    /// Name of the storage's class.
-    pub storage: String,
-    /// Name of the storage.
-    pub key: String,
-    /// First value.
-    pub offset: usize,
-    /// Shape.
-    pub size: Vec<usize>,
-    /// Values from one entry to the next, for each dimension.
-    pub stride: Vec<usize>,
-}
-
-/// A value on the stack.
-#[derive(Debug, Clone)]
-pub(super) enum Value {
-    /// Everything that does not matter: none, floats, lists.
-    Other,
-    Int(i64),
-    Text(String),
-    Name(String),
-    Tuple(Vec<Value>),
-    /// Entries whose keys are texts.
-    Dict(Vec<(String, Value)>),
-    /// Class and key.
-    Storage(String, String),
-    Tensor(Described),
-}
-
-impl Value {
-    fn depth(&self) -> usize {
-        match self {
-            Self::Tuple(items) => 1 + items.iter().map(Self::depth).max().unwrap_or(0),
-            Self::Dict(items) => 1 + items.iter().map(|(_, v)| v.depth()).max().unwrap_or(0),
-            _ => 0,
-        }
-    }
-
-    /// As remembered for reuse.
-    fn memo(&self) -> Option<Value> {
-        match self {
-            Self::Text(t) if t.len() > LONGEST_AGAIN => None,
-            Self::Tuple(items) if items.len() > LONGEST_AGAIN || self.depth() > 1 => None,
-            Self::Dict(_) => None,
-            _ => Some(self.clone()),
-        }
-    }
-}
+const EARLY: &str = "ends too early";
+const LESS: &str = "takes more than it put";
 
 struct Reader<'a> {
     bytes: &'a [u8],
-    stack: Vec<Value>,
+    values: Values,
+    stack: Vec<Ref>,
     marks: Vec<usize>,
-    memo: HashMap<usize, Option<Value>>,
+    memo: HashMap<usize, Ref>,
 }
 
-/// Runs a pickle to its end.
-pub(super) fn read(bytes: &[u8]) -> Result<Value, String> {
+/// Runs a pickle to its end: its values, and which of them is the result.
+pub(super) fn read(bytes: &[u8]) -> Result<(Values, Ref), String> {
     let mut reader = Reader {
         bytes,
+        values: Values::new(),
         stack: vec![],
         marks: vec![],
         memo: HashMap::new(),
     };
     loop {
-        if let Some(value) = reader.step()? {
-            return Ok(value);
+        let op = reader.take(1)?[0];
+        if op == b'.' {
+            let result = reader.pop()?;
+            return Ok((reader.values, result));
+        }
+        let known = reader.scalar(op)?
+            || reader.collection(op)?
+            || reader.object(op)?
+            || reader.stack_op(op)?;
+        if !known {
+            return Err(format!("uses {op:#04x}, which is no operation of a pickle"));
+        }
+        if reader.stack.len() > DEEPEST {
+            return Err("nests too deep".into());
         }
     }
 }
 
-impl Reader<'_> {
-    fn take(&mut self, n: usize) -> Result<&[u8], String> {
-        let (first, rest) = self.bytes.split_at_checked(n).ok_or("ends too early")?;
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
+        let (first, rest) = self.bytes.split_at_checked(n).ok_or(EARLY)?;
         self.bytes = rest;
         Ok(first)
     }
 
+    /// A little-endian number of at most eight bytes.
     fn number(&mut self, n: usize) -> Result<usize, String> {
         let bytes = self.take(n)?;
         Ok(bytes.iter().rev().fold(0, |v, &b| v << 8 | usize::from(b)))
     }
 
-    fn text(&mut self, n: usize) -> Result<String, String> {
-        let bytes = self.take(n)?.to_vec();
-        String::from_utf8(bytes).map_err(|_| "holds a text that is none".into())
+    /// As many bytes as a number of `n` bytes says.
+    fn counted(&mut self, n: usize) -> Result<&'a [u8], String> {
+        let n = self.number(n)?;
+        self.take(n)
     }
 
-    fn line(&mut self) -> Result<String, String> {
+    fn line(&mut self) -> Result<&'a [u8], String> {
         let end = self.bytes.iter().position(|&b| b == b'\n');
-        let line = self.text(end.ok_or("ends too early")?)?;
+        let line = self.take(end.ok_or(EARLY)?)?;
         self.take(1)?;
         Ok(line)
     }
 
-    fn pop(&mut self) -> Result<Value, String> {
+    fn push(&mut self, value: Value) -> Result<bool, String> {
+        let place = self.values.add(value)?;
+        self.stack.push(place);
+        Ok(true)
+    }
+
+    fn pop(&mut self) -> Result<Ref, String> {
         let lowest = self.marks.last().copied().unwrap_or(0);
         let value = (self.stack.len() > lowest).then(|| self.stack.pop());
-        value
-            .flatten()
-            .ok_or_else(|| "takes more than it put".into())
+        value.flatten().ok_or_else(|| LESS.into())
+    }
+
+    fn top(&self) -> Result<Ref, String> {
+        let lowest = self.marks.last().copied().unwrap_or(0);
+        let above = self.stack.get(lowest..).and_then(<[Ref]>::last);
+        above.copied().ok_or_else(|| LESS.into())
     }
 
     /// What lies above the last mark.
-    fn marked(&mut self) -> Result<Vec<Value>, String> {
+    fn marked(&mut self) -> Result<Vec<Ref>, String> {
         let mark = self.marks.pop().ok_or("takes a mark that it did not set")?;
         Ok(self.stack.split_off(mark.min(self.stack.len())))
     }
 
-    fn tuple(&mut self, n: usize) -> Result<Value, String> {
-        let mut items = (0..n).map(|_| self.pop()).collect::<Result<Vec<_>, _>>()?;
-        items.reverse();
-        Ok(Value::Tuple(items))
+    /// Numbers, texts and constants.
+    fn scalar(&mut self, op: u8) -> Result<bool, String> {
+        let value = match op {
+            // None, true, false, the next buffer.
+            b'N' | 0x88 | 0x89 | 0x97 => Value::Other,
+            b'G' => self.take(8).map(|_| Value::Other)?,
+            b'F' => self.line().map(|_| Value::Other)?,
+            b'I' | b'L' => {
+                let line = self.line()?;
+                let text = std::str::from_utf8(line).unwrap_or_default();
+                let number = text.trim_end_matches('L').parse();
+                number.map_or(Value::Other, Value::Int)
+            }
+            b'K' => Value::Int(self.number(1)? as i64),
+            b'M' => Value::Int(self.number(2)? as i64),
+            b'J' => integer(self.take(4)?),
+            0x8a => integer(self.counted(1)?),
+            0x8b => integer(self.counted(4)?),
+            b'U' | 0x8c => text(self.counted(1)?),
+            b'X' | b'T' => text(self.counted(4)?),
+            0x8d => text(self.counted(8)?),
+            b'V' => text(self.line()?),
+            b'S' => {
+                let line = self.line()?;
+                let inner = line.get(1..line.len().saturating_sub(1));
+                text(inner.unwrap_or_default())
+            }
+            b'C' => self.counted(1).map(|_| Value::Other)?,
+            b'B' => self.counted(4).map(|_| Value::Other)?,
+            // Bytes, and bytes that can be changed.
+            0x8e | 0x96 => self.counted(8).map(|_| Value::Other)?,
+            // Numbers that a program agreed on with itself.
+            0x82 => self.take(1).map(|_| Value::Other)?,
+            0x83 => self.take(2).map(|_| Value::Other)?,
+            0x84 => self.take(4).map(|_| Value::Other)?,
+            _ => return Ok(false),
+        };
+        self.push(value)
     }
 
-    /// Adds keys and values to the dictionary on the stack; keys that are no texts are left out.
-    fn set(&mut self, items: Vec<Value>) -> Result<(), String> {
-        let Some(Value::Dict(dict)) = self.stack.last_mut() else {
-            return Err("sets entries of what is no dictionary".into());
-        };
-        let mut items = items.into_iter();
-        while let (Some(key), Some(value)) = (items.next(), items.next()) {
-            if value.depth() >= DEEPEST {
-                return Err("nests too deep".into());
+    /// Tuples, lists, sets and dictionaries, and what is put into them.
+    fn collection(&mut self, op: u8) -> Result<bool, String> {
+        match op {
+            b')' => return self.push(Value::Tuple(vec![])),
+            0x85..=0x87 => {
+                let n = usize::from(op - 0x84);
+                let mut items = (0..n).map(|_| self.pop()).collect::<Result<Vec<_>, _>>()?;
+                items.reverse();
+                return self.push(Value::Tuple(items));
             }
-            if let Value::Text(key) = key {
-                dict.push((key, value));
+            b't' => {
+                let items = self.marked()?;
+                return self.push(Value::Tuple(items));
             }
+            b']' | 0x8f => return self.push(Value::List(vec![])),
+            b'l' | 0x91 => {
+                let items = self.marked()?;
+                return self.push(Value::List(items));
+            }
+            b'}' => return self.push(Value::Dict(vec![])),
+            b'd' => {
+                let items = self.marked()?;
+                self.push(Value::Dict(vec![]))?;
+                self.set(&items)?;
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.extend(&[item])?;
+            }
+            b'e' | 0x90 => {
+                let items = self.marked()?;
+                self.extend(&items)?;
+            }
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.set(&[key, value])?;
+            }
+            b'u' => {
+                let items = self.marked()?;
+                self.set(&items)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Adds to the list on the stack, where it is one.
+    fn extend(&mut self, items: &[Ref]) -> Result<(), String> {
+        let to = self.top()?;
+        match self.values.at_mut(to) {
+            Some(Value::List(list)) => list.extend(items.iter().filter(|&&i| i != OTHER)),
+            Some(Value::Tensor(_) | Value::Storage(..)) => return Err(CHANGED.into()),
+            _ => {}
         }
         Ok(())
     }
 
-    /// One operation; the value at the end.
-    fn step(&mut self) -> Result<Option<Value>, String> {
-        let op = self.number(1)?;
-        let value = match op as u8 {
-            b'.' => return self.pop().map(Some),
-            0x80 => {
-                self.number(1)?;
-                return Ok(None);
+    /// Sets keys and values of the dictionary on the stack, where it is one.
+    fn set(&mut self, items: &[Ref]) -> Result<(), String> {
+        let to = self.top()?;
+        match self.values.at_mut(to) {
+            Some(Value::Dict(entries) | Value::Made(_, entries)) => {
+                let (pairs, _) = items.as_chunks::<2>();
+                entries.extend(pairs.iter().map(|&[key, value]| (key, value)));
             }
-            b'(' => {
-                self.marks.push(self.stack.len());
-                return Ok(None);
-            }
-            b'q' | b'r' => {
-                let slot = self.number(if op as u8 == b'q' { 1 } else { 4 })?;
-                let top = self.stack.last().ok_or("remembers nothing")?.memo();
-                self.memo.insert(slot, top);
-                return Ok(None);
-            }
-            b'h' | b'j' => {
-                let slot = self.number(if op as u8 == b'h' { 1 } else { 4 })?;
-                let found = self.memo.get(&slot).cloned().flatten();
-                found.ok_or("uses a large value twice, or one that it did not put")?
-            }
-            b'N' | 0x88 | 0x89 | b']' => Value::Other,
-            b'G' => {
-                self.take(8)?;
-                Value::Other
-            }
-            b'K' => Value::Int(self.number(1)? as i64),
-            b'M' => Value::Int(self.number(2)? as i64),
-            b'J' => Value::Int(self.number(4)? as i64),
-            0x8a => match self.number(1)? {
-                n @ 0..=7 => Value::Int(self.number(n)? as i64),
-                n => {
-                    self.take(n)?;
-                    Value::Other
-                }
-            },
-            b'X' => {
-                let n = self.number(4)?;
-                Value::Text(self.text(n)?)
-            }
-            b'c' => self.name()?,
-            b'}' => Value::Dict(vec![]),
-            b')' => Value::Tuple(vec![]),
-            0x85..=0x87 => self.tuple(op - 0x84)?,
-            b't' => Value::Tuple(self.marked()?),
-            b'Q' => self.storage()?,
-            b'R' => self.call()?,
-            b'b' | b'a' => {
-                // Attributes of a dictionary, or an entry of a list.
-                self.pop()?;
-                return Ok(None);
-            }
-            b'e' => {
-                self.marked()?;
-                return Ok(None);
-            }
-            b's' => {
-                let (value, key) = (self.pop()?, self.pop()?);
-                self.set(vec![key, value])?;
-                return Ok(None);
-            }
-            b'u' => {
-                let items = self.marked()?;
-                self.set(items)?;
-                return Ok(None);
-            }
-            _ => {
-                return Err(format!(
-                    "uses the operation {op:#04x}, which a state dict does not take"
-                ));
-            }
-        };
-        if value.depth() > DEEPEST {
-            return Err("nests too deep".into());
+            Some(Value::Tensor(_) | Value::Storage(..)) => return Err(CHANGED.into()),
+            _ => {}
         }
-        self.stack.push(value);
-        Ok(None)
+        Ok(())
     }
 
-    fn name(&mut self) -> Result<Value, String> {
-        let name = format!("{}.{}", self.line()?, self.line()?);
-        let storage = name.starts_with("torch.") && name.ends_with("Storage");
-        if !storage && !CALLED.contains(&name.as_str()) {
-            return Err(format!("names {name}, which a state dict does not take"));
+    /// Names, and what is made by calling them.
+    fn object(&mut self, op: u8) -> Result<bool, String> {
+        match op {
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                return self.push(name_of(module, name));
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                let texts = self.values.text(module).zip(self.values.text(name));
+                let value = texts.map(|(m, n)| Value::Name(format!("{m}.{n}").into()));
+                return self.push(value.unwrap_or(Value::Other));
+            }
+            // A call, and a new object of a class.
+            b'R' | 0x81 => {
+                let (arguments, name) = (self.pop()?, self.pop()?);
+                self.call(name, arguments)?;
+            }
+            0x92 => {
+                let (_, arguments, name) = (self.pop()?, self.pop()?, self.pop()?);
+                self.call(name, arguments)?;
+            }
+            b'i' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.marked()?;
+                let name = self.values.add(name_of(module, name))?;
+                return self.push(Value::Made(name, vec![]));
+            }
+            b'o' => {
+                let name = self.marked()?.first().copied().unwrap_or(OTHER);
+                return self.push(Value::Made(name, vec![]));
+            }
+            // Attributes. A tensor with some may be another one than its storage says.
+            b'b' => {
+                self.pop()?;
+                let of = self.top()?;
+                if let Value::Tensor(_) | Value::Storage(..) = self.values.at(of) {
+                    self.pop()?;
+                    return self.push(Value::Made(OTHER, vec![]));
+                }
+            }
+            b'P' => {
+                self.line()?;
+                return self.push(Value::Other);
+            }
+            b'Q' => {
+                let of = self.pop()?;
+                let storage = self.storage(of);
+                return self.push(storage);
+            }
+            _ => return Ok(false),
         }
-        Ok(Value::Name(name))
+        Ok(true)
+    }
+
+    fn call(&mut self, name: Ref, arguments: Ref) -> Result<(), String> {
+        let made = self.values.call(name, arguments)?;
+        self.stack.push(made);
+        Ok(())
     }
 
     /// ("storage", class, key, device, number of values).
-    fn storage(&mut self) -> Result<Value, String> {
-        if let Value::Tuple(items) = self.pop()?
-            && let [Value::Text(tag), Value::Name(class), Value::Text(key), ..] = &items[..]
-            && tag == "storage"
-        {
-            let class = class.trim_start_matches("torch.").to_owned();
-            return Ok(Value::Storage(class, key.clone()));
+    fn storage(&self, of: Ref) -> Value {
+        let Value::Tuple(items) = self.values.at(of) else {
+            return Value::Other;
+        };
+        let parts = match items[..] {
+            // A sixth entry would be a part of a storage.
+            [tag, class, key, _, _] => (tag, class, key),
+            _ => return Value::Other,
+        };
+        let is_storage = self.values.text(parts.0).is_some_and(|t| &**t == "storage");
+        match (self.values.at(parts.1), self.values.at(parts.2)) {
+            (Value::Name(class), Value::Text(key)) if is_storage => {
+                let class = class.strip_prefix("torch.").unwrap_or(class);
+                Value::Storage(class.into(), key.clone())
+            }
+            _ => Value::Other,
         }
-        Err("refers to something that is no storage".into())
     }
 
-    fn call(&mut self) -> Result<Value, String> {
-        let (Value::Tuple(mut arguments), Value::Name(name)) = (self.pop()?, self.pop()?) else {
-            return Err("calls what is no name".into());
-        };
-        match (name.as_str(), &mut arguments[..]) {
-            ("collections.OrderedDict", []) => Ok(Value::Dict(vec![])),
-            ("torch._utils._rebuild_parameter", [Value::Tensor(t), ..]) => {
-                Ok(Value::Tensor(t.clone()))
+    /// What only moves values about.
+    fn stack_op(&mut self, op: u8) -> Result<bool, String> {
+        match op {
+            // The protocol's number, and the length of a frame.
+            0x80 => drop(self.take(1)?),
+            0x95 => drop(self.take(8)?),
+            0x98 => {}
+            b'(' => self.marks.push(self.stack.len()),
+            b'0' => match self.marks.last() {
+                Some(&mark) if mark == self.stack.len() => drop(self.marks.pop()),
+                _ => drop(self.pop()?),
+            },
+            b'1' => drop(self.marked()?),
+            b'2' => {
+                let top = self.top()?;
+                self.stack.push(top);
             }
-            (
-                "torch._utils._rebuild_tensor_v2",
-                [
-                    Value::Storage(class, key),
-                    Value::Int(offset),
-                    Value::Tuple(size),
-                    Value::Tuple(stride),
-                    ..,
-                ],
-            ) => {
-                let count = |v: &Value| match v {
-                    Value::Int(n) => usize::try_from(*n).ok(),
-                    _ => None,
-                };
-                let counts = |v: &[Value]| v.iter().map(count).collect::<Option<Vec<_>>>();
-                let sizes = counts(size).zip(counts(stride));
-                let Some(((size, stride), offset)) = sizes.zip(usize::try_from(*offset).ok())
-                else {
-                    return Err("describes a tensor by what are no numbers".into());
-                };
-                Ok(Value::Tensor(Described {
-                    storage: class.clone(),
-                    key: key.clone(),
-                    offset,
-                    size,
-                    stride,
-                }))
-            }
-            _ => Err(format!(
-                "calls {name} in a way that a state dict does not take"
-            )),
+            b'p' => self.line_number().and_then(|slot| self.remember(slot))?,
+            b'q' => self.number(1).and_then(|slot| self.remember(slot))?,
+            b'r' => self.number(4).and_then(|slot| self.remember(slot))?,
+            0x94 => self.remember(self.memo.len())?,
+            b'g' => self.line_number().and_then(|slot| self.recall(slot))?,
+            b'h' => self.number(1).and_then(|slot| self.recall(slot))?,
+            b'j' => self.number(4).and_then(|slot| self.recall(slot))?,
+            _ => return Ok(false),
         }
+        Ok(true)
+    }
+
+    fn line_number(&mut self) -> Result<usize, String> {
+        let line = std::str::from_utf8(self.line()?).unwrap_or_default();
+        line.parse().map_err(|_| "remembers nothing".into())
+    }
+
+    fn remember(&mut self, slot: usize) -> Result<(), String> {
+        let top = self.top()?;
+        self.memo.insert(slot, top);
+        match self.memo.len() > DEEPEST {
+            true => Err("remembers too much".into()),
+            false => Ok(()),
+        }
+    }
+
+    fn recall(&mut self, slot: usize) -> Result<(), String> {
+        let found = self.memo.get(&slot).ok_or("uses what it did not put")?;
+        self.stack.push(*found);
+        Ok(())
+    }
+}
+
+const CHANGED: &str = "changes a tensor, which torch.save does not do";
+
+/// A signed little-endian number; what is longer than eight bytes does not matter.
+fn integer(bytes: &[u8]) -> Value {
+    let Some((&last, _)) = bytes.split_last() else {
+        return Value::Int(0);
+    };
+    if bytes.len() > 8 {
+        return Value::Other;
+    }
+    let fill = if last & 0x80 == 0 { 0 } else { -1 };
+    Value::Int(
+        bytes
+            .iter()
+            .rev()
+            .fold(fill, |v: i64, &b| v << 8 | i64::from(b)),
+    )
+}
+
+fn text(bytes: &[u8]) -> Value {
+    std::str::from_utf8(bytes).map_or(Value::Other, |t| Value::Text(t.into()))
+}
+
+fn name_of(module: &[u8], name: &[u8]) -> Value {
+    let [module, name] = [module, name].map(std::str::from_utf8);
+    match (module, name) {
+        (Ok(module), Ok(name)) => Value::Name(format!("{module}.{name}").into()),
+        _ => Value::Other,
     }
 }
 
@@ -302,20 +376,93 @@ impl Reader<'_> {
 mod tests {
     use super::*;
 
+    fn result(bytes: &[u8]) -> String {
+        let (values, of) = read(bytes).unwrap();
+        values.kind(of)
+    }
+
     #[test]
-    fn programs_and_bombs_are_refused() {
-        let refused = |bytes: &[u8]| read(bytes).unwrap_err();
+    fn calls_are_noted_and_never_run() {
         let system = b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.";
-        assert!(refused(system).contains("os.system"));
-        assert!(refused(b"\x80\x04\x95").contains("0x95"));
+        assert_eq!(result(system), "made by os.system");
+        let new = b"\x80\x04\x95\x00\0\0\0\0\0\0\0\x8c\x08argparse\x8c\x09Namespace\x93)\x81}\x8c\x02lrK\x01sb.";
+        assert_eq!(result(new), "made by argparse.Namespace");
+        assert_eq!(result(b"(cos\nsystem\nK\x01o."), "made by os.system");
+        assert_eq!(result(b"(K\x01ios\nsystem\n."), "made by os.system");
+        assert_eq!(result(b"cos\nsystem\n)}\x92."), "made by os.system");
+    }
+
+    #[test]
+    fn every_operation_leaves_the_stack_as_it_should() {
+        // Each puts one value, of which the tuple then takes two: what it puts must be exactly one.
+        let values: [&[u8]; 30] = [
+            b"N",
+            b"\x88",
+            b"\x89",
+            b"\x97\x98",
+            b"G12345678",
+            b"F1.5\n",
+            b"I-3\n",
+            b"I01\n",
+            b"L5L\n",
+            b"K\x01",
+            b"M\x01\x02",
+            b"J\xff\xff\xff\xff",
+            b"\x8a\x02\x00\x80",
+            b"\x8b\x01\0\0\0\x07",
+            b"U\x01a",
+            b"\x8c\x01a",
+            b"X\x01\0\0\0a",
+            b"T\x01\0\0\0\xff",
+            b"\x8d\x01\0\0\0\0\0\0\0a",
+            b"Va\n",
+            b"S'a'\n",
+            b"C\x01a",
+            b"B\x01\0\0\0a",
+            b"\x8e\x01\0\0\0\0\0\0\0a",
+            b"\x96\x01\0\0\0\0\0\0\0a",
+            b"\x82\x01",
+            b"\x83\x01\x02",
+            b"\x8f(K\x01\x90",
+            b"(K\x01\x91",
+            b"(K\x01K\x02d",
+        ];
+        for value in values {
+            let bytes = [b"\x80\x04K\x09", value, b"\x940h\x00\x86."].concat();
+            let (values, of) = read(&bytes).unwrap();
+            let Value::Tuple(items) = values.at(of) else {
+                panic!("{value:?}");
+            };
+            assert!(matches!(values.at(items[0]), Value::Int(9)), "{value:?}");
+        }
+        for (bytes, n) in [
+            (&b"J\xff\xff\xff\xff."[..], -1),
+            (b"J\x00\x00\x00\x80.", -2_147_483_648),
+            (b"\x8a\x02\x00\x80.", -32_768),
+            (b"\x8a\x02\xff\x00.", 255),
+            (b"\x8a\x00.", 0),
+            (b"I-3\n.", -3),
+        ] {
+            let (values, of) = read(bytes).unwrap();
+            assert!(matches!(values.at(of), Value::Int(i) if *i == n), "{n}");
+        }
+    }
+
+    #[test]
+    fn bombs_and_cuts_are_refused_or_cost_nothing() {
+        let refused = |bytes: &[u8]| read(bytes).err().unwrap();
         assert!(refused(b"\x80\x02").contains("early"));
-        assert!(refused(b"0.").contains("0x30"));
+        assert!(refused(b"0.").contains("more than it put"));
         assert!(refused(b"(.").contains("more than it put"));
-        let deep = [&[b')'][..], &[0x85; 100_000], b"."].concat();
-        assert!(refused(&deep).contains("deep"));
-        // Each dictionary in the next: what is remembered of one cannot be used again.
-        assert!(refused(b"}q\0h\0.").contains("twice"));
-        // Nested tuples are not remembered either, so that doubling them again and again is not possible.
-        assert!(refused(b"))\x86\x85q\0h\0.").contains("twice"));
+        assert!(refused(b"h\0.").contains("did not put"));
+        assert!(refused(b"\xff.").contains("0xff"));
+        assert!(refused(&[&[b')'; 5 << 20][..], b"."].concat()).contains("more than"));
+        assert!(refused(&[b'N'; 17 << 20]).contains("deep"));
+        let deep = [&[b')'][..], &[0x85; 1_000_000], b"."].concat();
+        assert_eq!(result(&deep), "a list");
+        // A dictionary in itself, and tuples that double a hundred times.
+        assert_eq!(result(b"}q\0K\x01h\0s."), "a dictionary");
+        let doubled = [&b")"[..], &b"2\x86".repeat(100), b"."].concat();
+        assert_eq!(result(&doubled), "a list");
     }
 }

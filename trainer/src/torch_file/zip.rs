@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-const CUT: &str = "is cut or damaged";
+const CUT: &str = "is cut or damaged; copy it again from where it was made";
 const END: &[u8] = b"PK\x05\x06";
 const CENTRAL: &[u8] = b"PK\x01\x02";
 const LOCAL: &[u8] = b"PK\x03\x04";
@@ -33,7 +33,7 @@ pub(super) fn entries(bytes: &[u8]) -> Result<BTreeMap<&str, &[u8]>, String> {
     let n_entries = number(bytes, end + 10, 2)?;
     let mut at = number(bytes, end + 16, 4)?;
     if n_entries == 0xffff || at == 0xffff_ffff {
-        return Err("is larger than 4 GB".into());
+        return Err("is larger than 4 GB; save the weights by themselves: torch.save(model.state_dict(), OUT)".into());
     }
     let mut entries = BTreeMap::new();
     for _ in 0..n_entries {
