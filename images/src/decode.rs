@@ -20,19 +20,22 @@ impl Picture {
     /// [`ImageError`]: not one of these, broken or cut off, or too large.
     pub fn decode(file: &[u8]) -> Result<Self, ImageError> {
         let (decoder, orientation, format) = decoder(file)?;
-        let mut notes = vec![];
+        let (mut notes, mut n_unread) = (vec![], 0);
         if format == ImageFormat::Jpeg {
-            let n_left = jpeg::check(file).map_err(|e| broken(format, &e))?;
-            if n_left > 0 {
+            n_unread = jpeg::check(file).map_err(|e| broken(format, &e))?;
+            if n_unread > 0 {
                 notes.push(format!(
-                    "it holds {n_left} bytes that belong to no pixel: it may be damaged"
+                    "it holds {n_unread} bytes that belong to no pixel: it may be damaged"
                 ));
             }
         }
         let picture = DynamicImage::from_decoder(decoder);
         let mut picture = picture.map_err(|e| broken(format, &e))?;
         picture.apply_orientation(orientation);
-        Ok(Self::of(&picture, notes))
+        Ok(Self {
+            n_unread,
+            ..Self::of(&picture, notes)
+        })
     }
 
     fn of(picture: &DynamicImage, mut notes: Vec<String>) -> Self {
@@ -63,6 +66,7 @@ impl Picture {
             channels,
             bytes,
             notes,
+            n_unread: 0,
         }
     }
 }

@@ -72,6 +72,7 @@ impl Picture {
             channels: self.channels,
             bytes: resized.ok_or(ImageError::Resize)?,
             notes,
+            n_unread: self.n_unread,
         })
     }
 }

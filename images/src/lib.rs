@@ -23,6 +23,7 @@ pub struct Picture {
     /// Row by row, channels interleaved.
     bytes: Vec<u8>,
     notes: Vec<String>,
+    n_unread: usize,
 }
 
 impl std::fmt::Debug for Picture {
@@ -63,6 +64,7 @@ impl Picture {
             channels,
             bytes,
             notes: vec![],
+            n_unread: 0,
         })
     }
 
@@ -82,6 +84,12 @@ impl Picture {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Bytes among the data of its file that belong to no pixel: where there are any, it may be damaged, and a note says so.
+    #[must_use]
+    pub const fn n_unread_bytes(&self) -> usize {
+        self.n_unread
     }
 
     /// A sentence for each guess so far.

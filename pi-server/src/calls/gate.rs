@@ -5,7 +5,7 @@
 //! as the stream's status.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -40,6 +40,8 @@ pub struct Gate {
     busy: watch::Sender<Option<Instant>>,
     /// Inferences that are prepared in this session and not used.
     n_prepared: AtomicUsize,
+    /// This session has asked for kept inferences, of which a request spends one whatever comes of it.
+    uses_kept: AtomicBool,
     refusal: Mutex<Option<Status>>,
 }
 
@@ -53,6 +55,7 @@ impl Gate {
             phase_timeout,
             busy: watch::Sender::new(Some(Instant::now())),
             n_prepared: AtomicUsize::new(0),
+            uses_kept: AtomicBool::new(false),
             refusal: Mutex::default(),
         })
     }
@@ -93,7 +96,10 @@ impl Gate {
         }
         // Busy first: whoever drains then either waits for this step or has been seen here.
         self.busy.send_replace(Some(Instant::now()));
+        let uses_kept = matches!(request, Request::InferKept { .. });
+        self.uses_kept.fetch_or(uses_kept, Ordering::AcqRel);
         let uses_prepared = matches!(request, Request::Infer { .. }) && self.n_prepared() > 0;
+        let uses_prepared = uses_prepared || uses_kept;
         let may = match &request {
             // What is prepared would be lost to no end.
             _ if uses_prepared && self.drain.stage() == Stage::Draining => self.account.infer(),
@@ -153,7 +159,7 @@ impl Gate {
     /// Waits until an idle session has nothing more to wait for.
     async fn leaving(&self) {
         self.drain.reached(Stage::Draining).await;
-        if self.n_prepared() > 0 {
+        if self.n_prepared() > 0 || self.uses_kept.load(Ordering::Acquire) {
             tokio::time::sleep(ASKING).await;
         }
     }
@@ -299,6 +305,25 @@ mod tests {
         client.send(frame(Request::Prepare { batch: 2 })).unwrap();
         server.recv().unwrap_err();
         assert_eq!(gate.refusal().unwrap().code(), tonic::Code::Unavailable);
+    }
+
+    #[test]
+    fn kept_inferences_may_be_asked_for_while_the_server_drains() {
+        let drain = Arc::new(Drain::default());
+        let gate = gate(&drain);
+        let (mut client, server) = pair();
+        let mut server = gate.guard(server);
+        drain.begin();
+        let infer = frame(Request::InferKept {
+            id: pi_protocol::kept::Handle::from_bytes([7; 32]).item(0),
+            batch: 1,
+            index: 0,
+        });
+        client.send(infer.clone()).unwrap();
+        assert_eq!(server.recv().unwrap(), infer);
+        drain.cut();
+        client.send(infer).unwrap();
+        server.recv().unwrap_err();
     }
 
     #[test]

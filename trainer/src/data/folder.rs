@@ -183,10 +183,11 @@ fn decode_all(
     let mut digest = Sha256::new();
     decoded.iter().for_each(|d| digest.update(d.digest));
     let damaged = files.iter().zip(&decoded);
-    let mut damaged = damaged.filter_map(|((path, _), d)| Some((path, d.damage.as_ref()?)));
-    if let Some((path, note)) = damaged.next() {
+    let mut damaged = damaged.filter(|(_, d)| d.n_unread > 0);
+    if let Some(((path, _), first)) = damaged.next() {
+        let n_unread = first.n_unread;
         eprintln!(
-            "note: {} of {} images in {} may be damaged, such as {}: {note}",
+            "note: {} of {} images in {} may be damaged, such as {}: {n_unread} bytes of it belong to no pixel",
             1 + damaged.count(),
             files.len(),
             dir.display(),
@@ -208,8 +209,8 @@ struct Decoded {
     planes: Vec<u8>,
     /// SHA-256 of the file.
     digest: [u8; 32],
-    /// Why its pixels may not be those that were written.
-    damage: Option<String>,
+    /// Bytes of it that belong to no pixel: if there are any, its pixels may not be those that were written.
+    n_unread: usize,
 }
 
 fn decode(path: &Path, size: usize) -> Result<Decoded> {
@@ -222,11 +223,10 @@ fn decode(path: &Path, size: usize) -> Result<Decoded> {
             reason: e.to_string(),
         })?;
     let planes = (0..3).flat_map(|c| picture.bytes().iter().skip(c).step_by(3).copied());
-    let damage = picture.notes().iter().find(|n| n.contains("damaged"));
     Ok(Decoded {
         planes: planes.collect(),
         digest: Sha256::digest(&bytes).into(),
-        damage: damage.cloned(),
+        n_unread: picture.n_unread_bytes(),
     })
 }
 
@@ -331,9 +331,8 @@ mod tests {
         let end = more.len() - 2;
         more.splice(end..end, *b"12345678");
         std::fs::write(at("val/a/1.jpg"), &more).unwrap();
-        let damage = decode(&at("val/a/1.jpg"), 8).unwrap().damage;
-        assert!(damage.is_some_and(|d| d.contains("8 bytes")));
-        assert!(decode(&at("val/a/2.png"), 8).unwrap().damage.is_none());
+        assert_eq!(decode(&at("val/a/1.jpg"), 8).unwrap().n_unread, 8);
+        assert_eq!(decode(&at("val/a/2.png"), 8).unwrap().n_unread, 0);
     }
 
     #[test]
