@@ -35,6 +35,8 @@ pub enum Fault {
 
 /// Largest number of blocks of one colour: 100 million pixels, padded.
 const MAX_BLOCKS: usize = 1 << 21;
+/// Most scans of a picture. A short one can say that millions of blocks get nothing new, and the decoder takes no more either.
+const MAX_SCANS: usize = 100;
 
 /// The number of bytes between scans and markers that belong to no pixel.
 ///
@@ -50,6 +52,7 @@ pub fn check(file: &[u8]) -> Result<usize, Fault> {
         progressive: false,
         mcus: (0, 0),
         n_left: 0,
+        n_scans: 0,
     };
     match walk.run() {
         Ok(()) => Ok(walk.n_left),
@@ -83,6 +86,7 @@ struct Walk<'a> {
     /// Across and down.
     mcus: (usize, usize),
     n_left: usize,
+    n_scans: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -197,7 +201,7 @@ impl<'a> Walk<'a> {
             let (h, v) = sampling(field);
             let stride = self.mcus.0 * h;
             let n_blocks = stride * self.mcus.1 * v;
-            if n_blocks > MAX_BLOCKS * 4 {
+            if n_blocks > MAX_BLOCKS || fields.len() > 4 {
                 return Err(Stop::Unknown);
             }
             self.components.push(Component {
@@ -245,6 +249,11 @@ impl<'a> Walk<'a> {
             mcus,
             interval,
         };
+        self.n_scans += 1;
+        // Pictures of films leave their tables out; the decoder knows which they mean.
+        if self.n_scans > MAX_SCANS || !scan.has_tables() {
+            return Err(Stop::Unknown);
+        }
         let mut bits = Bits::new(file, self.at);
         self.n_left += scan.walk(&mut self.components, &mut bits)?;
         self.at = bits.marker_at();

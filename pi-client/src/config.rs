@@ -31,7 +31,7 @@ pub struct Config {
     /// lies there is used when nothing else is prepared, if it was prepared in batches of [`Self::batch`] or that is `None`.
     pub store: Option<PathBuf>,
     /// How often to try again to connect, to describe and to prepare, and to ask a query that did not begin: nothing of it had left, or
-    /// the server said that it stops and had answered nothing. It is asked with another inference then. Other queries are never repeated.
+    /// the server, or a balancer before it, said that it is not available and nothing had been answered. It is asked with another inference then. Other queries are never repeated.
     pub retries: Retries,
     /// Who hears what the client does.
     pub observer: Arc<dyn Observer>,

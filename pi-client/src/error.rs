@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pi_model::ModelError;
+use pi_proto::channel::CLOSED;
 use pi_protocol::kept::KeepError;
 use tonic::{Code, Status};
 
@@ -13,6 +14,8 @@ pub(crate) use transport::{Failed, causes, is_broken};
 
 /// [`ClientError::Lost::during`] before anything was prepared.
 pub const SETTING_UP: &str = "setting up";
+/// [`ClientError::Lost::during`] while a batch is prepared.
+pub(crate) const PREPARING: &str = "preparing";
 /// [`ClientError::Lost::during`] once an input may have been sent: what was asked is not asked again.
 pub const INFERRING: &str = "inferring";
 /// [`ClientError::Lost::during`] where a session is only held open, to see how long that goes well.
@@ -49,6 +52,8 @@ pub enum ClientError {
         proxy: String,
         /// What went wrong and what to do.
         reason: String,
+        /// Whether that may pass: it does not if the proxy does not accept who asks.
+        passing: bool,
     },
     /// The connection broke within a session.
     #[error(
@@ -62,6 +67,8 @@ pub enum ClientError {
         during: &'static str,
         /// What the transport says.
         reason: String,
+        /// The connection was cut. It was not if the server was silent, or ended the session with a word.
+        cut: bool,
     },
     /// The server refused the call.
     #[error("the server refused: {message}")]
@@ -236,7 +243,10 @@ impl ClientError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Unreachable { tls: false, .. } => Some(Duration::from_millis(500)),
-            Self::Lost { during, .. } if *during != INFERRING => Some(Duration::from_millis(500)),
+            Self::Lost {
+                during, cut: true, ..
+            } if *during != INFERRING => Some(Duration::from_millis(500)),
+            Self::Proxy { passing: true, .. } => Some(Duration::from_millis(500)),
             Self::Refused { retry_after, .. } if retry_after.is_some() => *retry_after,
             Self::Refused { code, .. } if *code == Code::Unavailable => {
                 Some(Duration::from_millis(500))
@@ -295,6 +305,7 @@ impl ClientError {
             (_, pi_protocol::Error::Channel(reason)) => Self::Lost {
                 url: url.to_owned(),
                 during,
+                cut: broken.is_some() || word.is_none() && reason == CLOSED,
                 reason: match (broken, word.map(Status::message)) {
                     (Some(status), _) => transport::broken_stream(status).to_owned(),
                     (None, Some(said)) if !said.is_empty() => {

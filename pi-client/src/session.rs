@@ -21,7 +21,7 @@ use tokio_stream::StreamExt as _;
 use tonic::Status;
 
 use crate::connect::{Client, Description, Network};
-use crate::error::{ClientError, INFERRING, SETTING_UP};
+use crate::error::{ClientError, INFERRING, PREPARING, SETTING_UP};
 use crate::report::{Clocks, Report};
 
 /// Most inferences that are prepared together when the user does not say.
@@ -224,7 +224,7 @@ impl Session {
         self.check_room(self.plan.batch())?;
         let started = Instant::now();
         let batch = self.driver.prepare();
-        let batch = batch.map_err(|e| self.explain("preparing", e))?;
+        let batch = batch.map_err(|e| self.explain(PREPARING, e))?;
         self.clocks.offline += started.elapsed();
         self.clocks.n_prepared += batch.len();
         self.prepared.extend(batch);
@@ -239,7 +239,7 @@ impl Session {
     pub fn prepare_kept(&mut self) -> Result<Vec<Prepared>, ClientError> {
         let started = Instant::now();
         let batch = self.driver.prepare_kept();
-        let batch = batch.map_err(|e| self.explain("preparing", e))?;
+        let batch = batch.map_err(|e| self.explain(PREPARING, e))?;
         self.clocks.offline += started.elapsed();
         self.clocks.n_prepared += batch.len();
         Ok(batch)

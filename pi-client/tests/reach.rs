@@ -329,6 +329,7 @@ fn what_breaks_before_anything_is_prepared_has_lost_nothing() {
         url: "http://a:1".into(),
         during: pi_client::error::SETTING_UP,
         reason: "the connection was cut".into(),
+        cut: true,
     };
     assert!(!error.to_string().contains("gone"), "{error}");
 }

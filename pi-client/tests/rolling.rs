@@ -34,7 +34,7 @@ impl Replica {
             packing_bandwidth: 100_000_000,
             limits: Limits {
                 max_sessions: 4 * N_CLIENTS,
-                session_bytes: 1 << 30,
+                session_bytes: 8 << 30,
                 ..Limits::default()
             },
             ..ServeOptions::default()

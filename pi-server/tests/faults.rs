@@ -211,6 +211,8 @@ fn sixty_four_sessions_at_once_all_make_progress() {
     const EACH: usize = 3;
     let server = TestServer::with(OutputMode::Logits, |o| {
         o.limits.max_sessions = SESSIONS;
+        // Each has 48 MiB for queues alone, which it is not going to use.
+        o.limits.session_bytes = 8 << 30;
         o.limits.idle_timeout = Duration::from_secs(60);
         o.admin = admin();
     });

@@ -34,6 +34,9 @@ const GRPC_PREFIX_BYTES: u64 = 5;
 /// What a frame in memory is counted for besides its payload: many small ones must not take more than their bytes say.
 const FRAME_OVERHEAD: usize = 256;
 
+/// What an error says where the peer, or what lies between, closed the connection without a word.
+pub const CLOSED: &str = "the peer closed the connection";
+
 /// How long the stream stays open after the driver is done.
 pub const LINGER: Duration = Duration::from_secs(2);
 
@@ -150,7 +153,7 @@ impl GrpcChannel {
         });
         match last {
             Ok(Some(status)) => self.ended(&status),
-            _ => Error::Channel("the peer closed the connection".into()),
+            _ => Error::Channel(CLOSED.into()),
         }
     }
 }
@@ -211,7 +214,7 @@ impl Channel for GrpcChannel {
         let frame = match received {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(status))) => return Err(self.ended(&status)),
-            Ok(None) => return Err(Error::Channel("the peer closed the connection".into())),
+            Ok(None) => return Err(Error::Channel(CLOSED.into())),
             Err(_) => {
                 return Err(Error::Channel(format!(
                     "the peer was silent for {:?}",
@@ -285,7 +288,7 @@ async fn pump(mut inbound: impl Stream<Item = Item> + Unpin, queue: Sender<Item>
 fn ended(status: &Status) -> Error {
     Error::Channel(match status.code() {
         Code::Unknown | Code::Cancelled | Code::Unavailable if status.message().is_empty() => {
-            "the peer closed the connection".into()
+            CLOSED.into()
         }
         code => format!(
             "the peer ended the session ({code:?}): {}",

@@ -105,6 +105,19 @@ impl Scan<'_> {
         Ok(n_left + bits.finish())
     }
 
+    /// Whether the file holds all tables that its codes are of.
+    pub(super) fn has_tables(&self) -> bool {
+        let (means, others) = match self.progress {
+            Progress::Sequential => (true, true),
+            Progress::FirstMean => (true, false),
+            Progress::NextMean => (false, false),
+            Progress::First { .. } | Progress::Next { .. } => (false, true),
+        };
+        self.members.iter().all(|&(_, mean, other)| {
+            (!means || self.table(0, mean).is_ok()) && (!others || self.table(1, other).is_ok())
+        })
+    }
+
     fn table(&self, class: usize, number: usize) -> Result<&Table, Fault> {
         let table = self.tables[class].get(number).and_then(Option::as_ref);
         table.ok_or(Fault::Header)

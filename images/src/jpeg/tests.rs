@@ -100,3 +100,32 @@ fn noise_never_panics() {
         }
     }
 }
+
+#[test]
+fn a_short_file_of_very_many_scans_costs_little() {
+    let at = PROGRESSIVE
+        .windows(2)
+        .position(|w| w == [0xFF, 0xC2])
+        .unwrap();
+    let mut file = PROGRESSIVE.to_vec();
+    // 10,000 by 10,000 pixels.
+    file[at + 5..at + 9].copy_from_slice(&[0x27, 0x10, 0x27, 0x10]);
+    let scan = file.windows(2).rposition(|w| w == [0xFF, 0xDA]).unwrap();
+    let one = file[scan..file.len() - 2].to_vec();
+    let many: Vec<u8> = std::iter::repeat_n(one, 20_000).flatten().collect();
+    let file = [&file[..scan], &many, &[0xFF, 0xD9]].concat();
+    let since = std::time::Instant::now();
+    // What the decoder makes of it is its own affair.
+    let _ = check(&file);
+    assert!(since.elapsed() < std::time::Duration::from_secs(20));
+}
+
+#[test]
+fn a_picture_that_leaves_its_tables_out_is_the_decoders_to_judge() {
+    let mut file = encoded(17, 9, false, 75);
+    while let Some(at) = file.windows(2).position(|w| w == [0xFF, 0xC4]) {
+        let length = usize::from(u16::from_be_bytes([file[at + 2], file[at + 3]]));
+        file.drain(at..at + 2 + length);
+    }
+    assert_eq!(check(&file), Ok(0));
+}

@@ -65,6 +65,7 @@ fn step<T>(what: &str, outcome: Result<T, ClientError>) -> anyhow::Result<T> {
             url,
             during,
             reason,
+            ..
         } => ClientError::Unreachable {
             url,
             reason: format!("{reason} while {during}; something in between may cut streams"),
@@ -178,6 +179,7 @@ fn hold(
     Err(ClientError::Lost {
         url: url.to_owned(),
         during: HOLDING,
+        cut: true,
         reason: format!(
             "cut after {seconds} s; something in between closed it, the server allows {allowed} s of silence"
         ),

@@ -62,6 +62,24 @@ fn variable(names: &[&'static str]) -> Option<(&'static str, String)> {
     })
 }
 
+/// A list of names as the matcher takes them: `*.example.com` is `.example.com`, and a port behind a name does not count.
+fn without_ports(list: &str) -> String {
+    let entries = list.split(',').map(|entry| {
+        let entry = entry.trim();
+        let entry = match entry.strip_prefix('*') {
+            Some(rest) if rest.starts_with('.') => rest,
+            _ => entry,
+        };
+        match entry.split_once(':') {
+            Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+                name
+            }
+            _ => entry,
+        }
+    });
+    entries.collect::<Vec<_>>().join(",")
+}
+
 impl Way {
     /// The way to the server at `url`, as the environment says.
     ///
@@ -82,7 +100,9 @@ impl Way {
             return Ok(Self::Direct { unused: None });
         };
         // With any proxy, only the list decides.
-        let listed = Matcher::builder().https("http://proxy").no(no_proxy);
+        let listed = Matcher::builder()
+            .https("http://proxy")
+            .no(&without_ports(no_proxy));
         if server.scheme_str() != Some("https")
             || server.host().is_none_or(is_loopback)
             || no_proxy.split(',').any(|entry| entry.trim() == "*")
@@ -91,10 +111,23 @@ impl Way {
             let unused = Some(variable);
             return Ok(Self::Direct { unused });
         }
-        let named = Matcher::builder().https(value).build().intercept(&server);
+        // What is not read as a password would be read as the proxy's name, and shown.
+        let is_whole = |named: &Intercept| {
+            let shown = named.uri().authority().map_or("@", |a| a.as_str());
+            !shown.contains('@') && value.contains('@') == named.basic_auth().is_some()
+        };
+        let named = Matcher::builder()
+            .https(value.clone())
+            .build()
+            .intercept(&server);
         match named {
-            Some(named) if named.uri().scheme_str() == Some("http") => {
+            Some(named) if named.uri().scheme_str() == Some("http") && is_whole(&named) => {
                 Ok(Self::Proxied(Proxy { variable, named }))
+            }
+            Some(named) if named.uri().scheme_str() == Some("http") => {
+                Err(ClientError::Usage(format!(
+                    "{variable} does not name an HTTP proxy as http://NAME:PASSWORD@HOST:PORT; in a name or a password write @ as %40, / as %2F, # as %23 and ? as %3F; or list the server in NO_PROXY to connect directly"
+                )))
             }
             // The address may hold a password.
             _ => Err(ClientError::Usage(format!(
@@ -227,6 +260,7 @@ impl Proxy {
         ClientError::Proxy {
             url: url.to_owned(),
             proxy: self.to_string(),
+            passing: !has("authorization required"),
             reason: format!("{reason} ({causes})"),
         }
     }
@@ -267,6 +301,8 @@ mod tests {
         for list in [
             "example.com",
             ".example.com",
+            "*.example.com",
+            "b:1, models.example.com:8443",
             "a, models.EXAMPLE.com",
             "*",
             " * ",
@@ -305,6 +341,10 @@ mod tests {
             "https://me:secret@p:1",
             "ftp://secret",
             "http://secret path",
+            "http://me:p@secret@p:3128",
+            "http://me:secret/def@p:3128",
+            "http://me:secret#d@p:3128",
+            "http://me:secret?d@p:3128",
         ] {
             let said = choose(SERVER, wrong, "").unwrap_err().to_string();
             assert!(

@@ -247,7 +247,7 @@ impl Stock {
 /// Why a query was not answered.
 pub(super) struct Failure {
     pub(super) error: ClientError,
-    /// No byte of the query left; or the server says that it stops and had answered nothing to it. What was to answer it is used up
+    /// No byte of the query left; or the server, or a balancer before it, says that it is not available and nothing was answered. What was to answer it is used up
     /// in any case, and the image may be asked for with another.
     pub(super) not_begun: bool,
 }

@@ -7,7 +7,7 @@ use pi_protocol::client::Prepared;
 
 use super::stock::{Failure, Stock};
 use super::{Answered, Job, LONGEST_PAUSE, Query, Shared, Task};
-use crate::error::ClientError;
+use crate::error::{ClientError, PREPARING};
 use crate::observer::Note;
 use crate::retry::Retries;
 use crate::stats::Stats;
@@ -154,10 +154,16 @@ impl Worker {
             let prepared = terms.retries.run(
                 || {
                     self.stock.open_for_batch(batch, Retries::NONE)?;
-                    self.stock.prepare_kept(n - n_done)
+                    match self.stock.prepare_kept(n - n_done) {
+                        // The server may have stored the batch, and another would lie there as well.
+                        Err(error @ ClientError::Lost { during, .. }) if during == PREPARING => {
+                            Ok(Err(error))
+                        }
+                        other => other.map(Ok),
+                    }
                 },
                 |error, wait| terms.observer.tries_again(error, wait),
-            )?;
+            )??;
             n_done += prepared.len().max(1);
             for prepared in prepared {
                 store.put(prepared, self.stock.plan()?, kept_for)?;

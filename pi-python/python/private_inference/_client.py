@@ -34,7 +34,8 @@ class Client:
     :param keep_prepared: How many inferences to keep ready in the background, so that a prediction pays the online phase alone.
     :param batch: How many are prepared together; chosen by what is asked for if ``None``.
     :param resize: Whether pixels of another size than the model's are cropped and resized, or refused.
-    :param n_retries: How often to try again to connect and to open a session. Predictions are never repeated.
+    :param n_retries: How often to try again to connect and to open a session. A prediction is repeated only if nothing of it had
+        left, or the server said that it is not available and had answered nothing.
     :param timeout: Seconds after which a server that does not answer is given up with :class:`UnreachableError`, in a call or in the
         midst of a prediction; when connecting, after 10 at the latest.
 

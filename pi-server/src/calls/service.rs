@@ -14,6 +14,7 @@ use pi_proto::v1::{
     DescribeRequest, DescribeResponse, Frame, ListModelsRequest, ListModelsResponse, Open,
 };
 use pi_proto::{GrpcChannel, status};
+use pi_protocol::session::{GarblingMode, OtMode, SessionOptions};
 use pi_protocol::wire::PROTOCOL_VERSION;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -114,7 +115,13 @@ impl Service {
         let found = self.shared.repository.find(name);
         let model = found.ok_or_else(|| self.shared.unknown_model(name))?;
         let terms = self.shared.repository.terms();
-        let max_prepared = |memory| {
+        // A client may choose silent OTs where they are allowed, and they take more.
+        let ot = match terms.limits.silent_ot {
+            true => OtMode::Silent,
+            false => OtMode::default(),
+        };
+        let max_prepared = |garbling| {
+            let memory = model.memory(SessionOptions { ot, garbling });
             let most = terms.limits.max_prepared(memory, terms.max_batch);
             u32::try_from(most).unwrap_or(u32::MAX)
         };
@@ -126,8 +133,8 @@ impl Service {
             protocol_version: PROTOCOL_VERSION,
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             max_batch: terms.max_batch as u32,
-            max_prepared: max_prepared(model.memory()),
-            max_prepared_client_garbles: max_prepared(model.memory_client_garbles()),
+            max_prepared: max_prepared(GarblingMode::HalfGates),
+            max_prepared_client_garbles: max_prepared(GarblingMode::ClientDigits),
             idle_timeout_seconds: terms.limits.idle_timeout.as_secs().max(1) as u32,
             packing_bandwidth: terms.packing_bandwidth,
             kept_seconds: vault.map_or(0, |vault| vault.keep_for().as_secs()),

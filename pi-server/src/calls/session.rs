@@ -99,7 +99,8 @@ impl Session {
                 ));
             }
             let garbling = session.options().garbling;
-            if !self.limits.garbling.contains(garbling) {
+            // Kept inferences were made as this was set then.
+            if !session.is_for_kept() && !self.limits.garbling.contains(garbling) {
                 return Err(Error::Refused(format!(
                     "this server garbles by {} alone: choose one of these with --garbling in place of {garbling}, or ask its operator for another serve --garbling",
                     self.limits.garbling.names().join(" or ")

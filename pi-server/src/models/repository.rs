@@ -30,8 +30,8 @@ pub struct Served {
     goal: PackingGoal,
     description: Bytes,
     card: Bytes,
-    memory: SessionMemory,
-    memory_client_garbles: SessionMemory,
+    /// Of its sessions: with checked and with silent OTs, each where the server and where the client garbles.
+    memory: [[SessionMemory; 2]; 2],
 }
 
 /// What a model needs to be served here.
@@ -217,10 +217,11 @@ impl Served {
         for batch in [1, terms.max_batch] {
             served.plan(batch).map_err(fail)?;
         }
-        if terms.limits.max_prepared(served.memory, 1) == 0 {
+        let memory = served.memory(SessionOptions::default());
+        if terms.limits.max_prepared(memory, 1) == 0 {
             return Err(ServeError::Memory {
                 dir: dir.to_owned(),
-                needed: served.memory.prepared + served.memory.in_work + SESSION_QUEUE_BYTES,
+                needed: memory.prepared + memory.in_work + SESSION_QUEUE_BYTES,
                 sessions: terms.limits.max_sessions,
                 bytes: terms.limits.session_bytes,
             });
@@ -238,13 +239,16 @@ impl Served {
         let model = Arc::new(model);
         let plan = Arc::new(Plan::with_goal(Arc::clone(&model), 1, goal)?);
         check_plan(&plan).map_err(unplannable)?;
-        let memory = |garbling| {
-            let ot = OtMode::default();
+        let memory = |ot, garbling| {
             SessionMemory::of(&plan, SessionOptions { ot, garbling }).map_err(unplannable)
         };
+        let of = |ot| -> Result<_, ModelError> {
+            let server = memory(ot, GarblingMode::HalfGates)?;
+            Ok([server, memory(ot, GarblingMode::ClientDigits)?])
+        };
+        let memory = [of(OtMode::SoftSpoken)?, of(OtMode::Silent)?];
         Ok(Self {
-            memory: memory(GarblingMode::HalfGates)?,
-            memory_client_garbles: memory(GarblingMode::ClientDigits)?,
+            memory,
             model,
             version: None,
             plans: Mutex::new(BTreeMap::from([(1, plan)])),
@@ -254,16 +258,12 @@ impl Served {
         })
     }
 
-    /// What its sessions take where the server garbles.
+    /// What a session with these options takes.
     #[must_use]
-    pub const fn memory(&self) -> SessionMemory {
-        self.memory
-    }
-
-    /// The same where the client garbles.
-    #[must_use]
-    pub const fn memory_client_garbles(&self) -> SessionMemory {
-        self.memory_client_garbles
+    pub fn memory(&self, options: SessionOptions) -> SessionMemory {
+        let silent = options.ot == OtMode::Silent;
+        let client = options.garbling == GarblingMode::ClientDigits;
+        self.memory[usize::from(silent)][usize::from(client)]
     }
 
     /// Its version, where it has one.

@@ -180,6 +180,12 @@ impl<C: Channel> ServerSession<C> {
         &self.wire.ledger
     }
 
+    /// Whether the client opened it for kept inferences alone, and chose nothing.
+    #[must_use]
+    pub const fn is_for_kept(&self) -> bool {
+        self.kept_only
+    }
+
     /// What the client chose for this session.
     #[must_use]
     pub const fn options(&self) -> SessionOptions {

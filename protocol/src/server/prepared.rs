@@ -8,6 +8,7 @@ use crate::argmax::{self, Argmax};
 use crate::block::{Block, Delta};
 use crate::error::Result;
 use crate::layout::Layout;
+use crate::ot::mode::OtMode;
 use crate::relu;
 use crate::ring::ServerShare;
 use crate::session::options::SessionOptions;
@@ -38,6 +39,8 @@ pub struct SessionMemory {
 /// Bytes of each OT of a batch in work: 16 of its block, which is held until the batch is done; 1 of a choice or of a derandomisation bit, 4 of
 /// the message that extends it, and 7 for what lies beside the blocks while columns are made rows of, and for holes between them.
 const BYTES_OF_OT_IN_WORK: usize = 28;
+/// The same for silent OTs: 16 of its block, 32 of the vector that is compressed to it, and 16 for the trees and taps on the way.
+const BYTES_OF_SILENT_OT_IN_WORK: usize = 64;
 
 impl SessionMemory {
     /// Of sessions of `plan` with these `options`.
@@ -55,7 +58,11 @@ impl SessionMemory {
         let n_ots = layout.ots().n_to_client() + layout.ots().n_to_server();
         Ok(Self {
             prepared: relus + Block::BYTES * argmax + shares,
-            in_work: BYTES_OF_OT_IN_WORK * n_ots,
+            in_work: n_ots
+                * match options.ot {
+                    OtMode::SoftSpoken => BYTES_OF_OT_IN_WORK,
+                    OtMode::Silent => BYTES_OF_SILENT_OT_IN_WORK,
+                },
         })
     }
 }

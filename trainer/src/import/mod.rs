@@ -101,7 +101,8 @@ pub fn load(net: &Net, weights: &Weights) -> Result<Matched> {
                 .find_map(|c| unread.get_key_value(format!("{prefix}{c}").as_str()));
             if let Some((name, why)) = unread {
                 return Err(Error::Usage(format!(
-                    "{name} {why}: save it as a plain tensor of numbers"
+                    "{} {why}: save it as a plain tensor of numbers",
+                    name.escape_debug()
                 )));
             }
             missing.push(p.name.clone());
@@ -109,7 +110,8 @@ pub fn load(net: &Net, weights: &Weights) -> Result<Matched> {
         };
         if t.size() != p.tensor.size() {
             return Err(Error::Usage(format!(
-                "{name} has shape {:?} in the file, {} of {} has {:?}: another width, or another number of classes",
+                "{} has shape {:?} in the file, {} of {} has {:?}: another width, or another number of classes",
+                name.escape_debug(),
                 t.size(),
                 p.name,
                 net.arch.name,
@@ -142,14 +144,14 @@ pub fn load(net: &Net, weights: &Weights) -> Result<Matched> {
 /// A name without the prefix, or without as much of it as the name has in whole parts: a classifier may stand
 /// beside `backbone.`.
 fn under<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
-    if let Some(bare) = name.strip_prefix(prefix) {
-        return Some(bare);
+    let mut prefix = prefix;
+    loop {
+        if let Some(bare) = name.strip_prefix(prefix) {
+            return Some(bare);
+        }
+        let above = prefix.trim_end_matches('.').rfind('.');
+        prefix = &prefix[..above.map_or(0, |at| at + 1)];
     }
-    let above = prefix
-        .trim_end_matches('.')
-        .rfind('.')
-        .map_or(0, |at| at + 1);
-    under(name, &prefix[..above])
 }
 
 /// What stands in front of the names that the network knows: that by which most of its parameters are found.

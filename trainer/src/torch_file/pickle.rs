@@ -360,14 +360,22 @@ fn integer(bytes: &[u8]) -> Value {
     )
 }
 
+/// Longest text that can be the name of anything. Longer ones do not matter, and copies and comparisons of them would.
+const LONGEST: usize = 4096;
+
 fn text(bytes: &[u8]) -> Value {
-    std::str::from_utf8(bytes).map_or(Value::Other, |t| Value::Text(t.into()))
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.len() <= LONGEST => Value::Text(text.into()),
+        _ => Value::Other,
+    }
 }
 
 fn name_of(module: &[u8], name: &[u8]) -> Value {
     let [module, name] = [module, name].map(std::str::from_utf8);
     match (module, name) {
-        (Ok(module), Ok(name)) => Value::Name(format!("{module}.{name}").into()),
+        (Ok(module), Ok(name)) if module.len().max(name.len()) <= LONGEST => {
+            Value::Name(format!("{module}.{name}").into())
+        }
         _ => Value::Other,
     }
 }
