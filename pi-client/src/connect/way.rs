@@ -102,7 +102,7 @@ impl Way {
         // With any proxy, only the list decides.
         let listed = Matcher::builder()
             .https("http://proxy")
-            .no(&without_ports(no_proxy));
+            .no(without_ports(no_proxy));
         if server.scheme_str() != Some("https")
             || server.host().is_none_or(is_loopback)
             || no_proxy.split(',').any(|entry| entry.trim() == "*")
