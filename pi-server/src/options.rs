@@ -202,7 +202,7 @@ mod tests {
         for mib in (0..3000).step_by(50) {
             let limits = Limits {
                 max_sessions: 2,
-                session_bytes: 2 * mib << 20,
+                session_bytes: (2 * mib) << 20,
                 ..Limits::default()
             };
             for batch in [1, 4, 16] {

@@ -145,7 +145,8 @@ fn the_last_stage_is_built_serves_and_stops_as_its_user() {
     let mut said = BufReader::new(child.stdout.take().unwrap());
     said.read_line(&mut line).unwrap();
     let Some(address) = line.trim().strip_prefix("listening on ") else {
-        let why = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        let why = String::from_utf8_lossy(&ended.stderr);
         if why.contains("GLIBC_") {
             return println!("skipped: {base} has an older C library than this build: {why}");
         }
