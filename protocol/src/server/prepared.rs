@@ -36,10 +36,10 @@ pub struct SessionMemory {
     pub in_work: usize,
 }
 
-/// Bytes of each OT of a batch in work: 16 of its block, which is held until the batch is done; 1 of a choice or of a derandomisation bit, 4 of
+/// Bytes of each OT of a batch in work, fitted to the resident memory of a few servers: 16 of its block, which is held until the batch is done; 1 of a choice or of a derandomisation bit, 4 of
 /// the message that extends it, and 7 for what lies beside the blocks while columns are made rows of, and for holes between them.
 const BYTES_OF_OT_IN_WORK: usize = 28;
-/// The same for silent OTs: 16 of its block, 32 of the vector that is compressed to it, and 16 for the trees and taps on the way.
+/// The same for silent OTs, by counting and not yet measured: 16 of its block, 32 of the vector that is compressed to it, and 16 for the trees and taps on the way.
 const BYTES_OF_SILENT_OT_IN_WORK: usize = 64;
 
 impl SessionMemory {
