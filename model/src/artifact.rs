@@ -16,9 +16,12 @@ use crate::kernel::Conv2d;
 use crate::linear;
 use crate::public::PublicModel;
 use crate::relu_set::ReluSet;
-use crate::spec::ModelSpec;
+use crate::spec::{FORMAT_VERSION, ModelSpec};
 
+mod float;
 mod tensors;
+
+pub use float::{FloatModel, FloatWeights};
 
 use tensors::Tensors;
 
@@ -170,8 +173,7 @@ impl Model {
     /// [`ModelError::File`] or [`ModelError::Format`] with the file's name, [`ModelError::Op`] when the parts do not fit.
     pub fn load(dir: &Path) -> Result<Self> {
         let spec_path = dir.join(SPEC_FILE);
-        let spec: ModelSpec = serde_json::from_slice(&read(&spec_path)?)
-            .map_err(|e| ModelError::format(&spec_path, e))?;
+        let spec = read_spec(&spec_path)?;
         let path = dir.join(WEIGHTS_FILE);
         let bytes = read(&path)?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| ModelError::format(&path, e))?;
@@ -244,6 +246,27 @@ impl Model {
             .map_err(|e| ModelError::format(&spec_path, e))?;
         write(&spec_path, &json, 0o644)
     }
+}
+
+/// Reads `model.json`; the version first, so that another one is named and not its first unknown key.
+fn read_spec(path: &Path) -> Result<ModelSpec> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        format_version: u32,
+    }
+    let bytes = read(path)?;
+    let failed = |e: serde_json::Error| ModelError::format(path, e);
+    let version: Version = serde_json::from_slice(&bytes).map_err(failed)?;
+    if version.format_version != FORMAT_VERSION {
+        return Err(ModelError::format(
+            path,
+            format!(
+                "it has format version {}, this program reads {FORMAT_VERSION}",
+                version.format_version
+            ),
+        ));
+    }
+    serde_json::from_slice(&bytes).map_err(failed)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

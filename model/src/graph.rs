@@ -5,6 +5,9 @@
 //! A *source* is a tensor as the linear layers read it, after pooling and flattening; it is what is encrypted offline.
 
 mod compile;
+mod shapes;
+
+pub use shapes::{shapes, slide};
 
 use std::collections::HashMap;
 

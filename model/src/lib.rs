@@ -16,7 +16,7 @@ pub mod relu_set;
 pub mod spec;
 pub mod text;
 
-pub use artifact::{ConvWeights, Model};
+pub use artifact::{ConvWeights, FloatModel, FloatWeights, Model};
 pub use error::{ModelError, Result};
 pub use plan::{Plan, PublicPlan};
 pub use public::PublicModel;

@@ -1,15 +1,20 @@
 //! `model.json`: everything about a model that both parties may know. The weights lie beside it in safetensors.
 //!
-//! Numbers: an activation is an integer with `activation_fraction_bits` fraction bits. A weight is an integer with
-//! `weight_fraction_bits` fraction bits, one value for each layer. The accumulator of a layer has the sum of both, plus
-//! log2 of the pooling window where a pool precedes it (pools are sums; the division is this change of scale).
+//! One language serves two kinds of model. A *float* model has real weights and no [`FixedPoint`]: importers write it, training and
+//! quantising read it. An *integer* model has the numbers of its fixed-point arithmetic too, and is what is served.
+//!
+//! Numbers: an activation is an integer with `activation_fraction_bits` fraction bits. A weight is an integer with fraction bits of
+//! its layer's own. The accumulator of a layer has the sum of both, plus floor(log2) of the pooling window where a pool precedes it
+//! (pools are sums; the division is this change of scale).
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Result};
 
 /// The version of the format that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The whole of `model.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,16 +26,40 @@ pub struct ModelSpec {
     pub name: String,
     /// The input image.
     pub input: InputSpec,
-    /// Fraction bits of every activation.
-    pub activation_fraction_bits: u32,
-    /// One label for each output class.
+    /// One label for each output class; none where outputs are not classes.
     pub labels: Vec<String>,
     /// What the client learns.
-    pub output: OutputSpec,
+    pub output: OutputMode,
     /// The operations, each after those that it reads. The last one is the output.
     pub ops: Vec<Op>,
+    /// The numbers of an integer model; absent from a float model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed_point: Option<FixedPoint>,
     /// How the model was made and how good it is.
     pub card: Card,
+}
+
+/// Fixed-point arithmetic of an integer model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FixedPoint {
+    /// Fraction bits of every activation.
+    pub activation_fraction_bits: u32,
+    /// Fraction bits of the weights of each `conv2d` and `linear`, by its name.
+    pub weight_fraction_bits: BTreeMap<String, u32>,
+    /// Range of the accumulator of each layer, by the name of the layer: that of the operation that ends it.
+    pub accumulators: BTreeMap<String, Accumulator>,
+}
+
+/// Calibrated range of a layer's accumulator.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accumulator {
+    /// Bits, sign and guard bit included.
+    pub bits: u32,
+    /// Mean of the absolute values, from which the expected number of wraps follows; its bound by `bits` where it is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<f64>,
 }
 
 /// Shape and normalisation of the input image.
@@ -59,87 +88,243 @@ pub enum OutputMode {
     Argmax,
 }
 
-/// The output and the range of its accumulator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Zeros around a map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "[usize; 4]", into = "[usize; 4]")]
+pub struct Padding {
+    /// Rows above.
+    pub top: usize,
+    /// Columns to the left.
+    pub left: usize,
+    /// Rows below.
+    pub bottom: usize,
+    /// Columns to the right.
+    pub right: usize,
+}
+
+impl Padding {
+    /// The same on every side.
+    #[must_use]
+    pub const fn all(n: usize) -> Self {
+        Self {
+            top: n,
+            left: n,
+            bottom: n,
+            right: n,
+        }
+    }
+}
+
+impl From<[usize; 4]> for Padding {
+    /// In the order of ONNX: top, left, bottom, right.
+    fn from([top, left, bottom, right]: [usize; 4]) -> Self {
+        Self {
+            top,
+            left,
+            bottom,
+            right,
+        }
+    }
+}
+
+impl From<Padding> for [usize; 4] {
+    fn from(p: Padding) -> Self {
+        [p.top, p.left, p.bottom, p.right]
+    }
+}
+
+/// Windows that slide over a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct OutputSpec {
-    /// What the client learns.
-    pub mode: OutputMode,
-    /// Calibrated bits of the last accumulator, sign and guard bit included.
-    pub accumulator_bits: u32,
+pub struct Window {
+    /// Rows and columns of a window.
+    pub kernel: [usize; 2],
+    /// Rows and columns from one window to the next.
+    #[serde(default = "ones", skip_serializing_if = "are_ones")]
+    pub stride: [usize; 2],
+    /// Zeros around the map: top, left, bottom, right.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub padding: Padding,
+    /// Rows and columns from one position of a window to the next.
+    #[serde(default = "ones", skip_serializing_if = "are_ones")]
+    pub dilation: [usize; 2],
+}
+
+impl Window {
+    /// A square window, the same stride both ways, the same padding all around.
+    #[must_use]
+    pub const fn square(kernel: usize, stride: usize, padding: usize) -> Self {
+        Self {
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            padding: Padding::all(padding),
+            dilation: [1; 2],
+        }
+    }
+}
+
+const fn ones() -> [usize; 2] {
+    [1; 2]
+}
+
+const fn one() -> usize {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn are_ones(n: &[usize; 2]) -> bool {
+    *n == [1; 2]
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_one(n: &usize) -> bool {
+    *n == 1
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// One operation. The closed list: anything else is refused.
+///
+/// Every operation has a name, which is also that of its result; results have the shape (C, H, W). `input` and `inputs` name earlier
+/// results, or the image, which is called `input`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Op {
-    /// Convolution with bias. Weights `<name>.weight` (O, C, kh, kw), bias `<name>.bias` (O) at the accumulator's scale.
+    /// Convolution with bias. Weights `<name>.weight` (O, C / groups, kh, kw), bias `<name>.bias` (O) at the accumulator's scale.
     Conv2d {
-        /// Name of the operation and of its result.
+        /// Its name.
         name: String,
-        /// Name of the activation it reads.
+        /// What it reads.
         input: String,
-        /// Output channels.
+        /// Output channels O.
         out_channels: usize,
-        /// Kernel height and width.
-        kernel: [usize; 2],
-        /// Stride, 1 or 2, the same along both axes.
-        stride: usize,
-        /// Zero padding on every side.
-        padding: usize,
-        /// Fraction bits of the weights.
-        weight_fraction_bits: u32,
+        /// Kernel, stride, padding, dilation.
+        window: Window,
+        /// Filters are divided into so many groups, and so are the channels; each reads those of its own group.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        groups: usize,
     },
     /// Fully connected layer with bias. Weights `<name>.weight` (O, features), bias `<name>.bias` (O).
     Linear {
-        /// Name of the operation and of its result.
+        /// Its name.
         name: String,
-        /// Name of the activation it reads, of shape (features, 1, 1).
+        /// What it reads, of shape (features, 1, 1).
         input: String,
-        /// Output features.
+        /// Output features O.
         out_features: usize,
-        /// Fraction bits of the weights.
-        weight_fraction_bits: u32,
     },
-    /// Sum of two accumulators, or of an accumulator and an activation (a skip connection).
-    Add {
-        /// Name of the operation and of its result.
+    /// A constant for each channel is added: `<name>.bias` (C) at the accumulator's scale.
+    Bias {
+        /// Its name.
         name: String,
-        /// The two summands.
+        /// What it reads.
+        input: String,
+    },
+    /// Sum of two or more results of the same shape.
+    Add {
+        /// Its name.
+        name: String,
+        /// The summands.
+        inputs: Vec<String>,
+    },
+    /// The first result less the second.
+    Sub {
+        /// Its name.
+        name: String,
+        /// Minuend and subtrahend.
         inputs: [String; 2],
     },
-    /// Average over square windows that do not overlap.
-    AvgPool {
-        /// Name of the operation and of its result.
+    /// The channels of several results, one after another.
+    Concat {
+        /// Its name.
         name: String,
-        /// Name of the activation it reads.
+        /// What is put together.
+        inputs: Vec<String>,
+    },
+    /// Channels of a result, in the order of the list: a slice, a part of a split, a shuffle.
+    Channels {
+        /// Its name.
+        name: String,
+        /// What it reads.
         input: String,
-        /// Side of the window, which must divide both sides of the input.
-        window: usize,
+        /// Number of the channel that becomes channel 0, 1, ...
+        channels: Vec<usize>,
+    },
+    /// Zeros are put around the map.
+    Pad {
+        /// Its name.
+        name: String,
+        /// What it reads.
+        input: String,
+        /// Zeros: top, left, bottom, right.
+        padding: Padding,
+    },
+    /// Average over windows.
+    AvgPool {
+        /// Its name.
+        name: String,
+        /// What it reads.
+        input: String,
+        /// The windows, which are not dilated.
+        window: Window,
+        /// Whether zeros of the padding count as values.
+        #[serde(default, skip_serializing_if = "is_default")]
+        count_padding: bool,
     },
     /// Average over the whole map.
     GlobalAvgPool {
-        /// Name of the operation and of its result.
+        /// Its name.
         name: String,
-        /// Name of the activation it reads.
+        /// What it reads.
         input: String,
+    },
+    /// Largest value of each window; the padding never is.
+    MaxPool {
+        /// Its name.
+        name: String,
+        /// What it reads.
+        input: String,
+        /// The windows.
+        window: Window,
     },
     /// (C, H, W) to (C H W, 1, 1), in this order.
     Flatten {
-        /// Name of the operation and of its result.
+        /// Its name.
         name: String,
-        /// Name of the activation it reads.
+        /// What it reads.
         input: String,
     },
-    /// Rescales an accumulator to an activation and applies ReLU where `<name>.mask` (C, H, W) is 1.
+    /// Rescales to an activation and applies ReLU where `<name>.mask` (C, H, W) is 1.
     MaskedRelu {
-        /// Name of the operation and of its result.
+        /// Its name.
         name: String,
-        /// Name of the accumulator it reads.
+        /// What it reads.
         input: String,
-        /// Calibrated bits of the accumulator, sign and guard bit included.
-        accumulator_bits: u32,
         /// How many positions keep their ReLU; must agree with the mask.
+        relus_kept: usize,
+    },
+    /// min(max(x, 0), max): ReLU(x) - ReLU(x - max).
+    Clip {
+        /// Its name.
+        name: String,
+        /// What it reads.
+        input: String,
+        /// Largest value, above 0.
+        max: f64,
+        /// How many positions are not linear, by `<name>.mask` (C, H, W).
+        relus_kept: usize,
+    },
+    /// x where it is positive, `slope` x elsewhere.
+    LeakyRelu {
+        /// Its name.
+        name: String,
+        /// What it reads.
+        input: String,
+        /// Between 0 and 1.
+        slope: f64,
+        /// How many positions are not linear, by `<name>.mask` (C, H, W).
         relus_kept: usize,
     },
 }
@@ -151,11 +336,51 @@ impl Op {
         match self {
             Self::Conv2d { name, .. }
             | Self::Linear { name, .. }
+            | Self::Bias { name, .. }
             | Self::Add { name, .. }
+            | Self::Sub { name, .. }
+            | Self::Concat { name, .. }
+            | Self::Channels { name, .. }
+            | Self::Pad { name, .. }
             | Self::AvgPool { name, .. }
             | Self::GlobalAvgPool { name, .. }
+            | Self::MaxPool { name, .. }
             | Self::Flatten { name, .. }
-            | Self::MaskedRelu { name, .. } => name,
+            | Self::MaskedRelu { name, .. }
+            | Self::Clip { name, .. }
+            | Self::LeakyRelu { name, .. } => name,
+        }
+    }
+
+    /// Positions that keep their ReLU, of an operation that has a mask.
+    #[must_use]
+    pub const fn relus_kept(&self) -> Option<usize> {
+        match self {
+            Self::MaskedRelu { relus_kept, .. }
+            | Self::Clip { relus_kept, .. }
+            | Self::LeakyRelu { relus_kept, .. } => Some(*relus_kept),
+            _ => None,
+        }
+    }
+
+    /// Names of the results that it reads.
+    #[must_use]
+    pub fn inputs(&self) -> &[String] {
+        match self {
+            Self::Conv2d { input, .. }
+            | Self::Linear { input, .. }
+            | Self::Bias { input, .. }
+            | Self::Channels { input, .. }
+            | Self::Pad { input, .. }
+            | Self::AvgPool { input, .. }
+            | Self::GlobalAvgPool { input, .. }
+            | Self::MaxPool { input, .. }
+            | Self::Flatten { input, .. }
+            | Self::MaskedRelu { input, .. }
+            | Self::Clip { input, .. }
+            | Self::LeakyRelu { input, .. } => std::slice::from_ref(input),
+            Self::Add { inputs, .. } | Self::Concat { inputs, .. } => inputs,
+            Self::Sub { inputs, .. } => inputs,
         }
     }
 }

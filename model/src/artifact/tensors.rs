@@ -64,9 +64,15 @@ impl<'a> Tensors<'a> {
             let taken = self.conv(model, conv)?;
             weights.insert(conv.op.clone(), taken);
         }
+        self.finish()?;
+        Ok(weights)
+    }
+
+    /// Refuses what nobody took.
+    pub(super) fn finish(&self) -> Result<()> {
         let names: Vec<&str> = self.left.keys().map(|n| n.as_str()).collect();
         if names.is_empty() {
-            return Ok(weights);
+            return Ok(());
         }
         let shown = names[..names.len().min(8)].join("', '");
         let more = match names.len().saturating_sub(8) {
@@ -76,6 +82,16 @@ impl<'a> Tensors<'a> {
         Err(self.refused(format!(
             "no operation of model.json reads the tensors '{shown}'{more}; leave them out, or name their operations"
         )))
+    }
+
+    /// Takes tensor `<op>.<what>` of real numbers.
+    pub(super) fn floats(&mut self, op: &str, what: &str, due: &[usize]) -> Result<Vec<f32>> {
+        let name = format!("{op}.{what}");
+        let view = self.take(op, &name)?;
+        self.is_of(&name, &view, &[Dtype::F32])?;
+        self.has_shape(&name, view.shape(), &format!("operation '{op}'"), &[due], "")?;
+        let words = view.data().as_chunks().0.iter();
+        Ok(words.map(|&c| f32::from_le_bytes(c)).collect())
     }
 
     fn conv(&mut self, model: &PublicModel, conv: &Conv) -> Result<ConvWeights> {
