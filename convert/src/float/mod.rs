@@ -1,0 +1,1 @@
+//! A float model run in floating point.

@@ -1,0 +1,3 @@
+//! The program `pi-convert`.
+
+fn main() {}
