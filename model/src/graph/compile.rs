@@ -109,7 +109,8 @@ impl<'a> Compiler<'a> {
         let shape = self.shapes["input"];
         let f_a = self.numbers.activation_fraction_bits;
         self.graph.tensors.push(shape);
-        self.bounds.push(self.spec.input.largest() * f64::from(f_a).exp2());
+        self.bounds
+            .push(self.spec.input.largest() * f64::from(f_a).exp2());
         self.values
             .insert("input", Value::of(View::whole(0, shape), shape, f_a));
         let Some(last) = self.spec.ops.last() else {
@@ -351,7 +352,9 @@ impl<'a> Compiler<'a> {
                     let factor = term.factors.iter().map(|f| f.unsigned_abs()).max();
                     let [rows, columns] = term.view.window();
                     let tensors = term.view.tensors().map(|t| self.bounds[t]);
-                    factor.unwrap_or(0) as f64 * (rows * columns) as f64 * tensors.fold(0.0, f64::max)
+                    factor.unwrap_or(0) as f64
+                        * (rows * columns) as f64
+                        * tensors.fold(0.0, f64::max)
                 });
                 let bound = of_terms.sum::<f64>() + value.constant.unsigned_abs() as f64;
                 let bits = (bound + 1.0).log2().ceil().min(f64::from(WIDEST)) as u32 + 2;
@@ -405,7 +408,13 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    fn conv(&mut self, name: &str, input: &'a str, window: &Window, groups: usize) -> Result<Value> {
+    fn conv(
+        &mut self,
+        name: &str,
+        input: &'a str,
+        window: &Window,
+        groups: usize,
+    ) -> Result<Value> {
         let bits = self.numbers.weight_fraction_bits.get(name).copied();
         let bits = bits.ok_or_else(|| {
             ModelError::op(name, "fixed_point has no weight_fraction_bits for it")
@@ -456,7 +465,8 @@ impl<'a> Compiler<'a> {
         shape: Shape,
         stride: [usize; 2],
     ) -> Result<usize> {
-        let same = |s: &Source, view: &View| s.view == *view && s.stride == stride && s.shape == shape;
+        let same =
+            |s: &Source, view: &View| s.view == *view && s.stride == stride && s.shape == shape;
         let mut sources = self.graph.sources.iter();
         if let Some(known) = sources.position(|s| same(s, &view)) {
             return Ok(known);

@@ -221,9 +221,7 @@ impl<'a> Compiler<'a> {
         let more = value.fraction_bits - rectified.fraction_bits;
         let rectified = rectified.scaled(value.fraction_bits);
         debug_assert!(more < WIDE_SHIFT);
-        let mut sum = value
-            .times(&[slope])
-            .plus(rectified.times(&[unit - slope]));
+        let mut sum = value.times(&[slope]).plus(rectified.times(&[unit - slope]));
         sum.fraction_bits += CONSTANT_BITS;
         Ok(sum)
     }

@@ -60,7 +60,9 @@ fn judge(model: &Arc<Model>, inputs: &[Vec<i64>], run: &Run) -> Vec<i64> {
                 continue;
             };
             // A convolution that is shifted to the accumulator's scale has its error shifted too.
-            let max_error: i64 = node.convs.iter().map(|c| MAX_ERROR << c.shift).sum();
+            let responses = plan.responses().iter().filter(|r| r.layer == layer);
+            let shifts = responses.map(|r| node.convs[r.convs[0]].shift);
+            let max_error: i64 = shifts.map(|shift| MAX_ERROR << shift).sum();
             assert!(
                 differences.clone().all(|e| e.abs() <= max_error),
                 "layer {layer}: an error past {max_error}"
