@@ -308,6 +308,17 @@ impl<'a> Compiler<'a> {
         Ok(value)
     }
 
+    /// A tensor of the result of `input`, which is read instead of it from now on.
+    pub(super) fn local_tensor(&mut self, input: &'a str, value: Value) -> Result<Value> {
+        let value = self.tensor(format!("{input}.value"), value)?;
+        self.values.insert(input, value.clone());
+        Ok(value)
+    }
+
+    pub(super) const fn activation_bits(&self) -> u32 {
+        self.numbers.activation_fraction_bits
+    }
+
     /// As [`Self::local`], with rows and columns that are those of its views.
     pub(super) fn map(&mut self, op: &str, input: &'a str) -> Result<Value> {
         let value = self.local(op, input)?;
@@ -321,6 +332,12 @@ impl<'a> Compiler<'a> {
 
     /// A layer without a ReLU that makes a tensor of `value`.
     pub(super) fn tensor(&mut self, name: String, value: Value) -> Result<Value> {
+        let taken = |name: &str| self.graph.layers.iter().any(|l| l.name == name);
+        let mut others = (2..).map(|n| format!("{name}.{n}"));
+        let name = match taken(&name) {
+            true => others.find(|other| !taken(other)).unwrap_or(name),
+            false => name,
+        };
         let n = value.shape.n_values();
         let none = ReluSet::from_mask(&name, &vec![0; n])?;
         self.close(name, value, none)
@@ -428,8 +445,7 @@ impl<'a> Compiler<'a> {
         let mut value = self.local(name, input)?;
         let covers = |v: &Value, graph: &Graph| v.view().is_some_and(|v| v.covers(&graph.tensors));
         if !covers(&value, &self.graph) {
-            value = self.tensor(format!("{input}.value"), value)?;
-            self.values.insert(input, value.clone());
+            value = self.local_tensor(input, value)?;
         }
         let Some(view) = value.view().cloned() else {
             return Err(ModelError::op(name, "what it reads is not one tensor"));
