@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::error::{ModelError, Result};
-use crate::graph::Conv;
+use crate::graph::{Bias, Conv, shapes};
 use crate::kernel::Conv2d;
 use crate::linear;
 use crate::public::PublicModel;
@@ -82,10 +82,8 @@ impl Model {
             let w = weights.get(&conv.op).ok_or_else(|| {
                 ModelError::op(&conv.op, format!("there is no tensor '{}.weight'", conv.op))
             })?;
-            let due = conv.out_channels
-                * public.graph().sources[conv.source].shape.channels
-                * conv.kernel[0]
-                * conv.kernel[1];
+            let geometry = linear::geometry(public.graph(), conv);
+            let due = geometry.n_weights();
             if w.weight.len() != due || w.bias.len() != conv.out_channels {
                 return Err(ModelError::op(
                     &conv.op,
@@ -105,15 +103,21 @@ impl Model {
                     "a weight has more than 16 bits or a bias more than 40",
                 ));
             }
-            let kernel = Conv2d::new(
-                linear::geometry(public.graph(), conv),
-                &w.weight,
-                KERNEL_BITS,
-            );
+            let kernel = Conv2d::new(geometry, &w.weight, KERNEL_BITS);
             kernels.insert(
                 conv.op.clone(),
                 kernel.map_err(|e| ModelError::op(&conv.op, e.to_string()))?,
             );
+        }
+        for bias in public.graph().layers.iter().flat_map(|l| &l.biases) {
+            let own = weights.get(&bias.op).map(|w| w.bias.as_slice());
+            let n = public.channels_of(&bias.op);
+            if own.is_none_or(|own| own.len() != n || own.iter().any(|b| b.unsigned_abs() >= 1 << 40)) {
+                return Err(ModelError::op(
+                    &bias.op,
+                    format!("it needs tensor '{}.bias' with {n} constants of at most 40 bits", bias.op),
+                ));
+            }
         }
         Ok(Self {
             public,
@@ -145,6 +149,11 @@ impl Model {
                     hasher.update(&bias.to_le_bytes());
                 }
             }
+            for bias in self.public.graph().layers.iter().flat_map(|l| &l.biases) {
+                for constant in self.biases(bias) {
+                    hasher.update(&constant.to_le_bytes());
+                }
+            }
             *hasher.finalize().as_bytes()
         })
     }
@@ -156,6 +165,15 @@ impl Model {
     #[must_use]
     pub fn weights(&self, conv: &Conv) -> &ConvWeights {
         &self.weights[&conv.op]
+    }
+
+    /// The constants that a `bias` operation adds.
+    ///
+    /// # Panics
+    /// Never for one of this model's graph, as [`Self::weights`].
+    #[must_use]
+    pub fn biases(&self, bias: &Bias) -> &[i64] {
+        &self.weights[&bias.op].bias
     }
 
     /// The kernel that computes a convolution, with its weights made ready.
@@ -190,43 +208,22 @@ impl Model {
     pub fn save(&self, dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(|e| ModelError::file(dir, e))?;
         let mut data: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
-        let graph = self.public.graph();
-        for layer in &graph.layers {
-            for conv in &layer.convs {
-                let w = self.weights(conv);
-                let channels = graph.sources[conv.source].shape.channels;
-                let shape = vec![conv.out_channels, channels, conv.kernel[0], conv.kernel[1]];
-                let narrow = w.weight.iter().all(|&v| i8::try_from(v).is_ok());
-                let bytes = if narrow {
-                    w.weight.iter().map(|&v| v as u8).collect()
-                } else {
-                    w.weight
-                        .iter()
-                        .flat_map(|&v| (v as i16).to_le_bytes())
-                        .collect()
-                };
-                data.push((
-                    format!("{}.weight", conv.op),
-                    if narrow { Dtype::I8 } else { Dtype::I16 },
-                    shape,
-                    bytes,
-                ));
-                let bias = w.bias.iter().flat_map(|b| b.to_le_bytes()).collect();
-                data.push((
-                    format!("{}.bias", conv.op),
-                    Dtype::I64,
-                    vec![conv.out_channels],
-                    bias,
-                ));
+        let shapes = shapes(self.public.spec())?;
+        for op in &self.public.spec().ops {
+            let name = op.name();
+            if let Some((weight, bias)) = float::weight_shapes(op, &shapes) {
+                let own = &self.weights[name];
+                if let Some(shape) = weight {
+                    let (dtype, bytes) = narrow(&own.weight);
+                    data.push((format!("{name}.weight"), dtype, shape, bytes));
+                }
+                let bytes = own.bias.iter().flat_map(|b| b.to_le_bytes()).collect();
+                data.push((format!("{name}.bias"), Dtype::I64, vec![bias], bytes));
             }
-            if let Some(relu) = &layer.relu {
-                let shape = vec![layer.shape.channels, layer.shape.height, layer.shape.width];
-                data.push((
-                    format!("{}.mask", layer.name),
-                    Dtype::U8,
-                    shape,
-                    relu.to_mask(),
-                ));
+            if let Some(relu) = self.public.masks().get(name) {
+                let s = shapes[name];
+                let shape = vec![s.channels, s.height, s.width];
+                data.push((format!("{name}.mask"), Dtype::U8, shape, relu.to_mask()));
             }
         }
         let path = dir.join(WEIGHTS_FILE);
@@ -246,6 +243,15 @@ impl Model {
             .map_err(|e| ModelError::format(&spec_path, e))?;
         write(&spec_path, &json, 0o644)
     }
+}
+
+/// Weights as bytes if all of them are, else as pairs of bytes.
+fn narrow(weights: &[i32]) -> (Dtype, Vec<u8>) {
+    if weights.iter().all(|&v| i8::try_from(v).is_ok()) {
+        return (Dtype::I8, weights.iter().map(|&v| v as u8).collect());
+    }
+    let words = weights.iter().flat_map(|&v| (v as i16).to_le_bytes());
+    (Dtype::I16, words.collect())
 }
 
 /// Reads `model.json`; the version first, so that another one is named and not its first unknown key.

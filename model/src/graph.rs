@@ -1,21 +1,30 @@
 //! From the list of operations to what the protocol runs: layers, the tensors between them, and their sources.
 //!
-//! A *layer* is one accumulator: a sum of convolutions and skip connections, then one truncation and one masked ReLU
+//! A *layer* is one accumulator: a sum of convolutions, of earlier tensors and of constants, then one truncation and one masked ReLU
 //! (the last layer has neither). A *tensor* is an activation: number 0 is the input, number i + 1 the result of layer i.
-//! A *source* is a tensor as the linear layers read it, after pooling and flattening; it is what is encrypted offline.
+//! A *view* is what local operations make of tensors: channels put together or picked, windows summed, maps shifted and flattened.
+//! A *source* is a view that convolutions read; it is what is encrypted offline. Each tensor is in one source at most, and wholly.
+//!
+//! What does not fit so gets a layer of its own without a ReLU, which costs 52 bits a value offline and no round trip: a result that
+//! both a convolution and something else need before its ReLU, a tensor that is read with different strides, or both pooled and not.
 
 mod compile;
+mod lower;
 mod shapes;
+mod value;
+mod view;
 
+pub use compile::pool_remainders;
 pub use shapes::{shapes, slide};
+pub use view::{Run, Span, View};
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Result};
 use crate::relu_set::ReluSet;
-use crate::spec::ModelSpec;
+use crate::spec::{ModelSpec, Window};
 
 /// Most values in one tensor. Keeps every product of sizes far from overflow.
 pub const MAX_TENSOR_VALUES: usize = 1 << 24;
@@ -71,17 +80,15 @@ impl std::fmt::Display for Shape {
     }
 }
 
-/// A tensor as linear layers read it.
+/// A tensor, or several, as linear layers read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// The tensor.
-    pub tensor: usize,
-    /// Rows and columns of the windows that are summed first; 1 by 1 where there is no pool.
-    pub window: [usize; 2],
-    /// Shape after pooling and flattening.
+    /// What it is made of: every value of its tensors once, so that its mask and theirs determine each other.
+    pub view: View,
+    /// Shape of the view.
     pub shape: Shape,
-    /// Stride of every convolution that reads it.
-    pub stride: usize,
+    /// Rows and columns from one output to the next of every convolution that reads it.
+    pub stride: [usize; 2],
 }
 
 /// One convolution or fully connected layer of an accumulator.
@@ -93,34 +100,72 @@ pub struct Conv {
     pub source: usize,
     /// Output channels.
     pub out_channels: usize,
-    /// Kernel height and width.
-    pub kernel: [usize; 2],
-    /// Stride along both axes.
-    pub stride: usize,
-    /// Zero padding on every side.
-    pub padding: usize,
+    /// Kernel, stride, padding, dilation.
+    pub window: Window,
+    /// Groups of channels and filters.
+    pub groups: usize,
+    /// Rows and columns of its result.
+    pub out_size: [usize; 2],
+    /// Fraction bits of its result and of its biases.
+    pub fraction_bits: u32,
     /// The result is shifted left by this to the scale of the accumulator.
     pub shift: u32,
 }
 
-/// One skip connection of an accumulator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Skip {
-    /// The tensor.
-    pub tensor: usize,
-    /// It is shifted left by this to the scale of the accumulator.
+impl Conv {
+    /// Channels that each filter reads, of a source with `channels`.
+    #[must_use]
+    pub const fn channels_read(&self, channels: usize) -> usize {
+        channels / self.groups
+    }
+}
+
+/// Earlier tensors as a layer adds them: a skip connection, an average, a difference of shifted maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// What is added, in the shape of the accumulator.
+    pub view: View,
+    /// It is multiplied by this: one number for all values, or one for each. The shift to the scale of the accumulator is included.
+    pub factors: Vec<i64>,
+}
+
+impl Term {
+    /// The factor of value number `index`.
+    #[must_use]
+    pub fn factor(&self, index: usize) -> i64 {
+        match self.factors[..] {
+            [factor] => factor,
+            _ => self.factors[index],
+        }
+    }
+}
+
+/// Constants of the owner that a layer adds to each channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bias {
+    /// Name of the operation, which is the prefix of its tensor.
+    pub op: String,
+    /// Fraction bits of the constants.
+    pub fraction_bits: u32,
+    /// They are shifted left by this to the scale of the accumulator.
     pub shift: u32,
+    /// Values of each channel.
+    pub plane: usize,
 }
 
 /// One accumulator and what becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
-    /// Name of the operation that ends it.
+    /// Name of the operation that ends it; of one that takes several layers, with a suffix.
     pub name: String,
     /// Convolutions that are summed.
     pub convs: Vec<Conv>,
-    /// Skip connections that are summed.
-    pub skips: Vec<Skip>,
+    /// Earlier tensors that are summed.
+    pub terms: Vec<Term>,
+    /// Secret constants that are summed.
+    pub biases: Vec<Bias>,
+    /// A public constant that is added to every value.
+    pub constant: i64,
     /// Shape of the accumulator.
     pub shape: Shape,
     /// Fraction bits of the accumulator.
@@ -129,6 +174,8 @@ pub struct Layer {
     pub truncated_bits: u32,
     /// Bits of the accumulator, sign and guard bit included (l_b).
     pub accumulator_bits: u32,
+    /// The mean of its absolute values is at most 2 to the power of this.
+    pub mean_bits: u32,
     /// Where the ReLU survives; none in the last layer.
     pub relu: Option<ReluSet>,
 }
@@ -144,6 +191,13 @@ impl Layer {
     #[must_use]
     pub fn sign_bits(&self) -> u32 {
         self.accumulator_bits - self.truncated_bits
+    }
+
+    /// The tensors that it reads, once or more often.
+    pub fn reads<'a>(&'a self, graph: &'a Graph) -> impl Iterator<Item = usize> + 'a {
+        let convs = self.convs.iter().map(|c| &graph.sources[c.source].view);
+        let views = convs.chain(self.terms.iter().map(|t| &t.view));
+        views.flat_map(View::tensors)
     }
 }
 
@@ -163,7 +217,7 @@ impl Graph {
     ///
     /// # Errors
     /// [`ModelError::Op`] naming the operation that cannot be run privately, and why.
-    pub fn compile(spec: &ModelSpec, masks: &HashMap<String, ReluSet>) -> Result<Self> {
+    pub fn compile(spec: &ModelSpec, masks: &BTreeMap<String, ReluSet>) -> Result<Self> {
         compile::run(spec, masks)
     }
 
@@ -173,10 +227,17 @@ impl Graph {
         self.layers.iter().map(Layer::n_relus).sum()
     }
 
+    /// Bits of the last accumulator, which is opened.
+    #[must_use]
+    pub fn output_bits(&self) -> u32 {
+        self.layers.last().map_or(0, |l| l.accumulator_bits)
+    }
+
     /// Source of the tensor, if linear layers read it.
     #[must_use]
     pub fn source_of(&self, tensor: usize) -> Option<usize> {
-        self.sources.iter().position(|s| s.tensor == tensor)
+        let mut sources = self.sources.iter();
+        sources.position(|s| s.view.tensors().any(|t| t == tensor))
     }
 }
 

@@ -4,29 +4,8 @@
 //! integers as long as the result has fewer than 52 bits.
 
 use crate::artifact::Model;
-use crate::graph::{Conv, Graph, Layer, Shape, Source};
+use crate::graph::{Conv, Graph, Layer};
 use crate::kernel;
-
-/// The tensor as a source sees it: windows summed.
-#[must_use]
-pub fn view(source: &Source, tensor: Shape, values: &[u64]) -> Vec<u64> {
-    let [rows, columns] = source.window;
-    if [rows, columns] == [1, 1] {
-        return values.to_vec();
-    }
-    let (height, width) = (tensor.height / rows, tensor.width / columns);
-    let mut pooled = vec![0u64; tensor.channels * height * width];
-    for (index, &value) in values.iter().enumerate() {
-        let (channel, row, column) = (
-            index / (tensor.height * tensor.width),
-            index / tensor.width % tensor.height,
-            index % tensor.width,
-        );
-        let sum = &mut pooled[(channel * height + row / rows) * width + column / columns];
-        *sum = sum.wrapping_add(value);
-    }
-    pooled
-}
 
 /// The kernel's description of a convolution.
 #[must_use]
@@ -37,49 +16,47 @@ pub fn geometry(graph: &Graph, conv: &Conv) -> kernel::Shape {
         height: input.height,
         width: input.width,
         out_channels: conv.out_channels,
-        kernel_h: conv.kernel[0],
-        kernel_w: conv.kernel[1],
-        stride: conv.stride,
-        padding: conv.padding,
+        groups: conv.groups,
+        window: conv.window,
     }
 }
 
-/// Sum of the convolutions of `layer` (with biases, at the accumulator's scale) and of its skip connections.
+/// Sum of the convolutions of `layer`, of its constants (both at the accumulator's scale) and of its terms.
 ///
 /// `tensors` holds every tensor so far, each in (C, H, W) order. The low 52 bits of the result are right.
 #[must_use]
 pub fn accumulate(model: &Model, layer: &Layer, tensors: &[Vec<u64>]) -> Vec<u64> {
     let graph = model.public().graph();
-    let mut sum = vec![0u64; layer.shape.n_values()];
+    let mut sum = vec![layer.constant as u64; layer.shape.n_values()];
     for conv in &layer.convs {
-        let source = &graph.sources[conv.source];
-        let input = view(
-            source,
-            graph.tensors[source.tensor],
-            &tensors[source.tensor],
-        );
-        let weights = model.weights(conv);
+        let input = graph.sources[conv.source].view.apply(tensors);
         let product = model.kernel(conv).apply(&input).unwrap_or_default();
-        let plane = layer.shape.height * layer.shape.width;
-        for ((sum, product), bias) in sum
-            .chunks_mut(plane)
-            .zip(product.chunks(plane))
-            .zip(&weights.bias)
-        {
-            for (s, p) in sum.iter_mut().zip(product) {
-                *s = s.wrapping_add(p.wrapping_add(*bias as u64) << conv.shift);
-            }
+        for (s, p) in sum.iter_mut().zip(&product) {
+            *s = s.wrapping_add(p << conv.shift);
         }
+        let plane = conv.out_size[0] * conv.out_size[1];
+        add_constants(&mut sum, plane, &model.weights(conv).bias, conv.shift);
     }
-    add_skips(layer, tensors, &mut sum);
+    for bias in &layer.biases {
+        add_constants(&mut sum, bias.plane, model.biases(bias), bias.shift);
+    }
+    add_terms(layer, tensors, &mut sum);
     sum
 }
 
-/// Adds the skip connections of `layer` to `sum`.
-pub fn add_skips(layer: &Layer, tensors: &[Vec<u64>], sum: &mut [u64]) {
-    for skip in &layer.skips {
-        for (s, x) in sum.iter_mut().zip(&tensors[skip.tensor]) {
-            *s = s.wrapping_add(x << skip.shift);
+fn add_constants(sum: &mut [u64], plane: usize, constants: &[i64], shift: u32) {
+    for (plane, &constant) in sum.chunks_mut(plane).zip(constants) {
+        for s in plane {
+            *s = s.wrapping_add((constant as u64) << shift);
+        }
+    }
+}
+
+/// Adds the terms of `layer` to `sum`: the same on values, on shares and on masks.
+pub fn add_terms<T: AsRef<[u64]>>(layer: &Layer, tensors: &[T], sum: &mut [u64]) {
+    for term in &layer.terms {
+        for (index, (s, x)) in sum.iter_mut().zip(term.view.apply(tensors)).enumerate() {
+            *s = s.wrapping_add(x.wrapping_mul(term.factor(index) as u64));
         }
     }
 }

@@ -5,13 +5,16 @@
 //! that one polynomial product computes it without waste. No slots, no rotations.
 //!
 //! A *source* is a tensor (B, C, H, W) that one or more convolutions of equal stride consume. Along each axis, row
-//! `s * i + a` is position i of phase a; phase channel `(s * a + b) * C + c` holds phase (a, b) of channel c. A tap u with
-//! padding p reads phase (u - p) mod s at offset floor((u - p) / s). Each phase channel of an image is a block of
+//! `s * i + a` is position i of phase a; phase channel `(s * a + b) * C + c` holds phase (a, b) of channel c (s may differ between
+//! the axes). A tap u with padding p and dilation d reads phase (u d - p) mod s at offset floor((u d - p) / s). Each phase channel of an image is a block of
 //! A = H' * W' coefficients, H' = ceil(H / s) + lead: the rows and columns in front serve as padding on both sides.
 //! Image b, phase channel c, position (i, j) lies at `(b * C_w + c) * A + (i + lead) * W' + (j + lead)`; filter o has tap
 //! (du, dv) of channel c at `o * B_w * C_w * A + O - c * A - du * W' - dv`, with O the least offset that keeps exponents
 //! non-negative; the output (i, j) of image b then stands at `(o * B_w + b) * C_w * A + O + (i + lead) * W' + (j + lead)`,
 //! negated if that wraps around N. Required: B_w * C_w * O_w * A <= N.
+//!
+//! A filter of a grouped convolution meets only the input polynomials that hold a channel of its group; no product is made with
+//! the others. A map that is larger than a polynomial is cut into bands, each of which is packed as a source (`plan/bands.rs`).
 //!
 //! Every position that a used output reads and that holds no data must hold zero: see [`SourcePacking::corrections`].
 //!
@@ -28,11 +31,13 @@ mod response;
 mod zeros;
 
 pub use goal::PackingGoal;
-pub use plan::{CoefficientBits, PackingCost, RankedPacking, choose, rank};
+pub use plan::{CoefficientBits, PackingCost, RankedPacking, choose, fits, rank};
 pub use response::{ResponsePacking, Stride};
 
 use crate::bits::packed_bytes;
-use block::{Block, Part};
+use crate::graph::{Shape, slide};
+use crate::spec::Window;
+use block::{Block, MAX_STRIDE, Part};
 use serde::{Deserialize, Serialize};
 
 /// A convolution as seen from its source, which fixes its stride. A linear layer is a 1x1 kernel over a 1x1 map.
@@ -40,12 +45,42 @@ use serde::{Deserialize, Serialize};
 pub struct ConvGeometry {
     /// Filters.
     pub out_channels: usize,
-    /// Kernel rows.
-    pub kernel_h: usize,
-    /// Kernel columns.
-    pub kernel_w: usize,
-    /// Zeros on each side, both axes; smaller than the kernel.
-    pub padding: usize,
+    /// Groups of channels and filters; each filter reads the channels of its own group.
+    pub groups: usize,
+    /// Kernel rows and columns.
+    pub kernel: [usize; 2],
+    /// Rows and columns from one tap to the next.
+    pub dilation: [usize; 2],
+    /// Zeros above and to the left; fewer than a kernel reaches.
+    pub before: [usize; 2],
+    /// Rows and columns of the output. Where they need more than the map has, zeros are below and to the right.
+    pub out: [usize; 2],
+}
+
+impl ConvGeometry {
+    /// `window` over a map of `size`; without an output where it does not fit.
+    #[must_use]
+    pub fn new(out_channels: usize, groups: usize, window: &Window, size: [usize; 2]) -> Self {
+        Self {
+            out_channels,
+            groups,
+            kernel: window.kernel,
+            dilation: window.dilation,
+            before: [window.padding.top, window.padding.left],
+            out: slide(Shape::new(1, size[0], size[1]), window).unwrap_or_default(),
+        }
+    }
+
+    /// A square kernel with the same padding all around, of a stride, over a square map.
+    #[must_use]
+    pub fn square(out_channels: usize, kernel: usize, padding: usize, stride: usize, size: usize) -> Self {
+        Self::new(
+            out_channels,
+            1,
+            &Window::square(kernel, stride, padding),
+            [size; 2],
+        )
+    }
 }
 
 /// A tensor that linear layers consume under encryption.
@@ -59,8 +94,8 @@ pub struct SourceSpec {
     pub width: usize,
     /// Images B that are prepared together.
     pub batch: usize,
-    /// Stride of all consumers, 1 or 2.
-    pub stride: usize,
+    /// Rows and columns from one output to the next, of all consumers.
+    pub stride: [usize; 2],
     /// The convolutions that read it.
     pub consumers: Vec<ConvGeometry>,
     /// Tensors that are encrypted beside it, for convolutions that add into those of its consumers.
@@ -77,8 +112,8 @@ pub struct GuestSpec {
     pub height: usize,
     /// Columns.
     pub width: usize,
-    /// Stride of its convolution, 1 or 2.
-    pub stride: usize,
+    /// Rows and columns from one output of its convolution to the next.
+    pub stride: [usize; 2],
     /// Its convolution, whose output has the shape of the consumer's.
     pub conv: ConvGeometry,
     /// Index of the consumer whose response it joins.
@@ -101,25 +136,25 @@ pub struct PackingChoice {
 pub enum PackingError {
     /// A size is zero or out of proportion.
     #[error(
-        "a convolution over {height}x{width} with kernel {kernel_h}x{kernel_w}, stride {stride}, padding {padding} is not supported: sizes must be positive, the stride 1 or 2, the padding smaller than the kernel, and the kernel no larger than the padded map"
+        "a convolution over {height}x{width} with kernel {kernel:?}, stride {stride:?}, padding {before:?} and output {out:?} is not supported: sizes must be positive, strides at most {MAX_STRIDE}, the padding smaller than the kernel, and the kernel no larger than the padded map"
     )]
     Geometry {
         /// Rows of the map.
         height: usize,
         /// Columns of the map.
         width: usize,
-        /// Kernel rows.
-        kernel_h: usize,
-        /// Kernel columns.
-        kernel_w: usize,
-        /// Stride.
-        stride: usize,
-        /// Padding.
-        padding: usize,
+        /// Kernel rows and columns.
+        kernel: [usize; 2],
+        /// Stride of rows and columns.
+        stride: [usize; 2],
+        /// Zeros above and to the left.
+        before: [usize; 2],
+        /// Rows and columns of the output.
+        out: [usize; 2],
     },
     /// One map does not fit a polynomial.
     #[error(
-        "a map takes {area} coefficients with its padding, a polynomial has {degree}: use a smaller input or a larger stride in the first layer"
+        "a map takes {area} coefficients with its padding, a polynomial has {degree}"
     )]
     MapTooLarge {
         /// Coefficients that one phase of the map takes.
@@ -194,9 +229,12 @@ impl SourcePacking {
                 return Err(refused(filters));
             }
         }
-        let responses = (0..spec.consumers.len())
+        let responses: Vec<_> = (0..spec.consumers.len())
             .map(|index| ResponsePacking::new(spec, choice, index, degree, &block))
             .collect();
+        if let Some(response) = responses.iter().find(|r| r.passes_twice()) {
+            return Err(refused(response.filters_per_poly()));
+        }
         Ok(Self {
             spec: spec.clone(),
             choice: choice.clone(),
@@ -249,9 +287,9 @@ impl SourcePacking {
     /// Polynomial and coefficient that hold channel `c`, row `h`, column `w` of image `b`.
     pub fn position(&self, b: usize, c: usize, h: usize, w: usize) -> (usize, usize) {
         let source = &self.block.parts[0];
-        let stride = source.stride;
-        let phase = stride * (h % stride) + w % stride;
-        self.place(b, source.channel(phase, c), h / stride, w / stride)
+        let [rows, columns] = source.stride;
+        let phase = columns * (h % rows) + w % columns;
+        self.place(b, source.channel(phase, c), h / rows, w / columns)
     }
 
     /// Polynomial, coefficient and index in (B, C, H, W) order of each value of guest `guest` that its convolution reads.
@@ -267,7 +305,8 @@ impl SourcePacking {
             (0..part.channels * rows * columns).map(move |at| {
                 let (c, i, j) = (at / (rows * columns), at / columns % rows, at % columns);
                 let (poly, index) = self.place(b, part.channel(phase, c), i, j);
-                let (h, w) = (part.stride * i + first_row, part.stride * j + first_column);
+                let h = part.stride[0] * i + first_row;
+                let w = part.stride[1] * j + first_column;
                 let value = ((b * part.channels + c) * part.height + h) * part.width + w;
                 (poly, index, value)
             })

@@ -7,6 +7,7 @@
 //! its homomorphic error would be a noisy linear form in the weights; there the ring has only the bits that the logits
 //! need, 24 to 32, and leaves h = 48 to 40 below. The error is 0 except with probability about 2^(16-h) a logit.
 
+mod bands;
 mod explain;
 mod sources;
 
@@ -23,6 +24,7 @@ use crate::packing::{
 };
 use crate::public::PublicModel;
 
+pub use bands::Region;
 pub use explain::Explanation;
 
 /// Degree N of the RLWE ring.
@@ -92,9 +94,13 @@ impl RingPlan {
     }
 }
 
-/// One source: its ring, and its place in polynomials.
+/// One source, or one band of it: its ring, and its place in polynomials.
 #[derive(Clone, Debug)]
 pub struct SourcePlan {
+    /// Index of the source in the graph.
+    pub source: usize,
+    /// The part of the source's map.
+    pub band: Region,
     /// Its ring and that of the accumulators it feeds.
     pub ring: RingPlan,
     /// Where its values lie.
@@ -114,6 +120,8 @@ pub struct ResponsePlan {
     pub layer: usize,
     /// The convolutions of that layer which it sums: the one that reads the source, then its guests.
     pub convs: Vec<usize>,
+    /// The outputs to which it adds: all, unless its source is a band.
+    pub out: Region,
 }
 
 /// Everything about a run that both parties know.
@@ -138,6 +146,7 @@ struct Hashed<'a> {
     rings: Vec<RingPlan>,
     packing: Vec<&'a PackingChoice>,
     guests: Vec<&'a [GuestSpec]>,
+    bands: Vec<(usize, Region)>,
     responses: &'a [ResponsePlan],
 }
 
@@ -162,7 +171,7 @@ impl PublicPlan {
         }
         let graph = model.graph();
         let opened = opened_tensors(graph)?;
-        let output_ring = RingPlan::opened(model.spec().output.accumulator_bits);
+        let output_ring = RingPlan::opened(graph.output_bits());
         let ring_of = |tensor: usize| {
             if opened.contains(&tensor) {
                 output_ring
@@ -197,10 +206,11 @@ impl PublicPlan {
 
     fn compute_hash(&self) -> Result<[u8; 32]> {
         let hashed = Hashed {
-            planner_version: 2,
+            planner_version: 3,
             batch: self.batch,
             goal: self.goal,
             rings: self.sources.iter().map(|s| s.ring).collect(),
+            bands: self.sources.iter().map(|s| (s.source, s.band)).collect(),
             packing: self.sources.iter().map(|s| s.packing.choice()).collect(),
             guests: self
                 .sources
@@ -264,10 +274,23 @@ impl PublicPlan {
 
     /// What the outputs of `response` are shifted left by, to the scale of the accumulator.
     #[must_use]
-    pub fn shift(&self, response: &ResponsePlan) -> u32 {
+    fn shift(&self, response: &ResponsePlan) -> u32 {
         let convs = &self.graph().layers[response.layer].convs;
         let shifts = response.convs.iter().map(|&conv| convs[conv].shift);
         shifts.min().unwrap_or(0)
+    }
+
+    /// Adds `values`, the outputs of `response` in (B, O, rows, columns) order, to `sums`, those of its layer for the whole batch.
+    pub fn add(&self, response: &ResponsePlan, sums: &mut [u64], values: &[u64]) {
+        let conv = &self.graph().layers[response.layer].convs[response.convs[0]];
+        let shift = self.shift(response);
+        let width = response.out.size[1];
+        let starts = response.out.lines(conv.out_size);
+        for (start, line) in starts.zip(values.chunks_exact(width)) {
+            for (sum, value) in sums[start..start + width].iter_mut().zip(line) {
+                *sum = sum.wrapping_add(value << shift);
+            }
+        }
     }
 
     /// Bits of the ring in which tensor `tensor` is shared.
@@ -310,11 +333,7 @@ fn opened_tensors(graph: &Graph) -> Result<Vec<usize>> {
     let Some((last, others)) = graph.layers.split_last() else {
         return Err(ModelError::Plan("it has no layers".into()));
     };
-    let reads = |layer: &crate::graph::Layer| -> Vec<usize> {
-        let convs = layer.convs.iter().map(|c| graph.sources[c.source].tensor);
-        convs.chain(layer.skips.iter().map(|s| s.tensor)).collect()
-    };
-    let opened = reads(last);
+    let opened: Vec<usize> = last.reads(graph).collect();
     if last.accumulator_bits > MAX_OUTPUT_BITS {
         return Err(ModelError::Plan(format!(
             "the output needs {} bits, more than {}: use fewer fraction bits in the last layer's weights",
@@ -323,19 +342,19 @@ fn opened_tensors(graph: &Graph) -> Result<Vec<usize>> {
     }
     if others
         .iter()
-        .any(|l| reads(l).iter().any(|t| opened.contains(t)))
+        .any(|l| l.reads(graph).any(|t| opened.contains(&t)))
     {
         return Err(ModelError::Plan("a tensor that the last layer reads is also read by another layer: put a masked_relu with an empty mask in front of the last layer".into()));
     }
     Ok(opened)
 }
 
-/// Sum over all truncated values of the probability |y| / 2^k that the truncation wraps.
+/// Sum over all truncated values of the probability |y| / 2^k that the truncation wraps, by the calibrated means.
 fn expected_failures(graph: &Graph) -> f64 {
     let ring = f64::from(RingPlan::INNER.share_bits);
     let truncated = graph.layers.iter().filter(|l| l.truncated_bits > 0);
     truncated
-        .map(|l| l.shape.n_values() as f64 * (f64::from(l.accumulator_bits - 1) - ring).exp2())
+        .map(|l| l.shape.n_values() as f64 * (f64::from(l.mean_bits) - ring).exp2())
         .sum()
 }
 

@@ -1,12 +1,12 @@
 //! What the client may see of a model: its operations, shapes, scales and the positions of its ReLUs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, shapes};
 use crate::relu_set::ReluSet;
 use crate::spec::{FORMAT_VERSION, ModelSpec};
 
@@ -14,6 +14,7 @@ use crate::spec::{FORMAT_VERSION, ModelSpec};
 #[derive(Clone, Debug)]
 pub struct PublicModel {
     spec: ModelSpec,
+    masks: BTreeMap<String, ReluSet>,
     graph: Graph,
 }
 
@@ -56,25 +57,24 @@ impl PublicModel {
                 "mean and std need one finite value for each channel, and std must be positive",
             ));
         }
-        if !(1..=16).contains(&spec.activation_fraction_bits) {
+        let bits = spec.fixed_point.as_ref().map(|f| f.activation_fraction_bits);
+        if let Some(bits) = bits.filter(|bits| !(1..=16).contains(bits)) {
             return Err(ModelError::Plan(format!(
-                "{} fraction bits of the activations; 1 to 16 are supported",
-                spec.activation_fraction_bits
+                "{bits} fraction bits of the activations; 1 to 16 are supported"
             )));
         }
+        let masks: BTreeMap<_, _> = masks.into_iter().collect();
         let graph = Graph::compile(&spec, &masks)?;
-        let is_read = |name: &str| {
-            graph
-                .layers
-                .iter()
-                .any(|l| l.relu.is_some() && l.name == name)
+        let has_mask = |name: &str| {
+            let mut ops = spec.ops.iter();
+            ops.any(|op| op.name() == name && op.relus_kept().is_some())
         };
-        if let Some(name) = masks.keys().filter(|name| !is_read(name)).min() {
+        if let Some(name) = masks.keys().find(|name| !has_mask(name)) {
             return Err(ModelError::Plan(format!(
-                "there is a mask '{name}.mask', and no masked_relu '{name}'"
+                "there is a mask '{name}.mask', and no masked_relu, clip or leaky_relu '{name}'"
             )));
         }
-        let model = Self { spec, graph };
+        let model = Self { spec, masks, graph };
         if model.encode().is_err() {
             return Err(ModelError::Plan("it cannot be encoded as JSON".into()));
         }
@@ -85,6 +85,26 @@ impl PublicModel {
     #[must_use]
     pub const fn spec(&self) -> &ModelSpec {
         &self.spec
+    }
+
+    /// Fraction bits of every activation.
+    #[must_use]
+    pub fn activation_fraction_bits(&self) -> u32 {
+        let numbers = self.spec.fixed_point.as_ref();
+        numbers.map_or(0, |f| f.activation_fraction_bits)
+    }
+
+    /// The positions that keep their ReLU, by operation.
+    #[must_use]
+    pub const fn masks(&self) -> &BTreeMap<String, ReluSet> {
+        &self.masks
+    }
+
+    /// Channels of the result of operation `name`; 0 if there is none.
+    #[must_use]
+    pub(crate) fn channels_of(&self, name: &str) -> usize {
+        let shapes = shapes(&self.spec).unwrap_or_default();
+        shapes.get(name).map_or(0, |s| s.channels)
     }
 
     /// The compiled layers.
@@ -100,7 +120,7 @@ impl PublicModel {
     pub fn quantise(&self, pixels: &[u8], width: usize, height: usize) -> Result<Vec<i64>> {
         self.spec
             .input
-            .quantise(pixels, width, height, self.spec.activation_fraction_bits)
+            .quantise(pixels, width, height, self.activation_fraction_bits())
     }
 
     /// The canonical encoding, which is also what the server sends.
@@ -111,16 +131,13 @@ impl PublicModel {
     }
 
     fn encode(&self) -> serde_json::Result<Vec<u8>> {
-        let masks = self
-            .graph
-            .layers
-            .iter()
-            .filter_map(|l| l.relu.as_ref().map(|r| (l, r)));
         let encoded = Encoded {
             spec: self.spec.clone(),
-            masks: masks
-                .map(|(layer, relu)| EncodedMask {
-                    relu: layer.name.clone(),
+            masks: self
+                .masks
+                .iter()
+                .map(|(name, relu)| EncodedMask {
+                    relu: name.clone(),
                     n_positions: relu.n_positions(),
                     bits: base64::engine::general_purpose::STANDARD
                         .encode(pack_mask(&relu.to_mask())),

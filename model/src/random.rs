@@ -5,13 +5,15 @@ use std::collections::HashMap;
 use crate::artifact::{ConvWeights, Model};
 use crate::error::Result;
 use crate::executor;
-use crate::graph::Graph;
 use crate::relu_set::ReluSet;
-use crate::spec::{Card, FORMAT_VERSION, InputSpec, ModelSpec, Op, OutputMode, OutputSpec};
+use crate::spec::{
+    Accumulator, Card, FORMAT_VERSION, FixedPoint, InputSpec, ModelSpec, Op, OutputMode, Window,
+};
 
 /// Builds a network operation by operation with random weights and masks, then calibrates its ranges.
 pub struct RandomModel {
     spec: ModelSpec,
+    numbers: FixedPoint,
     state: u64,
     shapes: HashMap<String, [usize; 3]>,
     masks: HashMap<String, ReluSet>,
@@ -32,13 +34,10 @@ impl RandomModel {
                 mean: vec![0.5; shape[0]],
                 std: vec![0.25; shape[0]],
             },
-            activation_fraction_bits: 8,
             labels: vec![],
-            output: OutputSpec {
-                mode: OutputMode::Logits,
-                accumulator_bits: 24,
-            },
+            output: OutputMode::Logits,
             ops: vec![],
+            fixed_point: None,
             card: Card {
                 architecture: name.to_owned(),
                 dataset: "random weights".into(),
@@ -47,6 +46,10 @@ impl RandomModel {
         };
         Self {
             spec,
+            numbers: FixedPoint {
+                activation_fraction_bits: 8,
+                ..FixedPoint::default()
+            },
             state: seed ^ 0x9e37_79b9_7f4a_7c15,
             shapes: HashMap::from([("input".into(), shape)]),
             masks: HashMap::new(),
@@ -97,11 +100,11 @@ impl RandomModel {
             name: name.into(),
             input: input.into(),
             out_channels,
-            kernel: [kernel; 2],
-            stride,
-            padding,
-            weight_fraction_bits: Self::weight_bits(fan_in, u32::from(name.ends_with("conv2"))),
+            window: Window::square(kernel, stride, padding),
+            groups: 1,
         });
+        let bits = Self::weight_bits(fan_in, u32::from(name.ends_with("conv2")));
+        self.numbers.weight_fraction_bits.insert(name.into(), bits);
         let out = |size: usize| (size + 2 * padding - kernel) / stride + 1;
         self.shapes
             .insert(name.into(), [out_channels, out(h), out(w)]);
@@ -124,7 +127,6 @@ impl RandomModel {
         self.spec.ops.push(Op::MaskedRelu {
             name: name.into(),
             input: input.into(),
-            accumulator_bits: 40,
             relus_kept: kept.min(n),
         });
         self.shapes.insert(name.into(), shape);
@@ -135,7 +137,7 @@ impl RandomModel {
     pub fn add(&mut self, name: &str, a: &str, b: &str) -> &mut Self {
         self.spec.ops.push(Op::Add {
             name: name.into(),
-            inputs: [a.into(), b.into()],
+            inputs: vec![a.into(), b.into()],
         });
         self.shapes.insert(name.into(), self.shapes[a]);
         self
@@ -153,7 +155,8 @@ impl RandomModel {
             |window| Op::AvgPool {
                 name: name.into(),
                 input: input.into(),
-                window,
+                window: Window::square(window, window, 0),
+                count_padding: false,
             },
         ));
         self.shapes.insert(name.into(), shape);
@@ -173,8 +176,9 @@ impl RandomModel {
             name: name.into(),
             input: flat,
             out_features: n_classes,
-            weight_fraction_bits: Self::weight_bits(features, 0).saturating_sub(4),
         });
+        let bits = Self::weight_bits(features, 0).saturating_sub(4);
+        self.numbers.weight_fraction_bits.insert(name.into(), bits);
         self.spec.labels = (0..n_classes).map(|i| format!("class {i}")).collect();
         self
     }
@@ -191,10 +195,8 @@ impl RandomModel {
     /// # Errors
     /// Any [`crate::ModelError`] when the operations do not fit together.
     pub fn finish(&mut self, mode: OutputMode, n_images: usize) -> Result<Model> {
-        self.spec.output = OutputSpec {
-            mode,
-            accumulator_bits: 40,
-        };
+        self.spec.output = mode;
+        self.spec.fixed_point = Some(self.numbers.clone());
         let relus_total = self.masks.values().map(ReluSet::n_positions).sum();
         self.spec.card.relus_total = relus_total;
         self.spec.card.relus_kept = self.masks.values().map(|m| m.kept().len()).sum();
@@ -208,42 +210,22 @@ impl RandomModel {
                 .zip(&execution.max_accumulators)
                 .for_each(|(m, &v)| *m = (*m).max(v));
         }
-        let layers: HashMap<&str, u64> = draft
-            .public()
-            .graph()
-            .layers
-            .iter()
-            .map(|l| l.name.as_str())
-            .zip(maxima.iter().copied())
+        let layers = draft.public().graph().layers.iter();
+        self.numbers.accumulators = layers
+            .zip(&maxima)
+            .map(|(l, &m)| (l.name.clone(), calibrated(l.truncated_bits, m)))
             .collect();
-        calibrate(&mut self.spec, draft.public().graph(), &layers);
+        self.spec.fixed_point = Some(self.numbers.clone());
         Model::new(self.spec.clone(), self.masks.clone(), self.weights.clone())
     }
 }
 
-/// Writes l_b = bits of the largest |accumulator| + 2 (sign and guard) into `spec`, from the maxima by layer name.
-pub fn calibrate(spec: &mut ModelSpec, graph: &Graph, maxima: &HashMap<&str, u64>) {
-    let bits_of = |name: &str| -> u32 {
-        let truncated = graph
-            .layers
-            .iter()
-            .find(|l| l.name == name)
-            .map_or(0, |l| l.truncated_bits);
-        let maximum = maxima.get(name).copied().unwrap_or(0);
-        (64 - maximum.leading_zeros() + 2).max(truncated + 2)
-    };
-    for op in &mut spec.ops {
-        if let Op::MaskedRelu {
-            name,
-            accumulator_bits,
-            ..
-        } = op
-        {
-            *accumulator_bits = bits_of(name);
-        }
-    }
-    if let Some(last) = graph.layers.last() {
-        spec.output.accumulator_bits = bits_of(&last.name);
+/// l_b = bits of the largest |accumulator| + 2 (sign and guard), and more than are truncated.
+#[must_use]
+pub fn calibrated(truncated_bits: u32, maximum: u64) -> Accumulator {
+    Accumulator {
+        bits: (64 - maximum.leading_zeros() + 2).max(truncated_bits + 2),
+        mean_bits: None,
     }
 }
 

@@ -52,14 +52,15 @@ pub struct FixedPoint {
 }
 
 /// Calibrated range of a layer's accumulator.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Accumulator {
     /// Bits, sign and guard bit included.
     pub bits: u32,
-    /// Mean of the absolute values, from which the expected number of wraps follows; its bound by `bits` where it is unknown.
+    /// The mean of the absolute values is at most 2 to the power of this, from which the expected number of wraps follows;
+    /// `bits` - 1 where it is not known. No finer: the client sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mean: Option<f64>,
+    pub mean_bits: Option<u32>,
 }
 
 /// Shape and normalisation of the input image.
@@ -418,6 +419,13 @@ pub struct Card {
 }
 
 impl InputSpec {
+    /// Largest absolute value of a normalised image.
+    #[must_use]
+    pub fn largest(&self) -> f64 {
+        let ends = |(mean, std): (&f64, &f64)| (mean / std).abs().max(((1.0 - mean) / std).abs());
+        self.mean.iter().zip(&self.std).map(ends).fold(0.0, f64::max)
+    }
+
     /// Pixels of one image.
     #[must_use]
     pub const fn n_values(&self) -> usize {

@@ -6,8 +6,9 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::ConvWeights;
+use super::float::weight_shapes;
 use crate::error::{ModelError, Result};
-use crate::graph::Conv;
+use crate::graph::shapes;
 use crate::public::PublicModel;
 use crate::relu_set::ReluSet;
 use crate::spec::Op;
@@ -49,20 +50,20 @@ impl<'a> Tensors<'a> {
 
     /// Takes the weights of every convolution and fully connected layer; nothing may be left.
     pub(super) fn weights(mut self, model: &PublicModel) -> Result<HashMap<String, ConvWeights>> {
-        let graph = model.graph();
-        for layer in graph.layers.iter().filter(|l| l.relu.is_some()) {
-            let shape = layer.shape;
-            let due = [shape.channels, shape.height, shape.width];
-            let name = format!("{}.mask", layer.name);
-            if let Some(has) = self.masks.get(&layer.name) {
-                let op = format!("masked_relu '{}'", layer.name);
-                self.has_shape(&name, has, &op, &[&due], "(C, H, W)")?;
-            }
-        }
+        let shapes = shapes(model.spec())?;
         let mut weights = HashMap::new();
-        for conv in graph.layers.iter().flat_map(|l| &l.convs) {
-            let taken = self.conv(model, conv)?;
-            weights.insert(conv.op.clone(), taken);
+        for op in &model.spec().ops {
+            let name = op.name();
+            if let Some(has) = self.masks.get(name) {
+                let shape = shapes[name];
+                let due = [shape.channels, shape.height, shape.width];
+                let op = format!("operation '{name}'");
+                self.has_shape(&format!("{name}.mask"), has, &op, &[&due], "(C, H, W)")?;
+            }
+            if let Some((weight, bias)) = weight_shapes(op, &shapes) {
+                let taken = self.integers(op, weight, bias)?;
+                weights.insert(name.to_owned(), taken);
+            }
         }
         self.finish()?;
         Ok(weights)
@@ -94,38 +95,49 @@ impl<'a> Tensors<'a> {
         Ok(words.map(|&c| f32::from_le_bytes(c)).collect())
     }
 
-    fn conv(&mut self, model: &PublicModel, conv: &Conv) -> Result<ConvWeights> {
-        let source = &model.graph().sources[conv.source];
-        let ops = &model.spec().ops;
-        let is_linear = ops
-            .iter()
-            .any(|op| matches!(op, Op::Linear { name, .. } if *name == conv.op));
-        let (outs, ins) = (conv.out_channels, source.shape.channels);
-        let due = [outs, ins, conv.kernel[0], conv.kernel[1]];
-        let (kind, dues, axes): (_, &[&[usize]], _) = if is_linear {
-            ("linear", &[&[outs, ins], &due], "(O, features)")
-        } else {
-            ("conv2d", &[&due], "(O, C, kh, kw)")
+    fn integers(
+        &mut self,
+        op: &Op,
+        weight: Option<Vec<usize>>,
+        n_biases: usize,
+    ) -> Result<ConvWeights> {
+        let kind = match op {
+            Op::Linear { .. } => "linear",
+            Op::Conv2d { .. } => "conv2d",
+            _ => "bias",
         };
-        let op = format!("{kind} '{}'", conv.op);
-        let name = format!("{}.weight", conv.op);
-        let view = self.take(&conv.op, &name)?;
+        let (name, op) = (op.name(), format!("{kind} '{}'", op.name()));
+        let weight = match weight {
+            Some(due) => self.weight(name, &op, &due)?,
+            None => vec![],
+        };
+        let tensor = format!("{name}.bias");
+        let view = self.take(name, &tensor)?;
+        self.is_of(&tensor, &view, &[Dtype::I64])?;
+        self.has_shape(&tensor, view.shape(), &op, &[&[n_biases]], "(O)")?;
+        let words = view.data().as_chunks().0.iter();
+        let bias = words.map(|&c| i64::from_le_bytes(c)).collect();
+        Ok(ConvWeights { weight, bias })
+    }
+
+    fn weight(&mut self, of: &str, op: &str, due: &[usize]) -> Result<Vec<i32>> {
+        let name = format!("{of}.weight");
+        let long = [due, &[1, 1]].concat();
+        let (dues, axes): (&[&[usize]], _) = if due.len() == 2 {
+            (&[due, &long], "(O, features)")
+        } else {
+            (&[due], "(O, C / groups, kh, kw)")
+        };
+        let view = self.take(of, &name)?;
         self.is_of(&name, &view, &[Dtype::I8, Dtype::I16])?;
-        self.has_shape(&name, view.shape(), &op, dues, axes)?;
-        let weight = match view.dtype() {
+        self.has_shape(&name, view.shape(), op, dues, axes)?;
+        Ok(match view.dtype() {
             Dtype::I8 => view.data().iter().map(|&b| i32::from(b as i8)).collect(),
             _ => {
                 let words = view.data().as_chunks().0.iter();
                 words.map(|&c| i32::from(i16::from_le_bytes(c))).collect()
             }
-        };
-        let name = format!("{}.bias", conv.op);
-        let view = self.take(&conv.op, &name)?;
-        self.is_of(&name, &view, &[Dtype::I64])?;
-        self.has_shape(&name, view.shape(), &op, &[&[outs]], "(O)")?;
-        let words = view.data().as_chunks().0.iter();
-        let bias = words.map(|&c| i64::from_le_bytes(c)).collect();
-        Ok(ConvWeights { weight, bias })
+        })
     }
 
     fn take(&mut self, op: &str, name: &str) -> Result<TensorView<'a>> {

@@ -1,158 +1,235 @@
-//! The compiler: walks the operations once, in order, and closes a layer at each masked ReLU and at the end.
+//! The compiler: walks the operations once, in order, and closes a layer at each masked ReLU, at the end, and where a sum has to become
+//! a tensor because more than one operation reads it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::{Conv, Graph, Layer, Shape, Skip, Source, pool_shift};
+use super::value::Value;
+use super::{Bias, Conv, Graph, Layer, Shape, Source, View, pool_shift, shapes};
 use crate::error::{ModelError, Result};
 use crate::relu_set::ReluSet;
-use crate::spec::{ModelSpec, Op};
+use crate::spec::{FixedPoint, ModelSpec, Op, Window};
+
+/// Most bits of an accumulator; what one has whose range is not known.
+pub(super) const WIDEST: u32 = 40;
 
 /// Compiles `spec` with the masks named after their ReLUs.
-pub(super) fn run(spec: &ModelSpec, masks: &HashMap<String, ReluSet>) -> Result<Graph> {
-    let graph = Graph {
-        tensors: vec![],
-        sources: vec![],
-        layers: vec![],
+pub(super) fn run(spec: &ModelSpec, masks: &BTreeMap<String, ReluSet>) -> Result<Graph> {
+    let Some(numbers) = &spec.fixed_point else {
+        return Err(ModelError::Plan(
+            "it is a float model; make integers of it first: pi-convert quantise".into(),
+        ));
     };
-    Compiler {
-        spec,
-        masks,
-        graph,
-        values: HashMap::new(),
+    let shapes = shapes(spec)?;
+    let mut n_readers = HashMap::new();
+    for input in spec.ops.iter().flat_map(Op::inputs) {
+        *n_readers.entry(input.as_str()).or_insert(0) += 1;
     }
-    .run()
+    let compiler = Compiler {
+        spec,
+        numbers,
+        masks,
+        shapes,
+        n_readers,
+        remainders: pool_remainders(spec),
+        graph: Graph {
+            tensors: vec![],
+            sources: vec![],
+            layers: vec![],
+        },
+        bounds: vec![],
+        values: HashMap::new(),
+        copies: HashMap::new(),
+    };
+    compiler.run()
 }
 
-#[derive(Clone)]
-enum Value {
-    Activation {
-        tensor: usize,
-        window: [usize; 2],
-        shape: Shape,
-        flat: bool,
-        fraction_bits: u32,
-    },
-    Accumulator {
-        convs: Vec<Conv>,
-        skips: Vec<Skip>,
-        shape: Shape,
-        fraction_bits: u32,
-    },
+/// The average pools whose division is a change of scale alone, by name, and what remains of it: 2^floor(log2 n) / n for windows of n
+/// values. The weights of every operation that reads such a pool have to be multiplied by it. These are the pools without overlap and
+/// padding that only convolutions and fully connected layers read, perhaps behind a flatten; all others divide by themselves.
+#[must_use]
+pub fn pool_remainders(spec: &ModelSpec) -> BTreeMap<String, f64> {
+    let Ok(shapes) = shapes(spec) else {
+        return BTreeMap::new();
+    };
+    let reader_takes = |name: &str| -> bool {
+        let mut names = vec![name];
+        let mut read = false;
+        for op in &spec.ops {
+            if op.inputs().iter().any(|i| names.contains(&i.as_str())) {
+                match op {
+                    Op::Flatten { name, .. } => names.push(name),
+                    Op::Conv2d { .. } | Op::Linear { .. } => read = true,
+                    _ => return false,
+                }
+            }
+        }
+        let last = spec.ops.last().map(Op::name);
+        read && !names.iter().any(|&n| Some(n) == last)
+    };
+    let window_of = |op: &Op| match op {
+        Op::GlobalAvgPool { input, .. } => {
+            let shape = shapes[input];
+            Some([shape.height, shape.width])
+        }
+        Op::AvgPool { input, window, .. } => {
+            let shape = shapes[input];
+            let k = window.kernel;
+            let plain = window.stride == k && window.padding == Default::default();
+            let divides = shape.height.is_multiple_of(k[0]) && shape.width.is_multiple_of(k[1]);
+            (plain && divides).then_some(k)
+        }
+        _ => None,
+    };
+    let pools = spec.ops.iter().filter_map(|op| {
+        let window = window_of(op).filter(|_| reader_takes(op.name()))?;
+        let n = (window[0] * window[1]) as f64;
+        let remains = f64::from(pool_shift(window)).exp2() / n;
+        Some((op.name().to_owned(), remains))
+    });
+    pools.collect()
 }
 
-struct Compiler<'a> {
+pub(super) struct Compiler<'a> {
     spec: &'a ModelSpec,
-    masks: &'a HashMap<String, ReluSet>,
+    numbers: &'a FixedPoint,
+    masks: &'a BTreeMap<String, ReluSet>,
+    pub(super) shapes: BTreeMap<String, Shape>,
+    n_readers: HashMap<&'a str, usize>,
+    pub(super) remainders: BTreeMap<String, f64>,
     graph: Graph,
+    /// Largest absolute value of each tensor.
+    bounds: Vec<f64>,
     values: HashMap<&'a str, Value>,
+    /// Copies of views for convolutions of other strides.
+    copies: HashMap<(View, [usize; 2]), View>,
 }
 
 impl<'a> Compiler<'a> {
     fn run(mut self) -> Result<Graph> {
-        let input = &self.spec.input;
-        let shape = Shape::new(input.channels, input.height, input.width).check("input")?;
-        let f_a = self.spec.activation_fraction_bits;
+        let shape = self.shapes["input"];
+        let f_a = self.numbers.activation_fraction_bits;
         self.graph.tensors.push(shape);
-        self.values.insert(
-            "input",
-            Value::Activation {
-                tensor: 0,
-                window: [1, 1],
-                shape,
-                flat: false,
-                fraction_bits: f_a,
-            },
-        );
-        for op in &self.spec.ops {
-            let value = self.op(op)?;
-            if self.values.insert(op.name(), value).is_some() {
-                return Err(ModelError::op(
-                    op.name(),
-                    "another operation has the same name",
-                ));
-            }
-        }
-        let last = self
-            .spec
-            .ops
-            .last()
-            .ok_or_else(|| ModelError::Plan("it has no operations".into()))?
-            .name();
-        let Some(Value::Accumulator {
-            convs,
-            skips,
-            shape,
-            fraction_bits,
-        }) = self.values.remove(last)
-        else {
-            return Err(ModelError::op(
-                last,
-                "the last operation must be a conv2d, linear or add, whose result is the output",
-            ));
+        self.bounds.push(self.spec.input.largest() * f64::from(f_a).exp2());
+        self.values
+            .insert("input", Value::of(View::whole(0, shape), shape, f_a));
+        let Some(last) = self.spec.ops.last() else {
+            return Err(ModelError::Plan("it has no operations".into()));
         };
-        if shape.n_values() != self.spec.labels.len() {
-            return Err(ModelError::op(
-                last,
-                format!(
-                    "it has {} outputs, but the model has {} labels",
-                    shape.n_values(),
-                    self.spec.labels.len()
-                ),
-            ));
+        for op in &self.spec.ops {
+            let name = op.name();
+            let is_last = name == last.name();
+            let n_readers = self.n_readers.get(name).copied().unwrap_or(0);
+            match (is_last, n_readers) {
+                (false, 0) => {
+                    return Err(ModelError::op(name, "nothing reads its result; remove it"));
+                }
+                (true, 1..) => return Err(ModelError::op(name, "it reads its own result")),
+                _ => {}
+            }
+            let mut value = self.op(op)?;
+            if n_readers > 1 && !value.is_local() {
+                value = self.tensor(name.to_owned(), value)?;
+            }
+            self.values.insert(name, value);
         }
-        if let Some(name) = self
-            .spec
-            .ops
-            .iter()
-            .map(Op::name)
-            .find(|n| matches!(self.values.get(n), Some(Value::Accumulator { .. })))
-        {
-            return Err(ModelError::op(name, "nothing reads its result; remove it"));
+        if !self.n_readers.contains_key("input") {
+            return Err(ModelError::op("input", "nothing reads it"));
         }
-        self.graph.layers.push(Layer {
-            name: last.to_owned(),
-            convs,
-            skips,
-            shape,
-            fraction_bits,
-            truncated_bits: 0,
-            accumulator_bits: self.spec.output.accumulator_bits,
-            relu: None,
-        });
-        self.check_reads()?;
+        self.finish(last.name())?;
+        self.check_names()?;
         Ok(self.graph)
     }
 
-    fn check_reads(&self) -> Result<()> {
-        for tensor in 0..self.graph.tensors.len() {
-            let name = if tensor == 0 {
-                "input"
+    /// Closes the last layer.
+    fn finish(&mut self, last: &str) -> Result<()> {
+        let mut value = self.take(last, last)?;
+        let n_labels = self.spec.labels.len();
+        if n_labels > 0 && value.shape.n_values() != n_labels {
+            return Err(ModelError::op(
+                last,
+                format!(
+                    "it has {} outputs, but the model has {n_labels} labels",
+                    value.shape.n_values()
+                ),
+            ));
+        }
+        self.part_from_the_output(last, &mut value)?;
+        let accumulator_bits = self.range(last, &value, 0)?.0;
+        self.push(last.to_owned(), value, 0, accumulator_bits, None)
+    }
+
+    /// What the last layer reads lives in a ring of its own, so nothing else may read it: copies where something does.
+    fn part_from_the_output(&mut self, last: &str, value: &mut Value) -> Result<()> {
+        let mut shared = vec![false; self.graph.tensors.len()];
+        for layer in &self.graph.layers {
+            layer.reads(&self.graph).for_each(|t| shared[t] = true);
+        }
+        let mut n_copies = 0;
+        let mut copied: HashMap<Vec<super::Run>, View> = HashMap::new();
+        let mut copy = |compiler: &mut Self, view: &View| -> Result<View> {
+            if let Some(known) = copied.get(&view.runs) {
+                return Ok(known.clone());
+            }
+            n_copies += 1;
+            let copy = compiler.copy(format!("{last}.copy{n_copies}"), view)?;
+            copied.insert(view.runs.clone(), copy.clone());
+            Ok(copy)
+        };
+        let with_spans = |of: &View, copy: View| View {
+            rows: of.rows,
+            columns: of.columns,
+            ..copy
+        };
+        for conv in &mut value.convs {
+            let source = self.graph.sources[conv.source].clone();
+            if !source.view.tensors().any(|t| shared[t]) {
+                continue;
+            }
+            let view = with_spans(&source.view, copy(self, &source.view)?);
+            let mut others = self.graph.layers.iter().flat_map(|l| &l.convs);
+            if others.any(|c| c.source == conv.source) {
+                self.graph.sources.push(Source { view, ..source });
+                conv.source = self.graph.sources.len() - 1;
             } else {
-                &self.graph.layers[tensor - 1].name
-            };
-            let skipped = self
-                .graph
-                .layers
-                .iter()
-                .any(|l| l.skips.iter().any(|s| s.tensor == tensor));
-            match self
-                .graph
-                .sources
-                .iter()
-                .filter(|s| s.tensor == tensor)
-                .count()
-            {
-                0 if !skipped => return Err(ModelError::op(name, "nothing reads it; remove it")),
-                0 | 1 => {}
-                _ => {
-                    return Err(ModelError::op(
-                        name,
-                        "it is read by convolutions of different strides, or both pooled and not; its mask can serve only one of them. Put a masked_relu with an empty mask between",
-                    ));
-                }
+                self.graph.sources[conv.source].view = view;
+            }
+        }
+        for term in &mut value.terms {
+            if term.view.tensors().any(|t| shared[t]) {
+                let whole = copy(self, &term.view)?;
+                term.view = with_spans(&term.view, whole);
             }
         }
         Ok(())
+    }
+
+    fn check_names(&self) -> Result<()> {
+        let mut seen = std::collections::HashSet::new();
+        for layer in &self.graph.layers {
+            if !seen.insert(layer.name.as_str()) {
+                return Err(ModelError::op(
+                    &layer.name,
+                    "two layers would have this name; call the operation something else",
+                ));
+            }
+        }
+        let unknown = self.numbers.accumulators.keys();
+        if let Some(name) = unknown.into_iter().find(|n| !seen.contains(n.as_str())) {
+            return Err(ModelError::op(
+                name,
+                "fixed_point gives the range of an accumulator that there is not",
+            ));
+        }
+        let convs = self.graph.layers.iter().flat_map(|l| &l.convs);
+        let convs: std::collections::HashSet<&str> = convs.map(|c| c.op.as_str()).collect();
+        let unknown = self.numbers.weight_fraction_bits.keys();
+        match unknown.into_iter().find(|n| !convs.contains(n.as_str())) {
+            Some(name) => Err(ModelError::op(
+                name,
+                "fixed_point gives the fraction bits of weights that there are not",
+            )),
+            None => Ok(()),
+        }
     }
 
     fn op(&mut self, op: &'a Op) -> Result<Value> {
@@ -160,311 +237,301 @@ impl<'a> Compiler<'a> {
         match op {
             Op::Conv2d {
                 input,
-                out_channels,
-                kernel,
-                stride,
-                padding,
-                weight_fraction_bits,
-                ..
-            } => self.conv(
-                name,
-                input,
-                *out_channels,
-                *kernel,
-                *stride,
-                *padding,
-                *weight_fraction_bits,
-            ),
-            Op::Linear {
-                input,
-                out_features,
-                weight_fraction_bits,
-                ..
-            } => {
-                let (.., shape, _, _) = self.activation(name, input)?;
-                if shape.height != 1 || shape.width != 1 {
-                    return Err(ModelError::op(
-                        name,
-                        format!("it reads the shape {shape}; put a flatten before it"),
-                    ));
-                }
-                self.conv(
-                    name,
-                    input,
-                    *out_features,
-                    [1, 1],
-                    1,
-                    0,
-                    *weight_fraction_bits,
-                )
-            }
-            Op::Add { inputs, .. } => self.add(name, inputs),
-            Op::AvgPool { input, window, .. } => self.pool(name, input, Some(*window)),
-            Op::GlobalAvgPool { input, .. } => self.pool(name, input, None),
-            Op::Flatten { input, .. } => {
-                let (tensor, window, shape, _, fraction_bits) = self.activation(name, input)?;
-                Ok(Value::Activation {
-                    tensor,
-                    window,
-                    shape: Shape::new(shape.n_values(), 1, 1),
-                    flat: true,
-                    fraction_bits,
-                })
-            }
-            Op::MaskedRelu {
-                input,
-                accumulator_bits,
-                relus_kept,
-                ..
-            } => self.masked_relu(name, input, *accumulator_bits, *relus_kept),
-        }
-    }
-
-    fn value(&self, op: &str, input: &str) -> Result<&Value> {
-        self.values.get(input).ok_or_else(|| {
-            ModelError::op(op, format!("it reads '{input}', which no earlier operation makes (an accumulator can be read only once)"))
-        })
-    }
-
-    fn activation(&self, op: &str, input: &str) -> Result<(usize, [usize; 2], Shape, bool, u32)> {
-        match self.value(op, input)? {
-            Value::Activation {
-                tensor,
                 window,
-                shape,
-                flat,
-                fraction_bits,
-            } => Ok((*tensor, *window, *shape, *flat, *fraction_bits)),
-            Value::Accumulator { .. } => Err(ModelError::op(
-                op,
-                format!(
-                    "'{input}' is an accumulator; put a masked_relu between (its mask may be empty)"
-                ),
-            )),
+                groups,
+                ..
+            } => self.conv(name, input, window, *groups),
+            Op::Linear { input, .. } => self.conv(name, input, &Window::square(1, 1, 0), 1),
+            Op::Bias { input, .. } => {
+                let mut value = self.take(name, input)?;
+                value.biases.push(Bias {
+                    op: name.to_owned(),
+                    fraction_bits: value.fraction_bits,
+                    shift: 0,
+                    plane: value.shape.height * value.shape.width,
+                });
+                Ok(value)
+            }
+            Op::Add { inputs, .. } => {
+                let values = inputs.iter().map(|i| self.take(name, i));
+                let values = values.collect::<Result<Vec<_>>>()?;
+                let sum = values.into_iter().reduce(Value::plus);
+                sum.ok_or_else(|| ModelError::op(name, "it needs summands"))
+            }
+            Op::Sub { inputs, .. } => {
+                let first = self.take(name, &inputs[0])?;
+                let second = self.local(name, &inputs[1])?;
+                Ok(first.plus(second.times(&[-1])))
+            }
+            Op::Concat { inputs, .. } => {
+                let values = inputs.iter().map(|i| self.map(name, i));
+                let values = values.collect::<Result<Vec<_>>>()?;
+                Value::concat(values).ok_or_else(|| ModelError::op(name, "it reads nothing"))
+            }
+            Op::Channels {
+                input, channels, ..
+            } => Ok(self.map(name, input)?.pick(channels)),
+            Op::Pad { input, padding, .. } => self.pad(name, input, *padding),
+            Op::AvgPool { .. } | Op::GlobalAvgPool { .. } => self.average(op),
+            Op::MaxPool { input, window, .. } => self.max_pool(name, input, window),
+            Op::Flatten { input, .. } => {
+                let mut value = self.take(name, input)?;
+                value.shape = self.shapes[name];
+                Ok(value)
+            }
+            Op::MaskedRelu { input, .. } => self.relu(name, input),
+            Op::Clip { input, max, .. } => self.clip(name, input, *max),
+            Op::LeakyRelu { input, slope, .. } => self.leaky_relu(name, input, *slope),
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the fields of one operation")]
-    fn conv(
-        &mut self,
-        name: &str,
-        input: &str,
-        out_channels: usize,
-        kernel: [usize; 2],
-        stride: usize,
-        padding: usize,
-        weight_bits: u32,
-    ) -> Result<Value> {
-        let (tensor, window, shape, _, fraction_bits) = self.activation(name, input)?;
-        if !(1..=2).contains(&stride) {
-            return Err(ModelError::op(
-                name,
-                format!("stride {stride}; only 1 and 2 are supported"),
-            ));
+    /// The result of `input`, to be added to or closed.
+    pub(super) fn take(&mut self, op: &str, input: &str) -> Result<Value> {
+        let value = self.values.get(input).ok_or_else(|| {
+            ModelError::op(
+                op,
+                format!("it reads '{input}', which no earlier operation makes"),
+            )
+        })?;
+        Ok(value.clone())
+    }
+
+    /// The result of `input` as a sum of tensors.
+    pub(super) fn local(&mut self, op: &str, input: &'a str) -> Result<Value> {
+        let value = self.take(op, input)?;
+        if value.is_local() {
+            return Ok(value);
         }
-        let out = |size: usize, kernel: usize| {
-            let padded = padding.checked_mul(2).and_then(|p| p.checked_add(size));
-            padded
-                .and_then(|p| p.checked_sub(kernel))
-                .filter(|_| kernel > 0 && padding < kernel)
-                .map(|p| p / stride + 1)
+        let value = self.tensor(input.to_owned(), value)?;
+        self.values.insert(input, value.clone());
+        Ok(value)
+    }
+
+    /// As [`Self::local`], with rows and columns that are those of its views.
+    pub(super) fn map(&mut self, op: &str, input: &'a str) -> Result<Value> {
+        let value = self.local(op, input)?;
+        if value.is_map() {
+            return Ok(value);
+        }
+        let value = self.tensor(format!("{input}.map"), value)?;
+        self.values.insert(input, value.clone());
+        Ok(value)
+    }
+
+    /// A layer without a ReLU that makes a tensor of `value`.
+    pub(super) fn tensor(&mut self, name: String, value: Value) -> Result<Value> {
+        let n = value.shape.n_values();
+        let none = ReluSet::from_mask(&name, &vec![0; n])?;
+        self.close(name, value, none)
+    }
+
+    /// A layer that truncates `value` and applies ReLU at `relu`.
+    pub(super) fn close(&mut self, name: String, value: Value, relu: ReluSet) -> Result<Value> {
+        let f_a = self.numbers.activation_fraction_bits;
+        let truncated_bits = value.fraction_bits - f_a;
+        let (bits, shape) = (self.range(&name, &value, truncated_bits)?, value.shape);
+        let bound = f64::from(bits.0 - 1 - truncated_bits).exp2() + 1.0;
+        self.push(name, value, truncated_bits, bits.0, Some(relu))?;
+        if let (Some(layer), Some(mean_bits)) = (self.graph.layers.last_mut(), bits.1) {
+            layer.mean_bits = mean_bits;
+        }
+        self.graph.tensors.push(shape);
+        self.bounds.push(bound);
+        let tensor = self.graph.tensors.len() - 1;
+        Ok(Value::of(View::whole(tensor, shape), shape, f_a))
+    }
+
+    /// Bits of the accumulator of layer `name`, and its mean: as calibrated, or by what its summands can be at most.
+    fn range(&self, name: &str, value: &Value, truncated: u32) -> Result<(u32, Option<u32>)> {
+        let known = self.numbers.accumulators.get(name);
+        let bits = match known {
+            Some(range) => range.bits,
+            None if value.convs.is_empty() && value.biases.is_empty() => {
+                let of_terms = value.terms.iter().map(|term| {
+                    let factor = term.factors.iter().map(|f| f.unsigned_abs()).max();
+                    let [rows, columns] = term.view.window();
+                    let tensors = term.view.tensors().map(|t| self.bounds[t]);
+                    factor.unwrap_or(0) as f64 * (rows * columns) as f64 * tensors.fold(0.0, f64::max)
+                });
+                let bound = of_terms.sum::<f64>() + value.constant.unsigned_abs() as f64;
+                let bits = (bound + 1.0).log2().ceil().min(f64::from(WIDEST)) as u32 + 2;
+                bits.max(truncated + 2).min(WIDEST)
+            }
+            None => WIDEST,
         };
-        let (Some(height), Some(width)) =
-            (out(shape.height, kernel[0]), out(shape.width, kernel[1]))
-        else {
+        if bits <= truncated || bits > WIDEST {
             return Err(ModelError::op(
                 name,
                 format!(
-                    "a kernel of {kernel:?} with padding {padding} does not fit the shape {shape}; the kernel must fit the padded input and the padding be smaller than the kernel"
+                    "{bits} accumulator bits; they must be more than the {truncated} that are truncated, and at most {WIDEST}"
                 ),
             ));
-        };
-        if weight_bits > 20 {
+        }
+        let mean_bits = known.and_then(|range| range.mean_bits);
+        if mean_bits.is_some_and(|mean| mean >= bits) {
             return Err(ModelError::op(
                 name,
-                format!("{weight_bits} fraction bits of the weights; at most 20 are supported"),
+                "the mean of its accumulator is not within its range",
             ));
         }
-        let source = Source {
-            tensor,
-            window,
-            shape,
-            stride,
+        Ok((bits, mean_bits))
+    }
+
+    fn push(
+        &mut self,
+        name: String,
+        value: Value,
+        truncated_bits: u32,
+        accumulator_bits: u32,
+        relu: Option<ReluSet>,
+    ) -> Result<()> {
+        let n = value.shape.n_values();
+        if relu.as_ref().is_some_and(|r| r.n_positions() != n) {
+            return Err(ModelError::op(&name, "its mask has another size"));
+        }
+        self.graph.layers.push(Layer {
+            name,
+            convs: value.convs,
+            terms: value.terms,
+            biases: value.biases,
+            constant: value.constant,
+            shape: value.shape,
+            fraction_bits: value.fraction_bits,
+            truncated_bits,
+            accumulator_bits,
+            mean_bits: accumulator_bits - 1,
+            relu,
+        });
+        Ok(())
+    }
+
+    fn conv(&mut self, name: &str, input: &'a str, window: &Window, groups: usize) -> Result<Value> {
+        let bits = self.numbers.weight_fraction_bits.get(name).copied();
+        let bits = bits.ok_or_else(|| {
+            ModelError::op(name, "fixed_point has no weight_fraction_bits for it")
+        })?;
+        if bits > 20 {
+            return Err(ModelError::op(
+                name,
+                format!("{bits} fraction bits of the weights; at most 20 are supported"),
+            ));
+        }
+        let mut value = self.local(name, input)?;
+        let covers = |v: &Value, graph: &Graph| v.view().is_some_and(|v| v.covers(&graph.tensors));
+        if !covers(&value, &self.graph) {
+            value = self.tensor(format!("{input}.value"), value)?;
+            self.values.insert(input, value.clone());
+        }
+        let Some(view) = value.view().cloned() else {
+            return Err(ModelError::op(name, "what it reads is not one tensor"));
         };
-        let source = self
-            .graph
-            .sources
-            .iter()
-            .position(|s| *s == source)
-            .unwrap_or_else(|| {
-                self.graph.sources.push(source);
-                self.graph.sources.len() - 1
-            });
+        let (shape, fraction_bits) = (value.shape, value.fraction_bits + bits);
+        let source = self.source(input, view, shape, window.stride)?;
+        let result = self.shapes[name];
         let conv = Conv {
             op: name.to_owned(),
             source,
-            out_channels,
-            kernel,
-            stride,
-            padding,
+            out_channels: result.channels,
+            window: *window,
+            groups,
+            out_size: [result.height, result.width],
+            fraction_bits,
             shift: 0,
         };
-        Ok(Value::Accumulator {
+        Ok(Value {
             convs: vec![conv],
-            skips: vec![],
-            shape: Shape::new(out_channels, height, width).check(name)?,
-            fraction_bits: fraction_bits + weight_bits,
+            terms: vec![],
+            biases: vec![],
+            constant: 0,
+            shape: result,
+            fraction_bits,
         })
     }
 
-    fn take_summand(
+    /// The source of `view` for convolutions of `stride`, of a copy where a tensor of it is in another source.
+    fn source(
         &mut self,
-        op: &str,
         input: &str,
-    ) -> Result<(Vec<Conv>, Vec<Skip>, Shape, u32)> {
-        match self.value(op, input)?.clone() {
-            Value::Accumulator {
-                convs,
-                skips,
-                shape,
-                fraction_bits,
-            } => {
-                self.values.remove(input);
-                Ok((convs, skips, shape, fraction_bits))
+        view: View,
+        shape: Shape,
+        stride: [usize; 2],
+    ) -> Result<usize> {
+        let same = |s: &Source, view: &View| s.view == *view && s.stride == stride && s.shape == shape;
+        let mut sources = self.graph.sources.iter();
+        if let Some(known) = sources.position(|s| same(s, &view)) {
+            return Ok(known);
+        }
+        let taken = view.tensors().any(|t| self.graph.source_of(t).is_some());
+        let mut view = view;
+        if taken {
+            let key = (view.clone(), stride);
+            let copy = match self.copies.get(&key) {
+                Some(copy) => copy.clone(),
+                None => {
+                    let n = self.copies.len() + 1;
+                    let copy = View {
+                        rows: view.rows,
+                        columns: view.columns,
+                        ..self.copy(format!("{input}.copy{n}"), &view)?
+                    };
+                    self.copies.insert(key, copy.clone());
+                    copy
+                }
+            };
+            view = copy;
+            let mut sources = self.graph.sources.iter();
+            if let Some(known) = sources.position(|s| same(s, &view)) {
+                return Ok(known);
             }
-            Value::Activation {
-                tensor,
-                window: [1, 1],
-                shape,
-                flat: false,
-                fraction_bits,
-            } => Ok((
-                vec![],
-                vec![Skip { tensor, shift: 0 }],
-                shape,
-                fraction_bits,
-            )),
-            Value::Activation { .. } => Err(ModelError::op(
-                op,
-                format!("'{input}' is pooled or flattened and cannot be added"),
-            )),
         }
-    }
-
-    fn add(&mut self, name: &str, inputs: &[String; 2]) -> Result<Value> {
-        let (mut convs, mut skips, shape, bits) = self.take_summand(name, &inputs[0])?;
-        let (mut more_convs, mut more_skips, other_shape, other_bits) =
-            self.take_summand(name, &inputs[1])?;
-        if shape != other_shape {
-            return Err(ModelError::op(
-                name,
-                format!("its summands have the shapes {shape} and {other_shape}"),
-            ));
-        }
-        let fraction_bits = bits.max(other_bits);
-        convs
-            .iter_mut()
-            .for_each(|c| c.shift += fraction_bits - bits);
-        skips
-            .iter_mut()
-            .for_each(|s| s.shift += fraction_bits - bits);
-        more_convs
-            .iter_mut()
-            .for_each(|c| c.shift += fraction_bits - other_bits);
-        more_skips
-            .iter_mut()
-            .for_each(|s| s.shift += fraction_bits - other_bits);
-        convs.append(&mut more_convs);
-        skips.append(&mut more_skips);
-        Ok(Value::Accumulator {
-            convs,
-            skips,
+        self.graph.sources.push(Source {
+            view,
             shape,
-            fraction_bits,
-        })
-    }
-
-    fn pool(&self, name: &str, input: &str, window: Option<usize>) -> Result<Value> {
-        let (tensor, before, shape, flat, fraction_bits) = self.activation(name, input)?;
-        if flat || before != [1, 1] {
-            return Err(ModelError::op(
-                name,
-                "it pools what is pooled or flattened already; use one pool with a larger window",
-            ));
-        }
-        let window = window.map_or([shape.height, shape.width], |w| [w, w]);
-        if window.contains(&0) || shape.height % window[0] != 0 || shape.width % window[1] != 0 {
-            return Err(ModelError::op(
-                name,
-                format!("a window of {window:?} does not divide the shape {shape}"),
-            ));
-        }
-        let shape = Shape::new(
-            shape.channels,
-            shape.height / window[0],
-            shape.width / window[1],
-        );
-        Ok(Value::Activation {
-            tensor,
-            window,
-            shape,
-            flat: false,
-            fraction_bits: fraction_bits + pool_shift(window),
-        })
-    }
-
-    fn masked_relu(
-        &mut self,
-        name: &str,
-        input: &str,
-        accumulator_bits: u32,
-        relus_kept: usize,
-    ) -> Result<Value> {
-        let (convs, skips, shape, fraction_bits) = self.take_summand(name, input)?;
-        let f_a = self.spec.activation_fraction_bits;
-        let truncated_bits = fraction_bits - f_a;
-        if accumulator_bits <= truncated_bits || accumulator_bits > 40 {
-            return Err(ModelError::op(
-                name,
-                format!(
-                    "{accumulator_bits} accumulator bits; they must be more than the {truncated_bits} that are truncated, and at most 40"
-                ),
-            ));
-        }
-        let relu = self
-            .masks
-            .get(name)
-            .ok_or_else(|| ModelError::op(name, format!("there is no tensor '{name}.mask'")))?
-            .clone();
-        if relu.n_positions() != shape.n_values() || relu.kept().len() != relus_kept {
-            return Err(ModelError::op(
-                name,
-                format!(
-                    "its mask keeps {} of {} positions; the model says {relus_kept} of {}",
-                    relu.kept().len(),
-                    relu.n_positions(),
-                    shape.n_values()
-                ),
-            ));
-        }
-        self.graph.layers.push(Layer {
-            name: name.to_owned(),
-            convs,
-            skips,
-            shape,
-            fraction_bits,
-            truncated_bits,
-            accumulator_bits,
-            relu: Some(relu),
+            stride,
         });
-        self.graph.tensors.push(shape);
-        let tensor = self.graph.tensors.len() - 1;
-        Ok(Value::Activation {
-            tensor,
-            window: [1, 1],
-            shape,
-            flat: false,
-            fraction_bits: f_a,
-        })
+        Ok(self.graph.sources.len() - 1)
+    }
+
+    /// A tensor that holds the channels of `view`, whole: no window is summed.
+    fn copy(&mut self, name: String, view: &View) -> Result<View> {
+        let [height, width] = view.size;
+        let whole = View {
+            rows: super::Span::whole(height),
+            columns: super::Span::whole(width),
+            ..view.clone()
+        };
+        let shape = whole.shape();
+        let f_a = self.numbers.activation_fraction_bits;
+        let copied = self.tensor(name.clone(), Value::of(whole, shape, f_a))?;
+        let view = copied.view().cloned();
+        view.ok_or_else(|| ModelError::op(&name, "a copy is a tensor"))
+    }
+
+    /// The mask of operation `name`.
+    pub(super) fn mask(&self, name: &str) -> Result<ReluSet> {
+        let mask = self.masks.get(name);
+        let mask =
+            mask.ok_or_else(|| ModelError::op(name, format!("there is no tensor '{name}.mask'")))?;
+        let mut ops = self.spec.ops.iter();
+        let kept = ops.find(|op| op.name() == name).and_then(Op::relus_kept);
+        let n = self.shapes[name].n_values();
+        if mask.n_positions() != n || Some(mask.kept().len()) != kept {
+            return Err(ModelError::op(
+                name,
+                format!(
+                    "its mask keeps {} of {} positions; the model says {} of {n}",
+                    mask.kept().len(),
+                    mask.n_positions(),
+                    kept.unwrap_or(0)
+                ),
+            ));
+        }
+        Ok(mask.clone())
+    }
+
+    fn relu(&mut self, name: &str, input: &str) -> Result<Value> {
+        let value = self.take(name, input)?;
+        let mask = self.mask(name)?;
+        self.close(name.to_owned(), value, mask)
     }
 }

@@ -16,6 +16,8 @@ pub use scalar::convolve;
 
 use rayon::prelude::*;
 
+use crate::spec::Window;
+
 /// Sizes of a convolution. A linear layer is a 1x1 kernel over a 1x1 map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -27,25 +29,28 @@ pub struct Shape {
     pub width: usize,
     /// Filters O.
     pub out_channels: usize,
-    /// Kernel rows.
-    pub kernel_h: usize,
-    /// Kernel columns.
-    pub kernel_w: usize,
-    /// Stride of both axes.
-    pub stride: usize,
-    /// Zeros on each side of both axes.
-    pub padding: usize,
+    /// Groups of channels and filters.
+    pub groups: usize,
+    /// Kernel, stride, padding, dilation.
+    pub window: Window,
 }
 
 impl Shape {
     /// Output rows.
     pub fn out_height(&self) -> usize {
-        (self.height + 2 * self.padding - self.kernel_h) / self.stride + 1
+        let p = self.window.padding;
+        (self.height + p.top + p.bottom - self.span(0)) / self.window.stride[0] + 1
     }
 
     /// Output columns.
     pub fn out_width(&self) -> usize {
-        (self.width + 2 * self.padding - self.kernel_w) / self.stride + 1
+        let p = self.window.padding;
+        (self.width + p.left + p.right - self.span(1)) / self.window.stride[1] + 1
+    }
+
+    /// Positions from the first to the last of a window, both included.
+    fn span(&self, axis: usize) -> usize {
+        (self.window.kernel[axis] - 1) * self.window.dilation[axis] + 1
     }
 
     /// Values of the input.
@@ -72,19 +77,29 @@ impl Shape {
         self.out_height() * self.out_width()
     }
 
+    /// Weights of a filter.
     fn depth(&self) -> usize {
-        self.in_channels * self.kernel_h * self.kernel_w
+        self.in_channels / self.groups * self.window.kernel[0] * self.window.kernel[1]
+    }
+
+    /// One of its groups.
+    fn group(&self) -> Self {
+        Self {
+            in_channels: self.in_channels / self.groups,
+            out_channels: self.out_channels / self.groups,
+            groups: 1,
+            ..*self
+        }
     }
 
     fn is_sound(&self) -> bool {
         let counts = [self.in_channels, self.height, self.width, self.out_channels];
-        let kernel_fits = |size: usize, kernel: usize| {
-            kernel > 0 && size.saturating_add(self.padding.saturating_mul(2)) >= kernel
-        };
+        let map = crate::graph::Shape::new(self.in_channels, self.height, self.width);
+        let divides = |n: usize| self.groups > 0 && n.is_multiple_of(self.groups);
         !counts.contains(&0)
-            && self.stride > 0
-            && kernel_fits(self.height, self.kernel_h)
-            && kernel_fits(self.width, self.kernel_w)
+            && divides(self.in_channels)
+            && divides(self.out_channels)
+            && crate::graph::slide(map, &self.window).is_ok()
     }
 }
 
@@ -182,6 +197,8 @@ enum Weights {
     Plain(Vec<i32>),
     /// (O / 16, K, 16) order, zero filters at the end, for the vector kernels.
     Blocked(Vec<i32>),
+    /// A convolution for each group.
+    Groups(Vec<Conv2d>),
 }
 
 impl Conv2d {
@@ -204,8 +221,17 @@ impl Conv2d {
             return Err(KernelError::Shape { shape, n_weights });
         }
         let weights = match kernel {
-            Kernel::Ifma | Kernel::Avx2 => Weights::Blocked(block_weights(&shape, weights)),
-            Kernel::Portable => Weights::Plain(weights.to_vec()),
+            Kernel::Ifma | Kernel::Avx2 if shape.groups == 1 => {
+                Weights::Blocked(block_weights(&shape, weights))
+            }
+            Kernel::Ifma | Kernel::Avx2 if shape.group().out_channels >= FILTERS / 2 => {
+                let group = shape.group();
+                let groups = weights.chunks_exact(group.n_weights());
+                let groups = groups.map(|w| Self::with_kernel(group, w, kernel));
+                Weights::Groups(groups.collect::<Result<_, _>>()?)
+            }
+            // Blocks of filters that read different channels would be almost empty.
+            _ => Weights::Plain(weights.to_vec()),
         };
         Ok(Self {
             shape,
@@ -258,6 +284,11 @@ impl Conv2d {
             }
             Weights::Plain(weights) => scalar::convolve(&self.shape, x, weights),
             Weights::Blocked(weights) => self.run_blocked(x, weights, parallel),
+            Weights::Groups(groups) => {
+                let inputs = x.chunks_exact(self.shape.group().n_inputs());
+                let outputs = groups.iter().zip(inputs).map(|(g, x)| g.run(x, parallel));
+                outputs.collect::<Result<Vec<_>, _>>()?.concat()
+            }
         })
     }
 
@@ -347,18 +378,20 @@ struct Panels {
 
 impl Panels {
     fn new(shape: &Shape, x: &[u64]) -> Self {
-        let (p, columns) = (shape.padding, shape.width + 2 * shape.padding);
-        let rows = shape.height + 2 * p;
+        let (p, dilation) = (shape.window.padding, shape.window.dilation);
+        let columns = shape.width + p.left + p.right;
+        let rows = shape.height + p.top + p.bottom;
         let mut padded = vec![0; shape.in_channels * rows * columns];
         for (line, values) in x.chunks_exact(shape.width).enumerate() {
             let (channel, row) = (line / shape.height, line % shape.height);
-            let start = (channel * rows + row + p) * columns + p;
+            let start = (channel * rows + row + p.top) * columns + p.left;
             padded[start..start + shape.width].copy_from_slice(values);
         }
         let mut offsets = Vec::with_capacity(shape.depth());
         for c in 0..shape.in_channels {
-            for u in 0..shape.kernel_h {
-                offsets.extend((0..shape.kernel_w).map(|v| (c * rows + u) * columns + v));
+            for u in 0..shape.window.kernel[0] {
+                let row = (c * rows + u * dilation[0]) * columns;
+                offsets.extend((0..shape.window.kernel[1]).map(|v| row + v * dilation[1]));
             }
         }
         Self {
@@ -371,16 +404,16 @@ impl Panels {
 
     /// Panels of pixels `first..last`; the last panel repeats its last pixel.
     fn pack(&self, first: usize, last: usize) -> Vec<u64> {
-        let (width, stride) = (self.shape.out_width(), self.shape.stride);
+        let (width, stride) = (self.shape.out_width(), self.shape.window.stride);
         let start = |pixel: usize| {
             let pixel = pixel.min(last - 1);
-            (pixel / width * self.columns + pixel % width) * stride
+            pixel / width * stride[0] * self.columns + pixel % width * stride[1]
         };
         let mut packed =
             Vec::with_capacity((last - first).next_multiple_of(PIXELS) * self.offsets.len());
         for panel in (first..last).step_by(PIXELS) {
             let starts: [usize; PIXELS] = std::array::from_fn(|i| start(panel + i));
-            let in_a_row = starts[PIXELS - 1] == starts[0] + PIXELS - 1 && stride == 1;
+            let in_a_row = starts[PIXELS - 1] == starts[0] + PIXELS - 1;
             for &offset in &self.offsets {
                 if in_a_row {
                     let from = starts[0] + offset;
@@ -402,15 +435,23 @@ mod tests {
 
     fn random_shape(rng: &mut ChaCha20Rng) -> Shape {
         let kernel = [1, 3, 5][rng.random_range(0..3)];
+        let dilation = [rng.random_range(1..3), rng.random_range(1..3)];
+        let groups = [1, 1, 2, 3][rng.random_range(0..4)];
+        let mut padding = || rng.random_range(0..kernel.min(3));
+        let padding = [padding(), padding(), padding(), padding()];
+        let is_square = rng.random();
         Shape {
-            in_channels: rng.random_range(1..20),
-            height: rng.random_range(1..14) + kernel - 1,
-            width: rng.random_range(1..14) + kernel - 1,
-            out_channels: rng.random_range(1..40),
-            kernel_h: kernel,
-            kernel_w: if rng.random() { kernel } else { 1 },
-            stride: rng.random_range(1..3),
-            padding: rng.random_range(0..3),
+            in_channels: groups * rng.random_range(1..10),
+            height: rng.random_range(1..14) + 2 * (kernel - 1),
+            width: rng.random_range(1..14) + 2 * (kernel - 1),
+            out_channels: groups * rng.random_range(1..20),
+            groups,
+            window: Window {
+                kernel: [kernel, if is_square { kernel } else { 1 }],
+                stride: [rng.random_range(1..4), rng.random_range(1..4)],
+                padding: if is_square { padding } else { [padding[0], 0, padding[2], 0] }.into(),
+                dilation,
+            },
         }
     }
 
@@ -467,7 +508,7 @@ mod tests {
         let conv = Conv2d::new(shape, &weights, 52).unwrap();
         assert!(matches!(conv.apply(&[0]), Err(KernelError::Input { .. })));
         assert!(Conv2d::new(shape, &weights[1..], 52).is_err());
-        shape.stride = 0;
+        shape.window.stride[0] = 0;
         assert!(Conv2d::new(shape, &weights, 52).is_err());
     }
 }

@@ -19,17 +19,23 @@ pub(super) struct Axis {
     pub max: isize,
 }
 
+/// Largest stride of an axis.
+pub const MAX_STRIDE: usize = 8;
+
 impl Axis {
-    /// `None` if the sizes make no sense. Taps that only ever meet padding are left out: they would widen the block.
-    fn new(size: usize, kernel: usize, padding: usize, stride: usize) -> Option<Self> {
-        let bounded = (1..1 << 20).contains(&size) && kernel < 1 << 20;
-        if padding >= kernel || !(1..=2).contains(&stride) || !bounded {
+    /// One axis of `conv` over `size` positions. `None` if the sizes make no sense. Taps that only ever meet padding are left out:
+    /// they would widen the block.
+    fn new(conv: &ConvGeometry, axis: usize, size: usize, stride: usize) -> Option<Self> {
+        let (kernel, dilation) = (conv.kernel[axis], conv.dilation[axis]);
+        let (before, n_out) = (conv.before[axis], conv.out[axis]);
+        let bounded = |n: usize| (1..1 << 20).contains(&n);
+        let sound = [size, kernel, dilation, n_out].into_iter().all(bounded);
+        if !sound || before > (kernel - 1) * dilation || !(1..=MAX_STRIDE).contains(&stride) {
             return None;
         }
-        let n_out = ((size + 2 * padding).checked_sub(kernel)?) / stride + 1;
         let taps: Vec<Tap> = (0..kernel)
             .map(|tap| {
-                let shifted = tap as isize - padding as isize;
+                let shifted = (tap * dilation) as isize - before as isize;
                 let phase = shifted.rem_euclid(stride as isize) as usize;
                 let offset = shifted.div_euclid(stride as isize);
                 Tap { tap, phase, offset }
@@ -52,7 +58,7 @@ impl Axis {
 
     /// The phases that are read, in order.
     pub fn phases(&self) -> Vec<usize> {
-        (0..2)
+        (0..MAX_STRIDE)
             .filter(|&p| self.taps.iter().any(|t| t.phase == p))
             .collect()
     }
@@ -77,7 +83,7 @@ pub(super) struct Part {
     pub channels: usize,
     pub height: usize,
     pub width: usize,
-    pub stride: usize,
+    pub stride: [usize; 2],
     /// The phases that are encrypted, rows first: all of the source's, those that are read of a guest's.
     pub phases: Vec<(usize, usize)>,
 }
@@ -96,8 +102,10 @@ impl Part {
     /// Rows and columns of a phase.
     pub fn n_positions(&self, phase: usize) -> (usize, usize) {
         let (a, b) = self.phases[phase];
-        let count = |size: usize, first: usize| size.saturating_sub(first).div_ceil(self.stride);
-        (count(self.height, a), count(self.width, b))
+        let count = |size: usize, first: usize, axis: usize| {
+            size.saturating_sub(first).div_ceil(self.stride[axis])
+        };
+        (count(self.height, a, 0), count(self.width, b, 1))
     }
 }
 
@@ -121,12 +129,12 @@ impl Block {
         let axes = spec
             .consumers
             .iter()
-            .map(|conv| axes(conv, size, stride, spec.channels.min(spec.batch)))
+            .map(|conv| axes(conv, size, stride, spec.channels, spec.batch))
             .collect::<Result<Vec<_>, _>>()?;
         if axes.is_empty() {
             return Err(PackingError::MapTooLarge { area: 0, degree });
         }
-        let all = (0..stride).flat_map(|a| (0..stride).map(move |b| (a, b)));
+        let all = (0..stride[0]).flat_map(|a| (0..stride[1]).map(move |b| (a, b)));
         let mut parts = vec![Part {
             first: 0,
             first_class: 0,
@@ -142,7 +150,7 @@ impl Block {
         let mut guest_axes = Vec::with_capacity(spec.guests.len());
         for guest in &spec.guests {
             let size = (guest.height, guest.width);
-            let (rows, columns) = self::axes(&guest.conv, size, guest.stride, guest.channels)?;
+            let (rows, columns) = self::axes(&guest.conv, size, guest.stride, guest.channels, spec.batch)?;
             let host = axes
                 .get(guest.consumer)
                 .zip(spec.consumers.get(guest.consumer));
@@ -171,11 +179,9 @@ impl Block {
             });
             guest_axes.push((rows, columns));
         }
-        let most = |of: fn(&Part) -> usize| {
-            let positions = parts.iter().map(|p| of(p).div_ceil(p.stride));
-            positions.max().unwrap_or(0)
-        };
-        let (n_rows, n_columns) = (most(|p| p.height), most(|p| p.width));
+        let rows = parts.iter().map(|p| p.height.div_ceil(p.stride[0]));
+        let columns = parts.iter().map(|p| p.width.div_ceil(p.stride[1]));
+        let (n_rows, n_columns) = (rows.max().unwrap_or(0), columns.max().unwrap_or(0));
         let of_all = || axes.iter().chain(&guest_axes);
         let lead = (
             of_all().map(|a| a.0.lead(n_rows)).max().unwrap_or(0),
@@ -202,23 +208,25 @@ impl Block {
     }
 }
 
-/// Both axes of `conv` over a map of `size`; `count`, of channels or images, must not be zero.
+/// Both axes of `conv` over a map of `size` with `channels`, in a batch of so many images.
 fn axes(
     conv: &ConvGeometry,
     size: (usize, usize),
-    stride: usize,
-    count: usize,
+    stride: [usize; 2],
+    channels: usize,
+    batch: usize,
 ) -> Result<(Axis, Axis), PackingError> {
-    let rows = Axis::new(size.0, conv.kernel_h, conv.padding, stride);
-    let columns = Axis::new(size.1, conv.kernel_w, conv.padding, stride);
+    let rows = Axis::new(conv, 0, size.0, stride[0]);
+    let columns = Axis::new(conv, 1, size.1, stride[1]);
+    let divides = |n: usize| n > 0 && conv.groups > 0 && n.is_multiple_of(conv.groups);
     rows.zip(columns)
-        .filter(|_| conv.out_channels > 0 && count > 0)
+        .filter(|_| divides(conv.out_channels) && divides(channels) && batch > 0)
         .ok_or(PackingError::Geometry {
             height: size.0,
             width: size.1,
-            kernel_h: conv.kernel_h,
-            kernel_w: conv.kernel_w,
+            kernel: conv.kernel,
             stride,
-            padding: conv.padding,
+            before: conv.before,
+            out: conv.out,
         })
 }

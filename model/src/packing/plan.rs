@@ -77,6 +77,15 @@ impl SourcePacking {
     }
 }
 
+/// Whether a map of `spec` fits a polynomial of degree `degree`, if it can be packed at all.
+#[must_use]
+pub fn fits(spec: &SourceSpec, degree: usize) -> bool {
+    !matches!(
+        Block::new(spec, degree),
+        Err(PackingError::MapTooLarge { .. })
+    )
+}
+
 /// The packing of `spec` into polynomials of degree `degree` that takes the fewest bytes.
 ///
 /// # Errors
@@ -124,7 +133,10 @@ pub fn rank(
                     channels,
                     filters,
                 };
-                let packing = SourcePacking::new(spec, degree, &choice)?;
+                // A choice may fill a polynomial so far that products would wrap twice.
+                let Ok(packing) = SourcePacking::new(spec, degree, &choice) else {
+                    continue;
+                };
                 let least = packing.cost_without_corrections(bits.up, bits.down);
                 candidates.push((goal.nanoseconds(&least), choice));
             }

@@ -5,7 +5,7 @@
 //! that pass N come back negated, which the outputs account for.
 
 use super::block::{Axis, Tap};
-use super::{Block, PackingChoice, Part, SourceSpec};
+use super::{Block, ConvGeometry, PackingChoice, Part, SourceSpec};
 use crate::bits::packed_bytes;
 
 /// The packing of one consumer of a source.
@@ -42,37 +42,64 @@ pub struct Stride {
 #[derive(Clone, Debug)]
 struct Feed {
     part: Part,
+    groups: usize,
+    /// Channels and filters of a group.
+    channels_of_group: usize,
+    filters_of_group: usize,
     kernel: (usize, usize),
     rows_taps: Vec<Tap>,
     columns_taps: Vec<Tap>,
 }
 
 impl Feed {
-    fn new(part: &Part, kernel: (usize, usize), (rows, columns): &(Axis, Axis)) -> Self {
+    fn new(part: &Part, conv: &ConvGeometry, (rows, columns): &(Axis, Axis)) -> Self {
         Self {
             part: part.clone(),
-            kernel,
+            groups: conv.groups,
+            channels_of_group: part.channels / conv.groups,
+            filters_of_group: conv.out_channels / conv.groups,
+            kernel: (conv.kernel[0], conv.kernel[1]),
             rows_taps: rows.taps.clone(),
             columns_taps: columns.taps.clone(),
         }
     }
 
     fn n_weights_per_filter(&self) -> usize {
-        self.part.channels * self.kernel.0 * self.kernel.1
+        self.channels_of_group * self.kernel.0 * self.kernel.1
     }
 
-    /// (phase channel, phase, channel) of each channel of this convolution among those from `first` to `last`.
+    /// (phase channel, phase, channel of the group) of each channel that filter `o` reads among those from `first` to `last`.
     fn channels_in(
         &self,
+        o: usize,
         first: usize,
         last: usize,
     ) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
-        let (start, channels) = (self.part.first, self.part.channels);
-        let end = start + self.part.n_channels();
-        (first.max(start)..last.min(end)).map(move |channel| {
-            let at = channel - start;
-            (channel, at / channels, at % channels)
+        let (start, channels, each) = (
+            self.part.first,
+            self.part.channels,
+            self.channels_of_group,
+        );
+        let group = o / self.filters_of_group * each;
+        (0..self.part.phases.len()).flat_map(move |phase| {
+            let own = start + phase * channels + group;
+            let read = first.max(own)..last.min(own + each).max(first.max(own));
+            read.map(move |channel| (channel, phase, channel - own))
         })
+    }
+
+    /// The inputs, of `c_w` phase channels each, that filters from `first` to `last` (excluded) read, as ranges in order.
+    fn inputs_of(&self, first: usize, last: usize, c_w: usize) -> Vec<(usize, usize)> {
+        let each = self.channels_of_group;
+        let low = first / self.filters_of_group * each;
+        let high = ((last - 1) / self.filters_of_group + 1) * each;
+        let phases = 0..self.part.phases.len();
+        let read = phases.filter(|&phase| self.taps(phase, 1).next().is_some());
+        let ranges = read.map(|phase| {
+            let start = self.part.first + phase * self.part.channels;
+            ((start + low) / c_w, (start + high - 1) / c_w + 1)
+        });
+        ranges.collect()
     }
 
     /// (kernel row, kernel column, distance in coefficients) of each tap that reads the phase number `phase`.
@@ -100,15 +127,13 @@ impl ResponsePacking {
     ) -> Self {
         let conv = spec.consumers[consumer];
         let axes = &block.axes[consumer];
-        let own = Feed::new(&block.parts[0], (conv.kernel_h, conv.kernel_w), axes);
+        let own = Feed::new(&block.parts[0], &conv, axes);
         let mut feeds = vec![own];
-        // Padding is smaller than the kernel, so the tap at offset 0 exists and both maxima are at least 0.
-        let (mut most_rows, mut most_columns) = (axes.0.max, axes.1.max);
+        let (mut most_rows, mut most_columns) = (axes.0.max.max(0), axes.1.max.max(0));
         for (index, guest) in spec.guests.iter().enumerate() {
             if guest.consumer == consumer {
                 let axes = &block.guest_axes[index];
-                let kernel = (guest.conv.kernel_h, guest.conv.kernel_w);
-                feeds.push(Feed::new(&block.parts[index + 1], kernel, axes));
+                feeds.push(Feed::new(&block.parts[index + 1], &guest.conv, axes));
                 most_rows = most_rows.max(axes.0.max);
                 most_columns = most_columns.max(axes.1.max);
             }
@@ -187,7 +212,55 @@ impl ResponsePacking {
         self.batch * self.out_channels * self.n_out.0 * self.n_out.1
     }
 
-    /// Weights: O * C * kh * kw, and as many for each guest.
+    /// Whether any product would pass N twice: then it could not be read.
+    pub(super) fn passes_twice(&self) -> bool {
+        let last = self.unwrapped(self.b_w - 1, self.o_w - 1, self.n_out.0 - 1, self.n_out.1 - 1);
+        last >= 2 * self.degree
+    }
+
+    /// Whether all filter polynomials have their weights at the same places, as without groups.
+    #[must_use]
+    pub fn is_uniform(&self) -> bool {
+        self.feeds.iter().all(|feed| feed.groups == 1)
+    }
+
+    /// The input polynomials of a group that meet a weight of filter polynomial `filters`, in order.
+    #[must_use]
+    pub fn inputs_of(&self, filters: usize) -> Vec<usize> {
+        let first = filters * self.o_w;
+        let last = (first + self.o_w).min(self.out_channels);
+        let feeds = self.feeds.iter();
+        let mut ranges: Vec<_> = feeds.flat_map(|f| f.inputs_of(first, last, self.c_w)).collect();
+        ranges.sort_unstable();
+        let mut inputs: Vec<usize> = Vec::new();
+        for (start, end) in ranges {
+            let next = inputs.last().map_or(0, |last| last + 1);
+            inputs.extend(start.max(next)..end);
+        }
+        inputs
+    }
+
+    /// Pairs of a filter, counted within polynomial `filters`, and a slot of input polynomial `input` that it reads.
+    pub(super) fn meet(&self, filters: usize, input: usize) -> Vec<(usize, usize)> {
+        let (first, last) = self.channels_of(input);
+        let start = filters * self.o_w;
+        let of_poly = start..(start + self.o_w).min(self.out_channels);
+        let mut pairs: Vec<(usize, usize)> = self
+            .feeds
+            .iter()
+            .flat_map(|feed| {
+                let of_poly = of_poly.clone();
+                of_poly.flat_map(move |o| {
+                    let read = feed.channels_in(o, first, last);
+                    read.map(move |(channel, ..)| (o - start, channel - first))
+                })
+            })
+            .collect();
+        pairs.sort_unstable();
+        pairs
+    }
+
+    /// Weights: O * C / groups * kh * kw, and as many for each guest.
     pub fn n_weights(&self) -> usize {
         let each = self.feeds.iter().map(Feed::n_weights_per_filter);
         self.out_channels * each.sum::<usize>()
@@ -195,8 +268,11 @@ impl ResponsePacking {
 
     /// Products of polynomials that the whole response takes.
     pub fn n_products(&self) -> usize {
-        let used = (0..self.n_inputs()).filter(|&i| self.reads(i)).count();
-        self.n_polys() * used
+        if self.is_uniform() {
+            return self.n_polys() * self.inputs_of(0).len();
+        }
+        let filters = 0..self.n_filter_polys();
+        self.n_groups() * filters.map(|j| self.inputs_of(j).len()).sum::<usize>()
     }
 
     /// Bytes of the response, `down_bits` for each coefficient.
@@ -234,16 +310,7 @@ impl ResponsePacking {
         values
     }
 
-    /// Whether any weight meets input polynomial `input` of a group. Strided 1x1 kernels leave most of them out.
-    pub fn reads(&self, input: usize) -> bool {
-        let (first, last) = self.channels_of(input);
-        self.feeds.iter().any(|feed| {
-            feed.channels_in(first, last)
-                .any(|(_, phase, _)| feed.taps(phase, self.columns).next().is_some())
-        })
-    }
-
-    /// Writes weight polynomial (`filters`, `input`) into `out` (N coefficients), from `weights` in (O, C, kh, kw) order;
+    /// Writes weight polynomial (`filters`, `input`) into `out` (N coefficients), from `weights` in (O, C / groups, kh, kw) order;
     /// those of guests follow, guest by guest.
     pub fn kernel(&self, filters: usize, input: usize, weights: &[i32], out: &mut [i32]) {
         out.fill(0);
@@ -256,8 +323,8 @@ impl ResponsePacking {
             weights = others;
             let (kernel_h, kernel_w) = feed.kernel;
             for o in first..(first + self.o_w).min(self.out_channels) {
-                for (channel, phase, real) in feed.channels_in(first_channel, last_channel) {
-                    let row = (o * feed.part.channels + real) * kernel_h;
+                for (channel, phase, real) in feed.channels_in(o, first_channel, last_channel) {
+                    let row = (o * feed.channels_of_group + real) * kernel_h;
                     let slot = channel - first_channel;
                     for (u, v, back) in feed.taps(phase, self.columns) {
                         let forward = (o - first) * self.filter_step() + self.exponent;
@@ -275,7 +342,7 @@ impl ResponsePacking {
     }
 
     /// Where weight `number` of weight polynomials (0, ..) has its counterparts in polynomials (j, ..): at `number + j * step`,
-    /// as long as that is below `end`. The numbers are those of [`Self::kernel`].
+    /// as long as that is below `end`. The numbers are those of [`Self::kernel`]. For packings that are [uniform](Self::is_uniform).
     pub fn stride(&self, number: usize) -> Stride {
         let mut end = 0;
         let mut step = 0;
@@ -313,7 +380,7 @@ impl ResponsePacking {
     pub fn largest_sum(&self, filters: usize, weights: &[i32]) -> u64 {
         let mut sums = vec![0i64; self.degree()];
         let mut coefficients = vec![0; self.degree()];
-        for input in (0..self.n_inputs()).filter(|&input| self.reads(input)) {
+        for input in self.inputs_of(filters) {
             coefficients.fill(0);
             self.kernel(filters, input, weights, &mut coefficients);
             let total: i64 = coefficients.iter().map(|&w| i64::from(w)).sum();
@@ -348,7 +415,7 @@ impl ResponsePacking {
     }
 
     /// Exponents in filter 0 of the taps of the phase channel in `slot`, which holds the phase of number `class` among those
-    /// of all parts.
+    /// of all parts, as if every filter read every channel.
     pub(super) fn exponents(&self, slot: usize, class: usize) -> impl Iterator<Item = usize> {
         let base = self.exponent - slot * self.area;
         let feeds = self.feeds.iter();

@@ -6,9 +6,12 @@
 //! the number of images and the phases of the channels in a polynomial; equal cases are computed once. Sets of
 //! coefficients are bit sets, and "reads through exponent q" is a rotation by q.
 
-use super::SourcePacking;
+use super::{ResponsePacking, SourcePacking};
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// A response, and pairs of a filter in one of its polynomials and a slot of an input polynomial that it reads.
+type Pairs = (usize, Vec<(usize, usize)>);
 
 /// A set of coefficients modulo N, N a multiple of 64.
 struct Coefficients(Vec<u64>);
@@ -54,16 +57,38 @@ impl SourcePacking {
     pub fn corrections(&self) -> Vec<Arc<[u32]>> {
         let mut cache = HashMap::new();
         let mut sets = Vec::with_capacity(self.n_polys());
+        let pairs: Vec<Vec<Pairs>> = (0..self.n_inputs()).map(|i| self.pairs_of(i)).collect();
         for group in 0..self.n_groups() {
-            for input in 0..self.n_inputs() {
-                let key = (self.images_in(group), self.classes_of(input));
+            for (input, pairs) in pairs.iter().enumerate() {
+                let key = (self.images_in(group), self.classes_of(input), pairs.clone());
                 let set = cache
                     .entry(key)
-                    .or_insert_with_key(|(images, classes)| self.correction_set(*images, classes));
+                    .or_insert_with_key(|(images, classes, pairs)| {
+                        self.correction_set(*images, classes, pairs)
+                    });
                 sets.push(Arc::clone(set));
             }
         }
         sets
+    }
+
+    /// For each response whose filters have groups, the filters of a polynomial and the slots of polynomial `input` that meet.
+    fn pairs_of(&self, input: usize) -> Vec<Pairs> {
+        let of_response = |(index, response): (usize, &ResponsePacking)| -> Vec<Pairs> {
+            if response.is_uniform() {
+                return vec![];
+            }
+            let polys = (0..response.n_filter_polys()).map(|j| response.meet(j, input));
+            let mut met: Vec<Pairs> = polys
+                .filter(|pairs| !pairs.is_empty())
+                .map(|pairs| (index, pairs))
+                .collect();
+            met.sort_unstable();
+            met.dedup();
+            met
+        };
+        let responses = self.responses.iter().enumerate();
+        responses.flat_map(of_response).collect()
     }
 
     /// Corrections of all polynomials.
@@ -72,23 +97,33 @@ impl SourcePacking {
     }
 
     /// Number among the phases of all parts of the phase in each slot of input polynomial `input` of a group.
-    fn classes_of(&self, input: usize) -> Vec<u8> {
+    fn classes_of(&self, input: usize) -> Vec<u16> {
         let first = input * self.choice.channels;
         let last = (first + self.choice.channels).min(self.n_phase_channels());
         let parts = &self.block.parts;
         let class = |channel: usize| {
             let part = parts.iter().rfind(|p| p.first <= channel)?;
-            Some((part.first_class + (channel - part.first) / part.channels) as u8)
+            Some((part.first_class + (channel - part.first) / part.channels) as u16)
         };
         (first..last).filter_map(class).collect()
     }
 
-    fn correction_set(&self, images: usize, classes: &[u8]) -> Arc<[u32]> {
+    fn correction_set(&self, images: usize, classes: &[u16], pairs: &[Pairs]) -> Arc<[u32]> {
         let mut read = Coefficients::empty(self.degree);
-        for response in &self.responses {
+        for (at, response) in self.responses.iter().enumerate() {
             let mut used = Coefficients::empty(self.degree);
             for index in response.used(images) {
                 used.insert(index % self.degree);
+            }
+            if !response.is_uniform() {
+                let of_response = pairs.iter().filter(|(index, _)| *index == at);
+                for &(o, slot) in of_response.flat_map(|(_, pairs)| pairs) {
+                    for exponent in response.exponents(slot, classes[slot].into()) {
+                        let exponent = exponent + o * response.filter_step();
+                        read.add_shifted(&used, exponent % self.degree);
+                    }
+                }
+                continue;
             }
             // The first response polynomial of a group has the most filters, so it reads all that the others read.
             let mut through_one = Coefficients::empty(self.degree);

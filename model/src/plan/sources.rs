@@ -12,63 +12,59 @@
 
 use std::collections::HashMap;
 
+use super::bands::{self, Region};
 use super::{DEGREE, ResponsePlan, RingPlan, SourcePlan};
 use crate::error::{ModelError, Result};
 use crate::graph::{Conv, Graph};
 use crate::packing::{
-    CoefficientBits, ConvGeometry, GuestSpec, PackingGoal, RankedPacking, SourcePacking,
-    SourceSpec, rank,
+    CoefficientBits, GuestSpec, PackingGoal, RankedPacking, SourcePacking, SourceSpec, fits, rank,
 };
 
 /// Most bits by which the weights of convolutions in one response may be shifted against each other: weights have 16 bits,
 /// and products must stay exact.
 const MAX_SHIFT: u32 = 4;
 
-/// One source, while it is not yet settled what it carries.
+/// One source, or one band of it, while it is not yet settled what it carries.
 #[derive(Clone)]
 struct Draft {
     ring: RingPlan,
+    source: usize,
+    band: Region,
     spec: SourceSpec,
-    /// Layer and convolution of each consumer.
-    consumers: Vec<(usize, usize)>,
-    /// Source, layer and convolution of each guest.
-    guests: Vec<(usize, usize, usize)>,
+    consumers: Vec<Consumer>,
+    /// Draft and convolution of each guest.
+    guests: Vec<(usize, usize)>,
 }
 
-/// Sources as in the graph, and all responses: those of one source together, in the order of its consumers.
+/// A convolution that reads a source, and the outputs that it makes of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Consumer {
+    layer: usize,
+    conv: usize,
+    out: Region,
+}
+
+/// Sources as in the graph, in bands where they have to be, and all responses: those of one source together, in the order of its
+/// consumers.
 pub(super) fn plan(
     graph: &Graph,
     batch: usize,
     goal: &PackingGoal,
     ring_of: impl Fn(usize) -> RingPlan,
 ) -> Result<(Vec<SourcePlan>, Vec<ResponsePlan>)> {
-    let drafts = graph.sources.iter().map(|source| Draft {
-        ring: ring_of(source.tensor),
-        spec: SourceSpec {
-            channels: source.shape.channels,
-            height: source.shape.height,
-            width: source.shape.width,
-            batch,
-            stride: source.stride,
-            consumers: vec![],
-            guests: vec![],
-        },
-        consumers: vec![],
-        guests: vec![],
-    });
-    let mut drafts: Vec<Draft> = drafts.collect();
-    for (layer, node) in graph.layers.iter().enumerate() {
-        for (conv, node) in node.convs.iter().enumerate() {
-            drafts[node.source].spec.consumers.push(geometry(node));
-            drafts[node.source].consumers.push((layer, conv));
-        }
-    }
     let mut planner = Planner {
         graph,
         goal,
-        drafts,
+        batch,
+        drafts: vec![],
         known: HashMap::new(),
     };
+    for (index, source) in graph.sources.iter().enumerate() {
+        let rings = source.view.tensors().map(&ring_of);
+        let ring = rings.max_by_key(|r| r.share_bits).unwrap_or(RingPlan::INNER);
+        let drafts = planner.drafts_of(index, ring)?;
+        planner.drafts.extend(drafts);
+    }
     for layer in 0..graph.layers.len() {
         planner.join_responses_of(layer)?;
     }
@@ -77,44 +73,125 @@ pub(super) fn plan(
     for (index, draft) in planner.drafts.clone().into_iter().enumerate() {
         let choice = planner.best(&draft)?.choice;
         let packing = SourcePacking::new(&draft.spec, DEGREE, &choice);
-        for (response, &(layer, conv)) in draft.consumers.iter().enumerate() {
+        for (response, consumer) in draft.consumers.iter().enumerate() {
             let guests = draft.guests.iter().zip(&draft.spec.guests);
             let joined = guests.filter(|(_, spec)| spec.consumer == response);
             responses.push(ResponsePlan {
                 source: index,
                 response,
-                layer,
-                convs: std::iter::once(conv)
-                    .chain(joined.map(|(&(_, _, conv), _)| conv))
+                layer: consumer.layer,
+                convs: std::iter::once(consumer.conv)
+                    .chain(joined.map(|(&(_, conv), _)| conv))
                     .collect(),
+                out: consumer.out,
             });
         }
         sources.push(SourcePlan {
+            source: draft.source,
+            band: draft.band,
             ring: draft.ring,
             packing: packing.map_err(|e| ModelError::Plan(e.to_string()))?,
-            guests: draft.guests.iter().map(|&(source, ..)| source).collect(),
+            guests: draft.guests.iter().map(|&(source, _)| source).collect(),
         });
     }
     Ok((sources, responses))
 }
 
-fn geometry(conv: &Conv) -> ConvGeometry {
-    ConvGeometry {
-        out_channels: conv.out_channels,
-        kernel_h: conv.kernel[0],
-        kernel_w: conv.kernel[1],
-        padding: conv.padding,
-    }
-}
-
 struct Planner<'a> {
     graph: &'a Graph,
     goal: &'a PackingGoal,
+    batch: usize,
     drafts: Vec<Draft>,
     known: HashMap<(SourceSpec, CoefficientBits), RankedPacking>,
 }
 
 impl Planner<'_> {
+    /// Source `index` as it is if it fits a polynomial, else in the bands that take the least time.
+    fn drafts_of(&mut self, index: usize, ring: RingPlan) -> Result<Vec<Draft>> {
+        let source = &self.graph.sources[index];
+        let shape = source.shape;
+        let size = [shape.height, shape.width];
+        let whole: Vec<Draft> = self.bands(index, ring, &[Region::whole(size)]);
+        let fits = |drafts: &[Draft]| drafts.iter().all(|d| fits(&d.spec, DEGREE));
+        if fits(&whole) {
+            return Ok(whole);
+        }
+        let sizes = bands::candidates(source, |height, width| {
+            let all = bands::cut(source, height, width);
+            fits(&self.bands(index, ring, &all[..all.len().min(1)]))
+                && fits(&self.bands(index, ring, &all))
+        });
+        let mut best: Option<(u128, Vec<Draft>)> = None;
+        for (height, width) in sizes {
+            let drafts = self.bands(index, ring, &bands::cut(source, height, width));
+            let mut time = 0;
+            for draft in &drafts {
+                time += self.best(draft)?.nanoseconds;
+            }
+            if best.as_ref().is_none_or(|(least, _)| time < *least) {
+                best = Some((time, drafts));
+            }
+        }
+        match best {
+            Some((_, drafts)) => Ok(drafts),
+            // The whole says why.
+            None => match whole.first() {
+                Some(draft) => Err(self.best(draft).err().unwrap_or_else(|| {
+                    ModelError::Plan("a map cannot be cut into bands".into())
+                })),
+                None => Err(ModelError::Plan("a source that nothing reads".into())),
+            },
+        }
+    }
+
+    /// A draft for each band of source `index` that any convolution reads.
+    fn bands(&self, index: usize, ring: RingPlan, regions: &[Region]) -> Vec<Draft> {
+        let source = &self.graph.sources[index];
+        let layers = self.graph.layers.iter().enumerate();
+        let readers: Vec<(usize, usize, &Conv)> = layers
+            .flat_map(|(layer, node)| {
+                let convs = node.convs.iter().enumerate();
+                let read = convs.filter(|(_, conv)| conv.source == index);
+                read.map(move |(conv, node)| (layer, conv, node))
+            })
+            .collect();
+        let draft = |band: &Region| -> Option<Draft> {
+            let (mut geometries, mut consumers) = (Vec::new(), Vec::new());
+            for &(layer, conv, node) in &readers {
+                if let Some((geometry, out)) = bands::conv_over(node, source.stride, band) {
+                    geometries.push(geometry);
+                    consumers.push(Consumer { layer, conv, out });
+                }
+            }
+            (!consumers.is_empty()).then(|| Draft {
+                ring,
+                source: index,
+                band: *band,
+                spec: SourceSpec {
+                    channels: source.shape.channels,
+                    height: band.size[0],
+                    width: band.size[1],
+                    batch: self.batch,
+                    stride: source.stride,
+                    consumers: geometries,
+                    guests: vec![],
+                },
+                consumers,
+                guests: vec![],
+            })
+        };
+        regions.iter().filter_map(draft).collect()
+    }
+
+    /// The draft of source `index`, if it is not cut into bands.
+    fn whole(&self, index: usize) -> Option<usize> {
+        let mut drafts = (0..self.drafts.len()).filter(|&d| self.drafts[d].source == index);
+        let first = drafts.next()?;
+        let shape = self.graph.sources[index].shape;
+        let is_whole = self.drafts[first].band == Region::whole([shape.height, shape.width]);
+        (is_whole && drafts.next().is_none()).then_some(first)
+    }
+
     fn best(&mut self, draft: &Draft) -> Result<RankedPacking> {
         let key = (draft.spec.clone(), draft.ring.bits());
         if let Some(known) = self.known.get(&key) {
@@ -133,19 +210,30 @@ impl Planner<'_> {
     /// Makes convolutions of `layer` guests of the one that reads the latest tensor, each if that is faster.
     fn join_responses_of(&mut self, layer: usize) -> Result<()> {
         let convs = &self.graph.layers[layer].convs;
-        let sources = &self.graph.sources;
-        let Some(host) = (0..convs.len()).max_by_key(|&c| sources[convs[c].source].tensor) else {
+        let latest = |c: usize| {
+            let tensors = self.graph.sources[convs[c].source].view.tensors();
+            tensors.max().unwrap_or(0)
+        };
+        let Some(host) = (0..convs.len()).max_by_key(|&c| latest(c)) else {
             return Ok(());
         };
-        for guest in (0..convs.len()).filter(|&c| c != host) {
-            let (from, to) = (convs[guest].source, convs[host].source);
-            // The client draws the sources' masks in their order, and needs the guest's first.
-            let earlier = sources[from].tensor < sources[to].tensor && from < to;
+        let last_of_host = latest(host);
+        let earlier: Vec<usize> = (0..convs.len())
+            .filter(|&c| c != host && latest(c) < last_of_host)
+            .collect();
+        let Some(to) = self.whole(convs[host].source) else {
+            return Ok(());
+        };
+        for guest in earlier {
+            let Some(from) = self.whole(convs[guest].source) else {
+                continue;
+            };
             let near = convs[guest].shift.abs_diff(convs[host].shift) <= MAX_SHIFT;
-            if !earlier || !near || self.drafts[from].ring != self.drafts[to].ring {
+            // The client draws the sources' masks in their order, and needs the guest's first.
+            if from >= to || !near || self.drafts[from].ring != self.drafts[to].ring {
                 continue;
             }
-            let Some(joined) = self.joined(layer, guest, host) else {
+            let Some(joined) = self.joined((from, to), layer, guest, host) else {
                 continue;
             };
             let apart = [self.drafts[from].clone(), self.drafts[to].clone()];
@@ -168,15 +256,23 @@ impl Planner<'_> {
 
     /// The guest's source without its convolution, and the host's with it; `None` if the former would serve nothing else, or
     /// is itself host to that convolution's guests.
-    fn joined(&self, layer: usize, guest: usize, host: usize) -> Option<[Draft; 2]> {
-        let convs = &self.graph.layers[layer].convs;
-        let source = convs[guest].source;
+    fn joined(
+        &self,
+        (source, host_source): (usize, usize),
+        layer: usize,
+        guest: usize,
+        host: usize,
+    ) -> Option<[Draft; 2]> {
         let (mut from, mut to) = (
             self.drafts[source].clone(),
-            self.drafts[convs[host].source].clone(),
+            self.drafts[host_source].clone(),
         );
-        let at = from.consumers.iter().position(|&c| c == (layer, guest))?;
-        let consumer = to.consumers.iter().position(|&c| c == (layer, host))?;
+        let place = |draft: &Draft, conv: usize| {
+            let mut consumers = draft.consumers.iter();
+            consumers.position(|c| (c.layer, c.conv) == (layer, conv))
+        };
+        let at = place(&from, guest)?;
+        let consumer = place(&to, host)?;
         if from.consumers.len() < 2 || from.spec.guests.iter().any(|g| g.consumer == at) {
             return None;
         }
@@ -185,7 +281,7 @@ impl Planner<'_> {
         for other in from.spec.guests.iter_mut().filter(|g| g.consumer > at) {
             other.consumer -= 1;
         }
-        to.guests.push((source, layer, guest));
+        to.guests.push((source, guest));
         to.spec.guests.push(GuestSpec {
             channels: from.spec.channels,
             height: from.spec.height,
