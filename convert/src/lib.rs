@@ -6,3 +6,5 @@
 pub mod float;
 pub mod onnx;
 pub mod quantise;
+#[cfg(test)]
+mod testing;

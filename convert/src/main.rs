@@ -1,3 +1,9 @@
 //! The program `pi-convert`.
 
-fn main() {}
+mod cli;
+
+use clap::Parser as _;
+
+fn main() -> anyhow::Result<()> {
+    cli::Cli::parse().run()
+}

@@ -4,12 +4,15 @@
 //! picture that did not come from the file whole is an error ([`jpeg`] says how that is known). [`Picture::fit`] makes it
 //! the model's size: cropped at the centre to the aspect ratio, then resized with one filter. Every guess on the way is told as a note.
 //!
+//! An array in a NumPy file ([`npy`]) is taken as it is.
+//!
 //! Security: a picture is its owner's secret. No text here names a pixel, and a file is bounded before it is decoded.
 
 mod decode;
 mod error;
 mod fit;
 pub mod jpeg;
+pub mod npy;
 
 pub use decode::{MAX_FILE_BYTES, look};
 pub use error::ImageError;

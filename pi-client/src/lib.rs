@@ -27,7 +27,6 @@ pub mod error;
 pub mod image;
 pub mod input;
 mod kept;
-mod npy;
 pub mod observer;
 mod pool;
 pub mod report;

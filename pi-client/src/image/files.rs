@@ -3,11 +3,11 @@
 use std::io::Read;
 use std::path::Path;
 
+use pi_images::npy::{self, Array};
 use pi_images::{ImageError, MAX_FILE_BYTES, Picture};
 
 use super::{Image, refused};
 use crate::error::ClientError;
-use crate::npy;
 
 impl Image {
     /// Reads a PNG, JPEG or .npy file; its content says which it is.
@@ -50,22 +50,39 @@ impl Image {
     /// As [`Self::open`].
     pub fn decode(name: &str, bytes: &[u8]) -> Result<Self, ClientError> {
         if bytes.starts_with(npy::MAGIC) {
-            return match npy::parse(bytes).map_err(|reason| refused(name, reason))? {
-                npy::Array::Bytes {
-                    height,
-                    width,
-                    channels,
-                    values,
-                } => Ok(Self::from_pixels(width, height, channels, values)?.named(name)),
-                npy::Array::Floats { shape, values } => {
-                    Ok(Self::from_tensor(shape, values)?.named(name))
-                }
-            };
+            let array = npy::parse(bytes).map_err(|e| refused(name, e.to_string()))?;
+            return Self::of_array(name, array);
         }
         match Picture::decode(bytes) {
             Ok(picture) => Ok(Self::of_picture(picture).named(name)),
             Err(e) => Err(unreadable(name, &e)),
         }
+    }
+}
+
+impl Image {
+    /// Bytes are (H, W, C) or (H, W), floats (C, H, W). A leading dimension of one is dropped.
+    fn of_array(name: &str, array: Array) -> Result<Self, ClientError> {
+        let one = |shape: Vec<usize>| match shape[..] {
+            [1, a, b, c] => vec![a, b, c],
+            _ => shape,
+        };
+        let wrong = |shape: &[usize], kind, wanted| {
+            let said = format!("its shape is {shape:?}; an array of {kind} is taken as {wanted}");
+            Err(refused(name, said))
+        };
+        let image = match array {
+            Array::Bytes { shape, values } => match one(shape)[..] {
+                [height, width, channels] => Self::from_pixels(width, height, channels, values)?,
+                [height, width] => Self::from_pixels(width, height, 1, values)?,
+                ref shape => return wrong(shape, "uint8", "(H, W, C) or (H, W)"),
+            },
+            Array::Floats { shape, values } => match one(shape)[..] {
+                [c, h, w] => Self::from_tensor([c, h, w], values)?,
+                ref shape => return wrong(shape, "float32", "(C, H, W)"),
+            },
+        };
+        Ok(image.named(name))
     }
 }
 

@@ -86,3 +86,32 @@ fn what_is_no_image_is_refused() {
     says(Image::decode("x", b"\x89PNG\r\n\x1a\n...."), "broken PNG");
     says(Image::open("no/such.png"), "no/such.png");
 }
+
+#[test]
+fn arrays_have_the_axes_of_an_image() {
+    let file = |dtype: &str, shape: &str, n: usize| {
+        let header =
+            format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let mut file = b"\x93NUMPY\x01\x00".to_vec();
+        file.extend((header.len() as u16).to_le_bytes());
+        file.extend(header.bytes());
+        file.resize(file.len() + n, 0);
+        file
+    };
+    for (dtype, shape, n) in [
+        ("|u1", "(2, 2)", 4),
+        ("|u1", "(2, 1, 3)", 6),
+        ("|u1", "(1, 2, 1, 3)", 6),
+        ("<f4", "(3, 2, 1)", 24),
+        ("<f4", "(1, 3, 2, 1)", 24),
+    ] {
+        Image::decode("a.npy", &file(dtype, shape, n)).unwrap();
+    }
+    for (dtype, shape, n, what) in [
+        ("<f4", "(4,)", 16, "float32 is taken as (C, H, W)"),
+        ("|u1", "(2, 1, 2, 1)", 4, "(H, W, C) or (H, W)"),
+        ("|u1", "(2, 2)", 3, "broken"),
+    ] {
+        says(Image::decode("a.npy", &file(dtype, shape, n)), what);
+    }
+}

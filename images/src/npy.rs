@@ -1,29 +1,50 @@
-//! One array of a NumPy file (format versions 1 to 3): bytes as (H, W, C) or (H, W), floats of 32 bits as (C, H, W). A leading
-//! dimension of one is dropped.
+//! The array of a NumPy file (format versions 1 to 3): bytes, or floats of 32 bits, of any shape.
 
 /// How such a file begins.
-pub(crate) const MAGIC: &[u8] = b"\x93NUMPY";
+pub const MAGIC: &[u8] = b"\x93NUMPY";
 
-/// What a file may hold.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Array {
+/// What a file may hold, row by row.
+#[derive(Clone, PartialEq)]
+pub enum Array {
     /// Pixels.
     Bytes {
-        height: usize,
-        width: usize,
-        channels: usize,
+        /// Lengths of the axes.
+        shape: Vec<usize>,
+        /// As many as the shape says.
         values: Vec<u8>,
     },
     /// A normalised tensor.
     Floats {
-        /// (C, H, W).
-        shape: [usize; 3],
+        /// Lengths of the axes.
+        shape: Vec<usize>,
+        /// As many as the shape says.
         values: Vec<f32>,
     },
 }
 
-/// Reads a whole file. The error is a reason without the file's name.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Array, String> {
+impl std::fmt::Debug for Array {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bytes { shape, .. } => write!(f, "Bytes({shape:?})"),
+            Self::Floats { shape, .. } => write!(f, "Floats({shape:?})"),
+        }
+    }
+}
+
+/// Why a file is not read, in words that follow its name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NpyError(String);
+
+/// Reads a whole file.
+///
+/// # Errors
+/// [`NpyError`]: broken, or of a type that is no image.
+pub fn parse(bytes: &[u8]) -> Result<Array, NpyError> {
+    read(bytes).map_err(NpyError)
+}
+
+fn read(bytes: &[u8]) -> Result<Array, String> {
     let broken = || "it is a broken .npy file; save it again with numpy.save".to_owned();
     let rest = bytes.strip_prefix(MAGIC).ok_or_else(broken)?;
     let (version, rest) = rest.split_first_chunk::<2>().ok_or_else(broken)?;
@@ -46,53 +67,27 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Array, String> {
     }
     let shape = value(header, "shape").and_then(|v| v.strip_prefix('('));
     let shape = shape.and_then(|v| v.split_once(')')).ok_or_else(broken)?.0;
-    let mut shape = shape
+    let shape = shape
         .split(',')
         .map(str::trim)
         .filter(|d| !d.is_empty())
         .map(|d| d.parse::<usize>().map_err(|_| broken()))
         .collect::<Result<Vec<_>, _>>()?;
-    if shape.len() == 4 && shape.first() == Some(&1) {
-        shape.remove(0);
-    }
     let n_values = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     let n_values = n_values.ok_or_else(broken)?;
-    let wrong_shape = |wanted| {
-        Err(format!(
-            "its shape is {shape:?}; an array of {} is taken as {wanted}",
-            name_of(dtype)
-        ))
-    };
     match dtype.trim_start_matches(['|', '<', '=']) {
-        "u1" => {
-            let (height, width, channels) = match shape[..] {
-                [height, width, channels] => (height, width, channels),
-                [height, width] => (height, width, 1),
-                _ => return wrong_shape("(H, W, C) or (H, W)"),
-            };
-            if data.len() != n_values {
-                return Err(broken());
-            }
-            Ok(Array::Bytes {
-                height,
-                width,
-                channels,
-                values: data.to_vec(),
-            })
-        }
-        "f4" => {
-            let [c, h, w] = shape[..] else {
-                return wrong_shape("(C, H, W)");
-            };
-            if n_values.checked_mul(4) != Some(data.len()) {
-                return Err(broken());
-            }
+        "u1" if data.len() == n_values => Ok(Array::Bytes {
+            shape,
+            values: data.to_vec(),
+        }),
+        "f4" if n_values.checked_mul(4) == Some(data.len()) => {
             let (values, _) = data.as_chunks::<4>();
             Ok(Array::Floats {
-                shape: [c, h, w],
+                shape,
                 values: values.iter().map(|v| f32::from_le_bytes(*v)).collect(),
             })
         }
+        "u1" | "f4" => Err(broken()),
         _ => Err(wrong_type(dtype)),
     }
 }
@@ -154,16 +149,13 @@ mod tests {
     fn bytes_and_floats_are_read_and_the_rest_is_refused() {
         let pixels = parse(&file("|u1", "(1, 2, 1, 3)", &[1, 2, 3, 4, 5, 6]));
         let expected = Array::Bytes {
-            height: 2,
-            width: 1,
-            channels: 3,
+            shape: vec![1, 2, 1, 3],
             values: vec![1, 2, 3, 4, 5, 6],
         };
         assert_eq!(pixels, Ok(expected));
-        assert!(parse(&file("|u1", "(2, 2)", &[0; 4])).is_ok());
-        let tensor = parse(&file("<f4", "(1, 1, 2)", &[0, 0, 128, 63, 0, 0, 0, 64]));
+        let tensor = parse(&file("<f4", "(2,)", &[0, 0, 128, 63, 0, 0, 0, 64]));
         let expected = Array::Floats {
-            shape: [1, 1, 2],
+            shape: vec![2],
             values: vec![1.0, 2.0],
         };
         assert_eq!(tensor, Ok(expected));
@@ -172,11 +164,11 @@ mod tests {
             (file(">f4", "(1, 1, 1)", &[0; 4]), "big-endian float32"),
             (file("<i8", "(1, 1, 1)", &[0; 8]), "int64; pixels"),
             (file("|O", "(1, 1, 1)", &[0; 8]), "object"),
-            (file("<f4", "(4,)", &[0; 16]), "(C, H, W)"),
+            (file("<f4", "(4,)", &[0; 15]), "broken"),
             (file("|u1", "(2, 2)", &[0; 3]), "broken"),
             (file("|u1", "(99999999999, 99999999999)", &[]), "broken"),
         ] {
-            let said = parse(&file).unwrap_err();
+            let said = parse(&file).unwrap_err().to_string();
             assert!(said.contains(what), "{said}");
         }
         let whole = file("|u1", "(2, 2)", &[0; 4]);

@@ -1,0 +1,96 @@
+//! `pi-convert import`: an ONNX file to the folder of a float model.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use pi_convert::onnx::{Options, import};
+
+/// What becomes of max pools.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Pool {
+    /// They stay: each comparison costs a ReLU.
+    Max,
+    /// They become average pools, which cost no ReLU, but are another function.
+    Average,
+}
+
+/// Arguments of the command.
+#[derive(Args)]
+pub struct Import {
+    /// The ONNX file.
+    model: PathBuf,
+    /// Folder of the float model, which is made.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Name under which the model is served; that of the file by default.
+    #[arg(long)]
+    name: Option<String>,
+    /// Channels, rows and columns of the image, where the file leaves them open.
+    #[arg(long, value_name = "C,H,W", value_delimiter = ',', num_args = 1)]
+    input_shape: Option<Vec<usize>>,
+    /// Mean of each channel of pixels from 0 to 1, or one for all; that of ImageNet by default if there are three channels.
+    #[arg(
+        long,
+        value_name = "M,M,M",
+        value_delimiter = ',',
+        num_args = 1,
+        allow_hyphen_values = true
+    )]
+    mean: Option<Vec<f64>>,
+    /// Standard deviation of each channel, or one for all.
+    #[arg(long, value_name = "S,S,S", value_delimiter = ',', num_args = 1)]
+    std: Option<Vec<f64>>,
+    /// Labels of the classes, a line each.
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// What becomes of max pools.
+    #[arg(long, value_enum, default_value = "max")]
+    pool: Pool,
+}
+
+impl Import {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Those of the import, and of files that cannot be read or written.
+    pub fn run(self) -> anyhow::Result<()> {
+        let input_shape = match self.input_shape.as_deref() {
+            None => None,
+            Some(&[c, h, w]) if c.min(h).min(w) > 0 => Some([c, h, w]),
+            Some(_) => {
+                anyhow::bail!("--input-shape needs three sizes above 0: channels, rows, columns")
+            }
+        };
+        let labels = match &self.labels {
+            None => None,
+            Some(path) => {
+                let text =
+                    std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+                Some(text.lines().map(|line| line.trim().to_owned()).collect())
+            }
+        };
+        let options = Options {
+            name: self.name,
+            input_shape,
+            mean: self.mean,
+            std: self.std,
+            labels,
+            average_pools: self.pool == Pool::Average,
+        };
+        let (mut model, summary) = import(&self.model, &options)?;
+        let file = self
+            .model
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned());
+        let command = format!("pi-convert import {}", file.unwrap_or_default());
+        model.spec.card.recipe.push(command);
+        model.save(&self.out)?;
+        print!("{summary}");
+        println!(
+            "{}: a float model; `pi-convert quantise` makes one to serve",
+            self.out.display()
+        );
+        Ok(())
+    }
+}
