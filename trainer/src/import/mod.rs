@@ -49,15 +49,13 @@ pub fn read(path: &Path) -> Result<Weights> {
         what,
     };
     let bytes = std::fs::read(path).map_err(crate::error::io_error(path))?;
-    if torch_file::is_zip(&bytes) {
+    if torch_file::is_ours(&bytes) {
         let read = torch_file::read(&bytes);
         return read.map_err(|what| fail(format!("is a torch.save file, and {what}")));
     }
-    if bytes.first() == Some(&0x80) {
+    if torch_file::is_pickle(&bytes) {
         return Err(fail(
-            "is of the format before PyTorch 1.6, which is not read; write it anew where it was made and is trusted \
-             (what is in it is run): python -c 'import sys, torch; \
-             torch.save(torch.load(sys.argv[1], map_location=\"cpu\", weights_only=False), sys.argv[2])' IN OUT"
+            "is a pickle that torch.save did not write; save the weights: torch.save(model.state_dict(), OUT)"
                 .into(),
         ));
     }

@@ -183,7 +183,26 @@ fn a_file_that_is_not_read_says_why() {
     std::fs::write(&path, b"PK\x03\x04rest").unwrap();
     let e = read(&path).unwrap_err().to_string();
     assert!(e.contains("cut or damaged"), "{e}");
-    std::fs::write(&path, b"\x80\x02old").unwrap();
+    std::fs::write(&path, b"\x80\x04}.").unwrap();
     let e = read(&path).unwrap_err().to_string();
-    assert!(e.contains("1.6") && e.contains("torch.save"), "{e}");
+    assert!(
+        e.contains("pickle") && e.contains("torch.save(model"),
+        "{e}"
+    );
+    // A header of 640 bytes begins as a pickle of protocol 2 does.
+    let header = format!(
+        "{:<640}",
+        r#"{"a.b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#
+    );
+    let file = [
+        &640u64.to_le_bytes(),
+        header.as_bytes(),
+        &1f32.to_le_bytes(),
+    ]
+    .concat();
+    std::fs::write(&path, file).unwrap();
+    assert_eq!(
+        read(&path).unwrap().tensors[0].1,
+        Tensor::from_slice(&[1f32])
+    );
 }

@@ -1,5 +1,7 @@
 //! Files as training scripts leave them, their pickles written by hand.
 
+mod legacy;
+
 use super::*;
 
 /// A state dict within a checkpoint, in the layout of torch.save: a 2 x 3 parameter stored as the
