@@ -45,7 +45,7 @@ impl Setting {
             None => train,
         };
         let normaliser = Normaliser::measure(&train);
-        let arch = Arch::parse(&args.arch, train.shape, train.n_classes)?;
+        let arch = Arch::parse(args.arch(), train.shape, train.n_classes)?;
         if holdout >= train.len() {
             bail!(
                 "--hold-out {holdout}: there are {} training images",
@@ -78,7 +78,7 @@ impl Setting {
         // Where the classes have no names yet, their number matters little.
         let n_classes = labels.map_or(10, |l| l.len());
         let shape = model.dataset.shape(model.image_size);
-        let arch = Arch::parse(&model.arch, shape, n_classes)?;
+        let arch = Arch::parse(model.arch(), shape, n_classes)?;
         let sizable = matches!(
             model.dataset,
             DatasetKind::Folder | DatasetKind::TinyImagenet

@@ -1,5 +1,8 @@
 //! State dicts under foreign names.
 
+mod shapes;
+mod shortcuts;
+
 use super::names::{add, names};
 use super::*;
 use crate::net::{Arch, MaskSet, Mode};
@@ -42,11 +45,13 @@ fn foreign(net: &Net, prefix: &str) -> Vec<(String, Tensor)> {
 #[test]
 fn every_family_comes_back_from_foreign_names() {
     for (name, prefix) in [
+        ("resnet14", ""),
         ("resnet20", ""),
         ("resnet18", "module."),
         ("resnet20", "module._orig_mod."),
         ("resnet20", "_orig_mod.module.net.model."),
         ("wrn22-8", "encoder."),
+        ("wrn16-4", "_orig_mod."),
         ("vgg16", "module.features."),
         ("vgg16", ""),
     ] {
@@ -101,6 +106,43 @@ fn strangers_are_listed_and_other_class_counts_refused() {
     state[at].1 = Tensor::zeros([7], (Kind::Float, tch::Device::Cpu));
     let e = load(&net, &weights(&state)).unwrap_err().to_string();
     assert!(e.contains("fc.bias") && e.contains("classes"), "{e}");
+}
+
+#[test]
+fn a_part_that_the_network_lacks_makes_it_another() {
+    let net = small("resnet20");
+    let zeros = |n: i64| Tensor::zeros([n], (Kind::Float, tch::Device::Cpu));
+    for (name, n) in [
+        ("module.layer1.3.conv1.weight", 9),
+        ("module.layer1.0.se.fc.weight", 9),
+        ("module.layer2.0.conv2.bias", 3),
+        ("module.fc.2.weight", 9),
+    ] {
+        let mut state = foreign(&net, "module.");
+        state.push((name.into(), zeros(n)));
+        let e = load(&net, &weights(&state)).unwrap_err().to_string();
+        assert!(e.contains(name) && e.contains("another one"), "{e}");
+    }
+    // Counters of a profiler, and what is beside the network.
+    let mut state = foreign(&net, "module.");
+    state.push(("module.layer1.0.total_ops".into(), zeros(1)));
+    state.push(("module.head.weight".into(), zeros(9)));
+    let matched = load(&net, &weights(&state)).unwrap();
+    assert_eq!(matched.unused.len(), 2);
+}
+
+#[test]
+fn narrower_numbers_are_widened() {
+    let net = small("resnet20");
+    for kind in [Kind::Half, Kind::BFloat16, Kind::Double] {
+        let state = foreign(&net, "").into_iter();
+        let state: Vec<_> = state.map(|(n, t)| (n, t.to_kind(kind))).collect();
+        let fresh = Net::new(&net.arch, 99);
+        load(&fresh, &weights(&state)).unwrap();
+        for ((name, of), (_, own)) in net.state().iter().zip(fresh.state()) {
+            assert_eq!(own, of.to_kind(kind).to_kind(Kind::Float), "{name}");
+        }
+    }
 }
 
 #[test]
