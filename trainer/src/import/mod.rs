@@ -3,7 +3,7 @@
 //!
 //! ResNets: `conv1`, `bn1`, `layer<s>.<b>.{conv1,bn1,conv2,bn2}` (or `conv1.{0,1}` and
 //! `conv<s>_x.<b>.residual_function.{0,1,3,4}`), `downsample` or `shortcut` `.{0,1}` or none ([`select`]), `fc` or
-//! `linear` or `classifier`. VGG: the convolutions and BatchNorms of `features` in order. WRN: `conv1`,
+//! `linear`, `classifier` or `head.fc`. VGG: the convolutions and BatchNorms of `features` in order. WRN: `conv1`,
 //! `block<s>.layer.<b>.{bn1,conv1,bn2,conv2,convShortcut}`, `bn1`, `fc`. What all names have in front of these, such as
 //! `module._orig_mod.`, is dropped. Averages replace max pools here, so a VGG or an ImageNet ResNet needs training on.
 

@@ -28,7 +28,7 @@ fn strings<const N: usize>(list: [&str; N]) -> Vec<String> {
 fn classifier(names: &mut Names) {
     for part in ["weight", "bias"] {
         let of = |n: &str| format!("{n}.{part}");
-        let theirs = ["fc", "linear", "classifier", "classifier.0"]
+        let theirs = ["fc", "linear", "classifier", "classifier.0", "head.fc"]
             .map(of)
             .to_vec();
         names.insert(of("fc"), theirs);

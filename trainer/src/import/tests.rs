@@ -155,6 +155,17 @@ fn a_classifier_may_stand_beside_what_the_others_share() {
         }
     }
     state.push(("model.n_averaged".into(), Tensor::from(5i64)));
+    // As in MMPretrain, the classifier in a part of its own.
+    let apart = state.iter().map(|(n, t)| {
+        let name = n.strip_prefix("model.").unwrap_or(n);
+        (name.replace("fc.", "head.fc."), t.shallow_clone())
+    });
+    let matched = load(
+        &Net::new(&net.arch, 99),
+        &weights(&apart.collect::<Vec<_>>()),
+    )
+    .unwrap();
+    assert_eq!(matched.n_set, net.params.len());
     let matched = load(&Net::new(&net.arch, 99), &weights(&state)).unwrap();
     assert_eq!(matched.n_set, net.params.len());
     assert_eq!(matched.unused, ["model.n_averaged"]);

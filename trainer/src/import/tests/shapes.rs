@@ -1,6 +1,7 @@
 //! The architecture that names and shapes tell.
 
 use super::*;
+use crate::checkpoint::State;
 
 fn guessed(state: &[(String, Tensor)]) -> std::result::Result<String, String> {
     guess(&weights(state)).map_err(|e| e.to_string())
@@ -77,7 +78,7 @@ fn every_foreign_network_is_known_by_its_shapes() {
 
 #[test]
 fn a_network_that_has_no_name_is_told_what_was_seen() {
-    let of = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| {
+    let of = |change: &dyn Fn(&mut State)| {
         let mut state = foreign(&net("resnet14"), "module.");
         change(&mut state);
         guessed(&state).unwrap_err()
