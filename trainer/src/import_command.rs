@@ -118,4 +118,9 @@ fn select(setting: &Setting, net: &Net, normaliser: &Normaliser) {
          channels {place} of the larger map ({best:.1} % of {} training images; {other} {less:.1} %)",
         images.len()
     );
+    if best < 50.0 {
+        println!(
+            "warning: that is less than half: its shortcuts may be of another kind, or its images have another --mean and --std"
+        );
+    }
 }

@@ -169,6 +169,7 @@ fn without_an_arch_the_file_says_which_and_shortcuts_without_parameters_are_made
         "--arch resnet8, by the names and shapes",
         "37 of 47 tensors set",
         "shortcuts have no parameters (option A)",
+        "warning: that is less than half",
     ] {
         assert!(said.contains(what), "{what}: {said}");
     }
