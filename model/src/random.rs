@@ -241,31 +241,36 @@ impl RandomModel {
         self.spec.card.relus_total = relus_total;
         self.spec.card.relus_kept = self.masks.values().map(|m| m.kept().len()).sum();
         let draft = Model::new(self.spec.clone(), self.masks.clone(), self.weights.clone())?;
-        let mut maxima = vec![0u64; draft.public().graph().layers.len()];
+        let layers = &draft.public().graph().layers;
+        let mut seen = vec![(0u64, 0u128); layers.len()];
         for _ in 0..n_images {
             let input = self.input();
-            let execution = executor::run(&draft, &input)?;
-            maxima
-                .iter_mut()
-                .zip(&execution.max_accumulators)
-                .for_each(|(m, &v)| *m = (*m).max(v));
+            let run = executor::run(&draft, &input)?;
+            let one = run.max_accumulators.iter().zip(&run.sum_accumulators);
+            for ((most, sum), (&m, &s)) in seen.iter_mut().zip(one) {
+                (*most, *sum) = ((*most).max(m), *sum + s);
+            }
         }
-        let layers = draft.public().graph().layers.iter();
-        self.numbers.accumulators = layers
-            .zip(&maxima)
-            .map(|(l, &m)| (l.name.clone(), calibrated(l.truncated_bits, m)))
-            .collect();
+        let ranges = layers.iter().zip(&seen).map(|(layer, &(most, sum))| {
+            let mean = sum as f64 / (n_images * layer.shape.n_values()) as f64;
+            (
+                layer.name.clone(),
+                calibrated(layer.truncated_bits, most, mean),
+            )
+        });
+        self.numbers.accumulators = ranges.collect();
         self.spec.fixed_point = Some(self.numbers.clone());
         Model::new(self.spec.clone(), self.masks.clone(), self.weights.clone())
     }
 }
 
-/// l_b = bits of the largest |accumulator| + 2 (sign and guard), and more than are truncated.
+/// l_b = bits of the largest |accumulator| + 2 (sign and guard), and more than are truncated; the mean up to a power of two.
 #[must_use]
-pub fn calibrated(truncated_bits: u32, maximum: u64) -> Accumulator {
+pub fn calibrated(truncated_bits: u32, maximum: u64, mean: f64) -> Accumulator {
+    let bits = (64 - maximum.leading_zeros() + 2).max(truncated_bits + 2);
     Accumulator {
-        bits: (64 - maximum.leading_zeros() + 2).max(truncated_bits + 2),
-        mean_bits: None,
+        bits,
+        mean_bits: Some((mean.max(1.0).log2().ceil() as u32).min(bits - 1)),
     }
 }
 

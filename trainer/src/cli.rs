@@ -4,7 +4,7 @@ use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand};
 use pi_trainer::data::DatasetKind;
 use pi_trainer::loss::Pram;
-use pi_trainer::net::Compute;
+use pi_trainer::net::{Arch, Compute};
 use pi_trainer::optim::Shape;
 use pi_trainer::preset::Preset;
 use pi_trainer::selection::Selection;
@@ -50,6 +50,9 @@ pub enum Command {
     Bench(BenchArgs),
 }
 
+/// The architecture where none is given.
+pub const DEFAULT_ARCH: &str = "resnet20";
+
 /// Which images and which network.
 #[derive(Args, Clone)]
 pub struct ModelArgs {
@@ -62,11 +65,8 @@ pub struct ModelArgs {
     /// Side of the images read from folders [default: 64 tiny-imagenet, 224 folder]
     #[arg(long, value_name = "PIXELS")]
     pub image_size: Option<usize>,
-    /// Architecture: resnet8, resnet20, resnet32 (widths 16, 32, 64), resnet18, resnet34 (64 to 512),
-    /// resnet18-imagenet, resnet34-imagenet (7x7 stem and pool), wrn22-8, vgg16, or lean (73,728 ReLUs and
-    /// 92 million multiply-adds at 32x32), lean-small, lean-wide
-    #[arg(long, default_value = "resnet20")]
-    pub arch: String,
+    #[arg(long, help = format!("Architecture [default: {DEFAULT_ARCH}; `import`: the file's]: {}", Arch::FAMILIES))]
+    pub arch: Option<String>,
     /// Use only the first images of the training set, to try things out
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
@@ -179,8 +179,8 @@ pub struct SensitivityArgs {
 /// Settings of the speed measurement.
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Architecture
-    #[arg(long, default_value = "resnet20")]
+    /// Architecture, as for training
+    #[arg(long, default_value = DEFAULT_ARCH)]
     pub arch: String,
     /// Images a minibatch
     #[arg(long, default_value_t = 64)]
@@ -451,9 +451,6 @@ pub struct ImportArgs {
     /// Standard deviation of each channel
     #[arg(long, value_delimiter = ',', requires = "mean")]
     pub std: Option<Vec<f64>>,
-    /// Leave parameters that the file lacks at their fresh values
-    #[arg(long)]
-    pub allow_missing: bool,
 }
 
 /// What to report on.

@@ -1,7 +1,8 @@
 //! The training subcommands: read the arguments, build what a stage needs, run it, say the result.
 
 use crate::cli::{
-    BenchArgs, FinetuneArgs, ModelArgs, SearchArgs, SearchOptions, TargetOptions, TrainArgs,
+    BenchArgs, DEFAULT_ARCH, FinetuneArgs, ModelArgs, SearchArgs, SearchOptions, TargetOptions,
+    TrainArgs,
 };
 use crate::setting::Setting;
 use anyhow::{Context, Result, bail};
@@ -35,6 +36,11 @@ impl ModelArgs {
             .context("--data DIR is needed: the folder with the image set's own files")
     }
 
+    /// The architecture's name.
+    pub fn arch(&self) -> &str {
+        self.arch.as_deref().unwrap_or(DEFAULT_ARCH)
+    }
+
     /// Processor threads, all cores unless told otherwise.
     pub fn threads(&self) -> Result<i32> {
         match self.threads {
@@ -62,7 +68,7 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
     Recipe {
         stage: stage.into(),
         dataset: args.model.dataset.name().into(),
-        arch: args.model.arch.clone(),
+        arch: args.model.arch().into(),
         epochs: args.epochs.unwrap_or(preset.epochs),
         batch: args.batch.unwrap_or(preset.batch),
         lr: Schedule {

@@ -4,6 +4,7 @@ mod all_command;
 mod cli;
 mod commands;
 mod export_commands;
+mod import_command;
 mod report_commands;
 mod sensitivity_command;
 mod setting;
@@ -36,7 +37,7 @@ fn run(command: cli::Command) -> anyhow::Result<()> {
         cli::Command::Export(args) => export_commands::export(&args),
         cli::Command::Evaluate(args) => export_commands::evaluate(&args),
         cli::Command::Samples(args) => export_commands::samples(&args),
-        cli::Command::Import(args) => report_commands::import(&args),
+        cli::Command::Import(args) => import_command::run(&args),
         cli::Command::Report(args) => report_commands::report(&args),
         cli::Command::Bench(args) => commands::bench(&args),
     }

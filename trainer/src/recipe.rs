@@ -76,6 +76,9 @@ fn one() -> f64 {
 /// The choice that marks a teacher which another program trained.
 pub const IMPORTED: &str = "imported=true";
 
+/// The choice that says that its shortcuts had no parameters.
+pub const OPTION_A: &str = "shortcuts=option-a";
+
 /// Choices that records of earlier versions lack, because there was nothing to choose.
 const LATER: [&str; 1] = ["densities"];
 
@@ -266,7 +269,11 @@ impl Progress {
     /// Which weights are the result, for cards and reports.
     pub fn selection(&self) -> String {
         if self.recipe.imported() {
-            return "Weights as they were imported".into();
+            let option_a = self.recipe.choices.iter().any(|c| c == OPTION_A);
+            return match option_a {
+                true => "Weights as they were imported, with 1x1 convolutions that select for shortcuts without parameters (option A)".into(),
+                false => "Weights as they were imported".into(),
+            };
         }
         let weights = match self.recipe.ema {
             Some(decay) => format!("Averaged weights (decay {decay})"),

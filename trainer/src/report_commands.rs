@@ -1,13 +1,11 @@
-//! `pi-trainer report` and `pi-trainer import`.
+//! `pi-trainer report`.
 
-use crate::cli::{ImportArgs, ReportArgs};
-use crate::commands;
+use crate::cli::ReportArgs;
 use crate::setting::Setting;
 use anyhow::{Context, Result, bail};
 use pi_trainer::checkpoint::{self, write_atomic};
-use pi_trainer::import::{self, Matched, Weights};
 use pi_trainer::net::{Arch, MaskSet, prefix_masks};
-use pi_trainer::recipe::{IMPORTED, Progress};
+use pi_trainer::recipe::Progress;
 use pi_trainer::report::{Entry, Outcome, page};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -103,7 +101,7 @@ fn read(args: &ReportArgs, path: &Path) -> Result<Vec<Entry>> {
             );
             return Ok(vec![]);
         }
-        model.arch.clone_from(&recipe.arch);
+        model.arch = Some(recipe.arch.clone());
         let setting = Setting::new(&model, 0)?;
         setting.expect(&progress, path)?;
         let net = setting.net(0, &recipe.widths)?;
@@ -136,93 +134,4 @@ fn masks_of(
     let side = input[1].max(input[2]) as usize;
     let arch = Arch::parse(&outcome.recipe.arch, [3, side, side], 10)?;
     Ok(prefix_masks(&masks, &arch.scaled(outcome.width)))
-}
-
-/// Lists what an import did not take or find.
-fn tell(matched: &Matched, weights: &Weights, arch: &str) {
-    for (what, list) in [
-        ("in the file, matching nothing", &matched.unused),
-        ("in the network, not in the file", &matched.missing),
-    ] {
-        const SHOWN: usize = 20;
-        for name in list.iter().take(SHOWN) {
-            println!("  {what}: {}", name.escape_debug());
-        }
-        if list.len() > SHOWN {
-            println!("  {what}: and {} more", list.len() - SHOWN);
-        }
-    }
-    let is_conv = |n: &String| {
-        let tensor = weights.tensors.iter().find(|(name, _)| name == n);
-        tensor.is_some_and(|(_, t)| t.dim() == 4)
-    };
-    if matched.unused.iter().any(is_conv) {
-        println!(
-            "warning: convolutions of the file went nowhere: if its network is a deeper one than {arch}, give its --arch"
-        );
-    }
-}
-
-/// Turns a foreign state dict into a teacher checkpoint and measures it.
-pub fn import(args: &ImportArgs) -> Result<()> {
-    let setting = Setting::new(&args.train.model, args.train.hold_out)?;
-    let path = args.train.out.join("teacher.safetensors");
-    if path.exists() {
-        bail!("{} exists; choose another --out", path.display());
-    }
-    let weights = import::read(&args.checkpoint)?;
-    let net = setting.net(args.train.seed, &[])?;
-    let file = args.checkpoint.display();
-    let matched = import::load(&net, &weights).with_context(|| file.to_string())?;
-    if !weights.others.is_empty() {
-        println!(
-            "note: these are the weights in {}; the file has others in {}",
-            match weights.home.as_str() {
-                "" => "the file itself",
-                home => home,
-            },
-            weights.others.join(", ")
-        );
-    }
-    let n_all = net.params.len();
-    println!("{} of {n_all} tensors set", matched.n_set);
-    if let Some((name, _)) = net.state().iter().find(|(_, t)| !checkpoint::is_finite(t)) {
-        bail!(
-            "{}: what was set as {name} holds values that are no numbers",
-            args.checkpoint.display()
-        );
-    }
-    tell(&matched, &weights, &setting.arch.name);
-    if !matched.missing.is_empty() && !args.allow_missing {
-        bail!(
-            "{file}: {} of {n_all} parameters have no tensor in it, such as {}: give the --arch that it is, or, where these are to be trained from the start, --allow-missing",
-            matched.missing.len(),
-            matched.missing[0]
-        );
-    }
-    let mut recipe = commands::recipe("teacher", &args.train);
-    // Nothing was trained here: no epochs, and no seed, unless some weights are fresh ones.
-    recipe.epochs = 0;
-    if matched.missing.is_empty() {
-        recipe.seed = 0;
-    }
-    recipe.choices = vec![IMPORTED.into()];
-    let mut progress = setting.progress(recipe, None);
-    progress.device = "imported".into();
-    if let (Some(mean), Some(std)) = (&args.mean, &args.std) {
-        let channels = setting.arch.input[0];
-        let wrong = |&s: &f64| !s.is_finite() || s <= 0.0;
-        let finite = mean.iter().all(|m| m.is_finite());
-        if mean.len() != channels || std.len() != channels || !finite || std.iter().any(wrong) {
-            bail!(
-                "--mean and --std: one number for each of the {channels} channels, --std above 0"
-            );
-        }
-        progress.normaliser.mean.clone_from(mean);
-        progress.normaliser.std.clone_from(std);
-    }
-    let size = commands::size(&args.train);
-    checkpoint::save(&path, &progress, &net.state(), size)?;
-    let masks = MaskSet::all_relu(&setting.arch);
-    setting.report(&net, &masks, &path, &progress)
 }

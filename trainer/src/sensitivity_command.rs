@@ -37,7 +37,7 @@ pub fn run(args: &SensitivityArgs) -> Result<()> {
         let (arch, densities) = train(&args.train)?;
         (arch, densities, "trained")
     } else {
-        let arch = Arch::parse(&model.arch, model.dataset.shape(model.image_size), 10)?;
+        let arch = Arch::parse(model.arch(), model.dataset.shape(model.image_size), 10)?;
         let n = arch.relu_counts().len();
         let densities = budget::known_densities(&arch.name, n);
         let published = budget::is_published(&arch.name);

@@ -45,7 +45,7 @@ impl Setting {
             None => train,
         };
         let normaliser = Normaliser::measure(&train);
-        let arch = Arch::parse(&args.arch, train.shape, train.n_classes)?;
+        let arch = Arch::parse(args.arch(), train.shape, train.n_classes)?;
         if holdout >= train.len() {
             bail!(
                 "--hold-out {holdout}: there are {} training images",

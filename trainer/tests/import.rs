@@ -61,15 +61,17 @@ fn an_import_says_what_it_took_and_its_card_tells_no_training() {
     ]
     .concat();
 
-    // Other names: random weights are no teacher, whatever was allowed.
+    // Other names: random weights are no teacher.
     foreign(Path::new(&file), |n| {
         format!("trunk.{}", n.replace(['.', '_'], "-"))
     });
-    let allowed = [&import[..], &["--allow-missing"]].concat();
-    for args in [&import, &allowed] {
-        fails(args, "which all begin with \"trunk.\"");
-        fails(args, "conv1.weight");
-    }
+    fails(&import, "which all begin with \"trunk.\"");
+    fails(&import, "conv1.weight");
+    foreign(Path::new(&file), |n| {
+        n.replace("layer2.0.conv1", "layer2.0.other")
+    });
+    let e = "layer2.0.other.weight has no place in resnet8";
+    fails(&import, e);
     assert!(!Path::new(&out).exists(), "nothing was written");
 
     foreign(Path::new(&file), |n| format!("_orig_mod.module.{n}"));
@@ -132,5 +134,60 @@ fn an_import_says_what_it_took_and_its_card_tells_no_training() {
             .as_str()
             .unwrap()
             .ends_with("after an imported teacher")
+    );
+}
+
+#[test]
+fn without_an_arch_the_file_says_which_and_shortcuts_without_parameters_are_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |p: &str| dir.path().join(p).to_string_lossy().into_owned();
+    images(&dir.path().join("data"));
+    let (data, file, out, models) = (path("data"), path("w"), path("run"), path("models"));
+    let images = ["--data", &data, "--dataset", "folder", "--image-size", "8"];
+    let import = [
+        &["import", "--checkpoint", &file, "--out", &out],
+        &images[..],
+    ]
+    .concat();
+    // No name of a network, and none here.
+    foreign(Path::new(&file), |n| n.replace("layer", "part"));
+    fails(&import, "resnetN with N = 6n + 2");
+    fails(
+        &[&import[..], &["--arch", "resnet9"]].concat(),
+        "resnetN with N = 6n + 2",
+    );
+    // Shortcuts under names that tell nothing are left out of the file.
+    foreign(Path::new(&file), |n| format!("module.{n}"));
+    let state = Tensor::read_safetensors(&file).unwrap();
+    let state: Vec<_> = state
+        .into_iter()
+        .filter(|(n, _)| !n.contains("downsample"))
+        .collect();
+    Tensor::write_safetensors(&state, &file).unwrap();
+    let said = ok(&import);
+    for what in [
+        "--arch resnet8, by the names and shapes",
+        "37 of 47 tensors set",
+        "shortcuts have no parameters (option A)",
+        "warning: that is less than half",
+    ] {
+        assert!(said.contains(what), "{what}: {said}");
+    }
+    let teacher = path("run/teacher.safetensors");
+    let export = [
+        "export",
+        "--arch",
+        "resnet8",
+        "--checkpoint",
+        &teacher,
+        "--models",
+        &models,
+    ];
+    ok(&[&export[..], &["--calibrate", "20"], &images].concat());
+    let card = dir.path().join("models/resnet8-folder-all/model.json");
+    let card = std::fs::read_to_string(card).unwrap();
+    assert!(
+        card.contains("as they were imported, with 1x1 convolutions"),
+        "{card}"
     );
 }

@@ -1,14 +1,20 @@
 //! Teachers trained with PyTorch: state dicts, as safetensors or as `torch.save` writes them, with
 //! torchvision's names or the usual ones of CIFAR repositories, to the names used here.
 //!
-//! ResNets: `conv1`, `bn1`, `layer<s>.<b>.{conv1,bn1,conv2,bn2}`, `downsample` or `shortcut` `.{0,1}`,
-//! `fc` or `linear` or `classifier`. VGG: the convolutions and BatchNorms of `features` in order. WRN: `conv1`,
+//! ResNets: `conv1`, `bn1`, `layer<s>.<b>.{conv1,bn1,conv2,bn2}` (or `conv1.{0,1}` and
+//! `conv<s>_x.<b>.residual_function.{0,1,3,4}`), `downsample` or `shortcut` `.{0,1}` or none ([`select`]), `fc` or
+//! `linear`, `classifier` or `head.fc`. VGG: the convolutions and BatchNorms of `features` in order. WRN: `conv1`,
 //! `block<s>.layer.<b>.{bn1,conv1,bn2,conv2,convShortcut}`, `bn1`, `fc`. What all names have in front of these, such as
 //! `module._orig_mod.`, is dropped. Averages replace max pools here, so a VGG or an ImageNet ResNet needs training on.
 
+mod guess;
 mod names;
+mod shortcut;
 #[cfg(test)]
 mod tests;
+
+pub use guess::guess;
+pub use shortcut::{Place, Selected, select};
 
 use crate::error::{Error, Result};
 use crate::net::{Family, Net};
@@ -27,6 +33,8 @@ pub struct Matched {
     pub unused: Vec<String>,
     /// Parameters that nothing set.
     pub missing: Vec<String>,
+    /// The file's shortcuts have no parameters: [`select`] has to set them.
+    pub option_a: bool,
 }
 
 /// The weights of a file.
@@ -49,15 +57,13 @@ pub fn read(path: &Path) -> Result<Weights> {
         what,
     };
     let bytes = std::fs::read(path).map_err(crate::error::io_error(path))?;
-    if torch_file::is_zip(&bytes) {
+    if torch_file::is_ours(&bytes) {
         let read = torch_file::read(&bytes);
         return read.map_err(|what| fail(format!("is a torch.save file, and {what}")));
     }
-    if bytes.first() == Some(&0x80) {
+    if torch_file::is_pickle(&bytes) {
         return Err(fail(
-            "is of the format before PyTorch 1.6, which is not read; write it anew where it was made and is trusted \
-             (what is in it is run): python -c 'import sys, torch; \
-             torch.save(torch.load(sys.argv[1], map_location=\"cpu\", weights_only=False), sys.argv[2])' IN OUT"
+            "is a pickle that torch.save did not write; save the weights: torch.save(model.state_dict(), OUT)"
                 .into(),
         ));
     }
@@ -72,7 +78,8 @@ pub fn read(path: &Path) -> Result<Weights> {
 /// Sets the network's parameters from a state dict of foreign names.
 ///
 /// # Errors
-/// When nothing fits, when two networks fit equally well, and when a tensor has another shape or was not read.
+/// When nothing fits, when two networks fit equally well, when a tensor has another shape or was not read, and when the file's
+/// network has more in it than this one.
 pub fn load(net: &Net, weights: &Weights) -> Result<Matched> {
     let tensors = &weights.tensors;
     let wanted = if net.arch.family == Family::Plain {
@@ -132,13 +139,45 @@ pub fn load(net: &Net, weights: &Weights) -> Result<Matched> {
         used.insert((*name).clone());
         n_set += 1;
     }
-    let unused = tensors.iter().map(|(n, _)| n.clone());
-    let unused = unused.filter(|n| !used.contains(n) && !n.ends_with("num_batches_tracked"));
+    let unused = unused(net, tensors, &prefix, &used)?;
+    let option_a = shortcut::is_option_a(net, &missing) && unused.iter().all(|(_, t)| t.dim() != 4);
+    if option_a {
+        shortcut::put(net, Place::Middle);
+        missing.clear();
+    }
     Ok(Matched {
         n_set,
-        unused: unused.collect(),
+        unused: unused.into_iter().map(|(n, _)| n.clone()).collect(),
         missing,
+        option_a,
     })
+}
+
+/// What nothing took. A part of the file's network that has no place in ours makes it another network.
+fn unused<'a>(
+    net: &Net,
+    tensors: &'a [(String, Tensor)],
+    prefix: &str,
+    used: &BTreeSet<String>,
+) -> Result<Vec<&'a (String, Tensor)>> {
+    let part = |name: &str| -> Option<String> {
+        let part = name.strip_prefix(prefix)?.split('.').next();
+        part.map(str::to_owned)
+    };
+    let parts: BTreeSet<String> = used.iter().filter_map(|n| part(n)).collect();
+    let unused = tensors.iter().filter(|(name, _)| !used.contains(name));
+    let unused: Vec<_> = unused
+        .filter(|(name, _)| !name.ends_with("num_batches_tracked"))
+        .collect();
+    let within = |name: &str| part(name).is_some_and(|p| parts.contains(&p));
+    match unused.iter().find(|(n, t)| t.numel() > 1 && within(n)) {
+        None => Ok(unused),
+        Some((name, _)) => Err(Error::Usage(format!(
+            "{} has no place in {}: the file's network is another one; give the --arch that it is, if there is one",
+            name.escape_debug(),
+            net.arch.name
+        ))),
+    }
 }
 
 /// A name without the prefix, or without as much of it as the name has in whole parts: a classifier may stand

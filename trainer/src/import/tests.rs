@@ -1,5 +1,8 @@
 //! State dicts under foreign names.
 
+mod shapes;
+mod shortcuts;
+
 use super::names::{add, names};
 use super::*;
 use crate::net::{Arch, MaskSet, Mode};
@@ -42,11 +45,13 @@ fn foreign(net: &Net, prefix: &str) -> Vec<(String, Tensor)> {
 #[test]
 fn every_family_comes_back_from_foreign_names() {
     for (name, prefix) in [
+        ("resnet14", ""),
         ("resnet20", ""),
         ("resnet18", "module."),
         ("resnet20", "module._orig_mod."),
         ("resnet20", "_orig_mod.module.net.model."),
         ("wrn22-8", "encoder."),
+        ("wrn16-4", "_orig_mod."),
         ("vgg16", "module.features."),
         ("vgg16", ""),
     ] {
@@ -104,6 +109,43 @@ fn strangers_are_listed_and_other_class_counts_refused() {
 }
 
 #[test]
+fn a_part_that_the_network_lacks_makes_it_another() {
+    let net = small("resnet20");
+    let zeros = |n: i64| Tensor::zeros([n], (Kind::Float, tch::Device::Cpu));
+    for (name, n) in [
+        ("module.layer1.3.conv1.weight", 9),
+        ("module.layer1.0.se.fc.weight", 9),
+        ("module.layer2.0.conv2.bias", 3),
+        ("module.fc.2.weight", 9),
+    ] {
+        let mut state = foreign(&net, "module.");
+        state.push((name.into(), zeros(n)));
+        let e = load(&net, &weights(&state)).unwrap_err().to_string();
+        assert!(e.contains(name) && e.contains("another one"), "{e}");
+    }
+    // Counters of a profiler, and what is beside the network.
+    let mut state = foreign(&net, "module.");
+    state.push(("module.layer1.0.total_ops".into(), zeros(1)));
+    state.push(("module.head.weight".into(), zeros(9)));
+    let matched = load(&net, &weights(&state)).unwrap();
+    assert_eq!(matched.unused.len(), 2);
+}
+
+#[test]
+fn narrower_numbers_are_widened() {
+    let net = small("resnet20");
+    for kind in [Kind::Half, Kind::BFloat16, Kind::Double] {
+        let state = foreign(&net, "").into_iter();
+        let state: Vec<_> = state.map(|(n, t)| (n, t.to_kind(kind))).collect();
+        let fresh = Net::new(&net.arch, 99);
+        load(&fresh, &weights(&state)).unwrap();
+        for ((name, of), (_, own)) in net.state().iter().zip(fresh.state()) {
+            assert_eq!(own, of.to_kind(kind).to_kind(Kind::Float), "{name}");
+        }
+    }
+}
+
+#[test]
 fn a_classifier_may_stand_beside_what_the_others_share() {
     let net = small("resnet20");
     let mut state = foreign(&net, "model.backbone.");
@@ -113,6 +155,17 @@ fn a_classifier_may_stand_beside_what_the_others_share() {
         }
     }
     state.push(("model.n_averaged".into(), Tensor::from(5i64)));
+    // As in MMPretrain, the classifier in a part of its own.
+    let apart = state.iter().map(|(n, t)| {
+        let name = n.strip_prefix("model.").unwrap_or(n);
+        (name.replace("fc.", "head.fc."), t.shallow_clone())
+    });
+    let matched = load(
+        &Net::new(&net.arch, 99),
+        &weights(&apart.collect::<Vec<_>>()),
+    )
+    .unwrap();
+    assert_eq!(matched.n_set, net.params.len());
     let matched = load(&Net::new(&net.arch, 99), &weights(&state)).unwrap();
     assert_eq!(matched.n_set, net.params.len());
     assert_eq!(matched.unused, ["model.n_averaged"]);
@@ -183,7 +236,26 @@ fn a_file_that_is_not_read_says_why() {
     std::fs::write(&path, b"PK\x03\x04rest").unwrap();
     let e = read(&path).unwrap_err().to_string();
     assert!(e.contains("cut or damaged"), "{e}");
-    std::fs::write(&path, b"\x80\x02old").unwrap();
+    std::fs::write(&path, b"\x80\x04}.").unwrap();
     let e = read(&path).unwrap_err().to_string();
-    assert!(e.contains("1.6") && e.contains("torch.save"), "{e}");
+    assert!(
+        e.contains("pickle") && e.contains("torch.save(model"),
+        "{e}"
+    );
+    // A header of 640 bytes begins as a pickle of protocol 2 does.
+    let header = format!(
+        "{:<640}",
+        r#"{"a.b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#
+    );
+    let file = [
+        &640u64.to_le_bytes(),
+        header.as_bytes(),
+        &1f32.to_le_bytes(),
+    ]
+    .concat();
+    std::fs::write(&path, file).unwrap();
+    assert_eq!(
+        read(&path).unwrap().tensors[0].1,
+        Tensor::from_slice(&[1f32])
+    );
 }

@@ -1,4 +1,4 @@
-//! Architectures by name, and the shapes of their ReLU layers.
+//! Architectures, and the shapes of their ReLU layers.
 
 use super::plan::{self, LayerPlan};
 use crate::error::{Error, Result};
@@ -50,68 +50,6 @@ pub struct Arch {
 }
 
 impl Arch {
-    /// Names that [`Arch::parse`] takes.
-    pub const NAMES: [&'static str; 12] = [
-        "resnet8",
-        "resnet20",
-        "resnet32",
-        "resnet18",
-        "resnet34",
-        "resnet18-imagenet",
-        "resnet34-imagenet",
-        "wrn22-8",
-        "vgg16",
-        "lean",
-        "lean-small",
-        "lean-wide",
-    ];
-
-    /// An architecture by name.
-    pub fn parse(name: &str, input: [usize; 3], n_classes: usize) -> Result<Arch> {
-        const SMALL: &[i64] = &[16, 32, 64];
-        const LARGE: &[i64] = &[64, 128, 256, 512];
-        let (widths, blocks): (&[i64], &[usize]) = match name {
-            "resnet8" => (SMALL, &[1; 3]),
-            "resnet20" => (SMALL, &[3; 3]),
-            "resnet32" => (SMALL, &[5; 3]),
-            "resnet18" | "resnet18-imagenet" => (LARGE, &[2; 4]),
-            "resnet34" | "resnet34-imagenet" => (LARGE, &[3, 4, 6, 3]),
-            "wrn22-8" => (&[128, 256, 512], &[3; 3]),
-            "vgg16" => (&[64, 128, 256, 512, 512], &[2, 2, 3, 3, 3]),
-            "lean" => (&[64, 256, 256], &[2; 3]),
-            "lean-small" => (&[32, 128, 128], &[2; 3]),
-            "lean-wide" => (&[128, 384, 512], &[2; 3]),
-            _ => {
-                let known = Self::NAMES.join(", ");
-                return Err(Error::Usage(format!(
-                    "no architecture {name:?}; known: {known}"
-                )));
-            }
-        };
-        let mut arch = Arch::custom(widths, 1, input, n_classes);
-        arch.name = name.into();
-        arch.blocks = blocks.to_vec();
-        match name {
-            "wrn22-8" => {
-                arch.family = Family::PreActivation;
-                arch.stem.width = 16;
-            }
-            "vgg16" => arch.family = Family::Plain,
-            _ if name.starts_with("lean") => arch.family = Family::Lean,
-            _ if name.ends_with("-imagenet") => {
-                arch.stem = Stem {
-                    width: 64,
-                    kernel: 7,
-                    stride: 2,
-                    pool: 2,
-                };
-            }
-            _ => {}
-        }
-        arch.check_pools()?;
-        Ok(arch)
-    }
-
     /// A residual network of any size, for tests and experiments: `n_blocks` blocks for each width.
     pub fn custom(widths: &[i64], n_blocks: usize, input: [usize; 3], n_classes: usize) -> Arch {
         Arch {
@@ -148,7 +86,7 @@ impl Arch {
     }
 
     /// Pools must divide what they pool, as the private protocol sums windows that do not overlap.
-    fn check_pools(&self) -> Result<()> {
+    pub(super) fn check_pools(&self) -> Result<()> {
         let [_, h, w] = self.input;
         if self.family == Family::Lean && (h % 8 != 0 || w % 8 != 0) {
             return Err(Error::Usage(format!(

@@ -1,19 +1,20 @@
 //! Convolutional networks for small and ImageNet-sized images whose every ReLU is masked.
 //!
-//! ResNets (He, Zhang, Ren, Sun, CVPR 2016): ResNet-8/20/32 with widths 16, 32, 64; ResNet-18/34 with
+//! ResNets (He, Zhang, Ren, Sun, CVPR 2016): those of CIFAR with 6n + 2 layers and widths 16, 32, 64; ResNet-18/34 with
 //! 64 to 512 and a 3x3 stem without pooling, or ImageNet's 7x7 stem. Shortcuts that change shape are
-//! 1x1 convolutions with BatchNorm (option B), since the protocol evaluates convolutions. WRN-22-8
+//! 1x1 convolutions with BatchNorm (option B), since the protocol evaluates convolutions. Wide ones
 //! (Zagoruyko, Komodakis, BMVC 2016) with pre-activation, VGG-16 with BatchNorm (Simonyan, Zisserman,
 //! ICLR 2015); lean networks (K. Jordan 2024). Max pools are average pools here. Global average pooling, then one linear layer.
 
 mod arch;
 mod layers;
 mod mask;
+mod name;
 mod plan;
 mod widths;
 
 pub use arch::{Arch, Family, Stem};
-pub use layers::{Compute, Conv, Norm};
+pub use layers::{BN_EPSILON, Compute, Conv, Norm};
 pub use mask::{Mask, MaskSet};
 pub use plan::{LayerPlan, Term};
 use widths::Narrow;

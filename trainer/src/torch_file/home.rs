@@ -9,7 +9,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
 /// Keys under which training scripts keep the state dict.
-const HOMES: [&str; 4] = ["state_dict", "model_state_dict", "model", "net"];
+const HOMES: [&str; 5] = [
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+];
 /// Most keys that a message lists.
 const LISTED: usize = 12;
 /// Most state dicts that are looked for.

@@ -1,11 +1,12 @@
-//! Tensors of a file that `torch.save` wrote (PyTorch 1.6 and later), without running what it says.
+//! Tensors of a file that `torch.save` wrote, without running what it says.
 //!
-//! Such a file is a zip archive of stored entries: `NAME/data.pkl`, a pickle that describes the tensors, and
-//! `NAME/data/K`, the bytes of storage K. A pickle is a program; ours is only looked at, and what is neither a
-//! dictionary nor a tensor is passed over, so nothing in the file is ever called. The file is read whole; sizes are checked
-//! against it before anything is allocated.
+//! Since PyTorch 1.6 such a file is a zip archive of stored entries: `NAME/data.pkl`, a pickle that describes the
+//! tensors, and `NAME/data/K`, the bytes of storage K; before, pickles and storages followed each other ([`legacy`]). A
+//! pickle is a program; ours is only looked at, and what is neither a dictionary nor a tensor is passed over, so nothing in
+//! the file is ever called. The file is read whole; sizes are checked against it before anything is allocated.
 
 mod home;
+mod legacy;
 mod pickle;
 #[cfg(test)]
 mod tests;
@@ -14,32 +15,33 @@ mod zip;
 
 use crate::import::Weights;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use tch::{Kind, Tensor};
-use value::{Described, Value, shown};
+use value::{Described, Ref, Value, Values, shown};
 
-/// True for the first bytes of a zip archive.
-pub(crate) fn is_zip(bytes: &[u8]) -> bool {
+/// The bytes of each storage.
+type Storages<'a> = BTreeMap<Rc<str>, &'a [u8]>;
+
+/// True for a file of `torch.save`.
+pub(crate) fn is_ours(bytes: &[u8]) -> bool {
+    is_zip(bytes) || legacy::is_legacy(bytes)
+}
+
+/// True for a pickle of any kind. A safetensors file can begin with the same bytes, but then its header comes.
+pub(crate) fn is_pickle(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&0x80) && bytes.get(8) != Some(&b'{')
+}
+
+fn is_zip(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04")
 }
 
 /// The tensors by name. An error says what the file holds, and what to do.
 pub(crate) fn read(bytes: &[u8]) -> Result<Weights, String> {
-    let entries = zip::entries(bytes)?;
-    let pickle = entries.keys().find(|n| n.ends_with("/data.pkl"));
-    let name = pickle.ok_or("holds no data.pkl: it is no file of torch.save")?;
-    let archive = name.trim_end_matches("data.pkl").to_owned();
-    if let Some(order) = entries.get(format!("{archive}byteorder").as_str())
-        && *order != b"little"
-    {
-        return Err("was written in another byte order; save it on a machine of this one's".into());
-    }
-    if entries.contains_key(format!("{archive}constants.pkl").as_str()) {
-        return Err(
-            "is a TorchScript program; save its weights: torch.save(torch.jit.load(IN).state_dict(), OUT)"
-                .into(),
-        );
-    }
-    let (values, root) = pickle::read(entries[name])?;
+    let (values, root, storages) = match is_zip(bytes) {
+        true => parts_of_zip(bytes)?,
+        false => legacy::parts(bytes)?,
+    };
     let found = home::find(&values, root)?;
     let mut weights = Weights {
         home: found.home,
@@ -49,7 +51,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Weights, String> {
     let mut n_bytes = 0;
     for (name, value) in found.entries {
         match values.at(value) {
-            Value::Tensor(described) => match tensor(described, &archive, &entries) {
+            Value::Tensor(described) => match tensor(described, &storages) {
                 Ok(tensor) => {
                     n_bytes += tensor.numel() * tensor.kind().elt_size_in_bytes();
                     // Some share a storage; all of them together are not much more than the file.
@@ -70,6 +72,29 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Weights, String> {
     Ok(weights)
 }
 
+fn parts_of_zip(bytes: &[u8]) -> Result<(Values, Ref, Storages<'_>), String> {
+    let entries = zip::entries(bytes)?;
+    let pickle = entries.keys().find(|n| n.ends_with("/data.pkl"));
+    let name = pickle.ok_or("holds no data.pkl: it is no file of torch.save")?;
+    let archive = name.trim_end_matches("data.pkl");
+    if let Some(order) = entries.get(format!("{archive}byteorder").as_str())
+        && *order != b"little"
+    {
+        return Err("was written in another byte order; save it on a machine of this one's".into());
+    }
+    if entries.contains_key(format!("{archive}constants.pkl").as_str()) {
+        return Err(
+            "is a TorchScript program; save its weights: torch.save(torch.jit.load(IN).state_dict(), OUT)"
+                .into(),
+        );
+    }
+    let (values, root, _) = pickle::read(entries[name])?;
+    let home = format!("{archive}data/");
+    let storages = entries.iter();
+    let storages = storages.filter_map(|(n, &data)| Some((n.strip_prefix(&home)?.into(), data)));
+    Ok((values, root, storages.collect()))
+}
+
 fn kind(storage: &str) -> Option<Kind> {
     Some(match storage {
         "DoubleStorage" => Kind::Double,
@@ -86,11 +111,11 @@ fn kind(storage: &str) -> Option<Kind> {
     })
 }
 
-fn tensor(d: &Described, archive: &str, entries: &BTreeMap<&str, &[u8]>) -> Result<Tensor, String> {
+fn tensor(d: &Described, storages: &Storages) -> Result<Tensor, String> {
     let kind = kind(&d.storage)
         .ok_or_else(|| format!("is of {}, a type that is not read", shown(&d.storage)))?;
-    let bytes = entries
-        .get(format!("{archive}data/{}", d.key).as_str())
+    let bytes = storages
+        .get(&d.key)
         .ok_or_else(|| format!("lacks its storage {}", shown(&d.key)))?;
     let n = bytes.len() / kind.elt_size_in_bytes();
     let fits = || {

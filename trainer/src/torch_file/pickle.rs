@@ -21,8 +21,8 @@ struct Reader<'a> {
     memo: HashMap<usize, Ref>,
 }
 
-/// Runs a pickle to its end: its values, and which of them is the result.
-pub(super) fn read(bytes: &[u8]) -> Result<(Values, Ref), String> {
+/// Runs a pickle to its end: its values, which of them is the result, and what follows it.
+pub(super) fn read(bytes: &[u8]) -> Result<(Values, Ref, &[u8]), String> {
     let mut reader = Reader {
         bytes,
         values: Values::new(),
@@ -34,7 +34,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Values, Ref), String> {
         let op = reader.take(1)?[0];
         if op == b'.' {
             let result = reader.pop()?;
-            return Ok((reader.values, result));
+            return Ok((reader.values, result, reader.bytes));
         }
         let known = reader.scalar(op)?
             || reader.collection(op)?
@@ -257,8 +257,8 @@ impl<'a> Reader<'a> {
             }
             b'Q' => {
                 let of = self.pop()?;
-                let storage = self.storage(of);
-                return self.push(storage);
+                let meant = self.values.persistent(of)?;
+                self.stack.push(meant);
             }
             _ => return Ok(false),
         }
@@ -269,26 +269,6 @@ impl<'a> Reader<'a> {
         let made = self.values.call(name, arguments)?;
         self.stack.push(made);
         Ok(())
-    }
-
-    /// ("storage", class, key, device, number of values).
-    fn storage(&self, of: Ref) -> Value {
-        let Value::Tuple(items) = self.values.at(of) else {
-            return Value::Other;
-        };
-        let parts = match items[..] {
-            // A sixth entry would be a part of a storage.
-            [tag, class, key, _, _] => (tag, class, key),
-            _ => return Value::Other,
-        };
-        let is_storage = self.values.text(parts.0).is_some_and(|t| &**t == "storage");
-        match (self.values.at(parts.1), self.values.at(parts.2)) {
-            (Value::Name(class), Value::Text(key)) if is_storage => {
-                let class = class.strip_prefix("torch.").unwrap_or(class);
-                Value::Storage(class.into(), key.clone())
-            }
-            _ => Value::Other,
-        }
     }
 
     /// What only moves values about.
@@ -385,7 +365,7 @@ mod tests {
     use super::*;
 
     fn result(bytes: &[u8]) -> String {
-        let (values, of) = read(bytes).unwrap();
+        let (values, of, _) = read(bytes).unwrap();
         values.kind(of)
     }
 
@@ -437,7 +417,7 @@ mod tests {
         ];
         for value in values {
             let bytes = [b"\x80\x04K\x09", value, b"\x940h\x00\x86."].concat();
-            let (values, of) = read(&bytes).unwrap();
+            let (values, of, _) = read(&bytes).unwrap();
             let Value::Tuple(items) = values.at(of) else {
                 panic!("{value:?}");
             };
@@ -451,7 +431,7 @@ mod tests {
             (b"\x8a\x00.", 0),
             (b"I-3\n.", -3),
         ] {
-            let (values, of) = read(bytes).unwrap();
+            let (values, of, _) = read(bytes).unwrap();
             assert!(matches!(values.at(of), Value::Int(i) if *i == n), "{n}");
         }
     }

@@ -1,5 +1,7 @@
 //! Files as training scripts leave them, their pickles written by hand.
 
+mod legacy;
+
 use super::*;
 
 /// A state dict within a checkpoint, in the layout of torch.save: a 2 x 3 parameter stored as the
@@ -248,6 +250,10 @@ fn the_state_dict_is_found_where_it_is() {
     let weights = read_value(&both).unwrap();
     is_state(&weights);
     assert_eq!(weights.others, ["[\"ema\"]"]);
+    for key in ["model_state_dict", "model_state", "model", "net"] {
+        let both = dict(&[("ema", average.clone()), (key, state())]);
+        is_state(&read_value(&both).unwrap());
+    }
     // The same twice, in two dictionaries, is the same.
     is_state(&read_value(&dict(&[("a", state()), ("b", state())])).unwrap());
     let e = read_value(&dict(&[("ema", average), ("raw", state())])).unwrap_err();

@@ -31,6 +31,17 @@ pub(super) struct Described {
     pub stride: Vec<usize>,
 }
 
+/// A storage, or the part of one that starts at a value.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    /// Name of its class, such as `FloatStorage`.
+    pub class: Rc<str>,
+    /// Its own name.
+    pub key: Rc<str>,
+    /// First value.
+    pub offset: usize,
+}
+
 /// One value.
 #[derive(Debug)]
 pub(super) enum Value {
@@ -47,8 +58,7 @@ pub(super) enum Value {
     Dict(Vec<(Ref, Ref)>),
     /// What a call gave that is not made here: the name that was called, and the entries that were set.
     Made(Ref, Vec<(Ref, Ref)>),
-    /// Class and key.
-    Storage(Rc<str>, Rc<str>),
+    Storage(Stored),
     Tensor(Box<Described>),
 }
 
@@ -122,6 +132,48 @@ impl Values {
         }
     }
 
+    /// Every storage that is named.
+    pub(super) fn storages(&self) -> impl Iterator<Item = &Stored> {
+        self.0.iter().filter_map(|value| match value {
+            Value::Storage(stored) => Some(stored),
+            _ => None,
+        })
+    }
+
+    /// What a persistent id stands for: ("storage", class, key, device, number of values), before PyTorch 1.6 with
+    /// a part (key, first value, number of values) or none behind it; or ("module", class, file, source) there.
+    pub(super) fn persistent(&mut self, of: Ref) -> Result<Ref, String> {
+        let Value::Tuple(items) = self.at(of) else {
+            return Ok(OTHER);
+        };
+        let tag = items.first().and_then(|&tag| self.text(tag));
+        match (tag.map(|t| &**t), &items[..]) {
+            (Some("module"), &[_, class, ..]) => Ok(class),
+            (Some("storage"), &[_, class, key, _, _]) => self.stored(class, key, OTHER),
+            (Some("storage"), &[_, class, key, _, _, part]) => self.stored(class, key, part),
+            _ => Ok(OTHER),
+        }
+    }
+
+    fn stored(&mut self, class: Ref, key: Ref, part: Ref) -> Result<Ref, String> {
+        let offset = match self.at(part) {
+            Value::Other => Some(0),
+            Value::Tuple(items) => match items[..] {
+                [_, first, _] => self.count(first),
+                _ => None,
+            },
+            _ => None,
+        };
+        match (self.at(class), self.at(key), offset) {
+            (Value::Name(class), Value::Text(key), Some(offset)) => {
+                let (class, key) = (class.strip_prefix("torch.").unwrap_or(class), key.clone());
+                let class = class.into();
+                self.add(Value::Storage(Stored { class, key, offset }))
+            }
+            _ => Ok(OTHER),
+        }
+    }
+
     /// What calling `name` gives. Nothing is run: dictionaries and tensors are described, all else is only noted.
     pub(super) fn call(&mut self, name: Ref, arguments: Ref) -> Result<Ref, String> {
         let made = self.known_call(name, arguments);
@@ -145,20 +197,23 @@ impl Values {
                 "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state",
                 [tensor, ..],
             ) => matches!(self.at(*tensor), Value::Tensor(_)).then_some(Call::Is(*tensor)),
-            ("torch._utils._rebuild_tensor_v2", [storage, offset, size, stride, rest @ ..]) => {
+            (
+                "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2",
+                [storage, offset, size, stride, rest @ ..],
+            ) => {
                 // The third of the rest says that the values are to be negated or conjugated.
                 let plain = match rest.get(2).map(|&m| self.at(m)) {
                     None | Some(Value::Other) => true,
                     Some(Value::Dict(entries)) => entries.is_empty(),
                     Some(_) => false,
                 };
-                let Value::Storage(class, key) = self.at(*storage) else {
+                let Value::Storage(stored) = self.at(*storage) else {
                     return None;
                 };
                 let described = Described {
-                    storage: class.clone(),
-                    key: key.clone(),
-                    offset: self.count(*offset)?,
+                    storage: stored.class.clone(),
+                    key: stored.key.clone(),
+                    offset: self.count(*offset)?.checked_add(stored.offset)?,
                     size: self.counts(*size)?,
                     stride: self.counts(*stride)?,
                 };
