@@ -7,7 +7,8 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use pi_model::kernel::{Conv2d, Shape};
-use pi_model::packing::{ConvGeometry, SourcePacking, SourceSpec, choose};
+use pi_model::packing::{SourcePacking, SourceSpec, choose};
+use pi_model::spec::Window;
 use pi_protocol::channel::pair;
 use pi_protocol::primitives::he::{
     ClientSource, DEGREE, PublicKey, RlweParams, SecretKey, ServerSource,
@@ -112,20 +113,7 @@ fn transfers(c: &mut Criterion) {
 fn encryption(c: &mut Criterion) {
     let mut rng = rng();
     let params = RlweParams::new(52, 20, 6, 16).unwrap();
-    let spec = SourceSpec {
-        guests: vec![],
-        batch: 1,
-        channels: 64,
-        height: 16,
-        width: 16,
-        stride: 1,
-        consumers: vec![ConvGeometry {
-            out_channels: 64,
-            kernel_h: 3,
-            kernel_w: 3,
-            padding: 1,
-        }],
-    };
+    let spec = SourceSpec::square(64, 16, 1, 1, &[(64, 3, 1)]);
     let choice = choose(
         &spec,
         DEGREE,
@@ -178,10 +166,8 @@ fn convolution(c: &mut Criterion) {
         height: 32,
         width: 32,
         out_channels: 64,
-        kernel_h: 3,
-        kernel_w: 3,
-        stride: 1,
-        padding: 1,
+        groups: 1,
+        window: Window::square(3, 1, 1),
     };
     let weights: Vec<i32> = (0..shape.n_weights())
         .map(|i| (i * 31 % 255) as i32 - 127)

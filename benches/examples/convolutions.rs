@@ -184,7 +184,7 @@ fn rounds(layers: &mut [Layer], columns: &mut [f32], n: usize) -> Result<Vec<Rou
 
 /// Inputs of one output pixel.
 const fn depth(shape: &Shape) -> usize {
-    shape.in_channels * shape.kernel_h * shape.kernel_w
+    shape.in_channels * shape.window.kernel[0] * shape.window.kernel[1]
 }
 
 fn n_pixels(shape: &Shape) -> usize {
@@ -197,13 +197,8 @@ fn n_columns(shape: &Shape) -> usize {
 
 /// The input as a matrix of (C, kh, kw) rows and a column for each output pixel; the input itself where that is it.
 fn im2col<'a>(shape: &Shape, x: &'a [f32], columns: &'a mut [f32]) -> &'a [f32] {
-    let Shape {
-        kernel_h,
-        kernel_w,
-        stride,
-        padding,
-        ..
-    } = *shape;
+    let ([kernel_h, kernel_w], stride) = (shape.window.kernel, shape.window.stride[0]);
+    let padding = shape.window.padding.top;
     if [kernel_h, kernel_w, stride, padding] == [1, 1, 1, 0] {
         return x;
     }

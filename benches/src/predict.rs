@@ -54,7 +54,8 @@ pub fn work_of_layers(plan: &PublicPlan) -> Vec<LayerWork> {
             let mut work = LayerWork::default();
             for conv in &layer.convs {
                 let source = &graph.sources[conv.source].shape;
-                let kernel = (source.channels * conv.kernel[0] * conv.kernel[1]) as u64;
+                let [rows, columns] = conv.window.kernel;
+                let kernel = (conv.channels_read(source.channels) * rows * columns) as u64;
                 let n_outputs = layer.shape.n_values() as u64;
                 work.n_multiply_adds += kernel * n_outputs;
                 work.n_weights += kernel * conv.out_channels as u64;

@@ -97,7 +97,13 @@ impl Net {
         self
     }
 
-    pub(crate) fn conv(&mut self, name: &str, input: &str, out: usize, window: Window) -> &mut Self {
+    pub(crate) fn conv(
+        &mut self,
+        name: &str,
+        input: &str,
+        out: usize,
+        window: Window,
+    ) -> &mut Self {
         self.add(Op::Conv2d {
             name: name.into(),
             input: input.into(),
@@ -185,7 +191,12 @@ pub(crate) fn every_operation(seed: u64) -> Net {
         input: s("input"),
         padding: [1, 0, 0, 2].into(),
     })
-    .conv("conv", "pad", 6, window([3, 2], [1, 1], [1, 0, 1, 1], [1, 2]))
+    .conv(
+        "conv",
+        "pad",
+        6,
+        window([3, 2], [1, 1], [1, 0, 1, 1], [1, 2]),
+    )
     .add(Op::Bias {
         name: s("bias"),
         input: s("conv"),

@@ -1,6 +1,7 @@
 //! Speed of the integer convolution on one core: 64 filters over 64 channels of 32x32, 3x3, k = 52.
 
 use pi_model::kernel::{Conv2d, Shape};
+use pi_model::spec::Window;
 use std::error::Error;
 use std::time::Instant;
 
@@ -11,10 +12,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             height: size,
             width: size,
             out_channels: channels,
-            kernel_h: 3,
-            kernel_w: 3,
-            stride: 1,
-            padding: 1,
+            groups: 1,
+            window: Window::square(3, 1, 1),
         };
         let weights: Vec<i32> = (0..shape.n_weights())
             .map(|i| (i * 37 % 255) as i32 - 127)

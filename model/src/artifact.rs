@@ -112,10 +112,15 @@ impl Model {
         for bias in public.graph().layers.iter().flat_map(|l| &l.biases) {
             let own = weights.get(&bias.op).map(|w| w.bias.as_slice());
             let n = public.channels_of(&bias.op);
-            if own.is_none_or(|own| own.len() != n || own.iter().any(|b| b.unsigned_abs() >= 1 << 40)) {
+            if own
+                .is_none_or(|own| own.len() != n || own.iter().any(|b| b.unsigned_abs() >= 1 << 40))
+            {
                 return Err(ModelError::op(
                     &bias.op,
-                    format!("it needs tensor '{}.bias' with {n} constants of at most 40 bits", bias.op),
+                    format!(
+                        "it needs tensor '{}.bias' with {n} constants of at most 40 bits",
+                        bias.op
+                    ),
                 ));
             }
         }

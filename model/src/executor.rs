@@ -18,6 +18,8 @@ pub struct Execution {
     pub tensors: Vec<Vec<i64>>,
     /// Largest |accumulator| of each layer.
     pub max_accumulators: Vec<u64>,
+    /// Sum of the |accumulators| of each layer.
+    pub sum_accumulators: Vec<u128>,
     /// Accumulators outside the range in which the protocol is correct.
     pub n_range_violations: u64,
     /// The output, with [`Layer::fraction_bits`] fraction bits of the last layer.
@@ -56,18 +58,17 @@ pub fn run(model: &Model, input: &[i64]) -> Result<Execution> {
     let mut execution = Execution {
         tensors: vec![input.to_vec()],
         max_accumulators: vec![],
+        sum_accumulators: vec![],
         n_range_violations: 0,
         logits: vec![],
     };
     for layer in &graph.layers {
         let accumulators = accumulators(model, layer, &tensors);
-        execution.max_accumulators.push(
-            accumulators
-                .iter()
-                .map(|y| y.unsigned_abs())
-                .max()
-                .unwrap_or(0),
-        );
+        let sizes = || accumulators.iter().map(|y| y.unsigned_abs());
+        execution.max_accumulators.push(sizes().max().unwrap_or(0));
+        execution
+            .sum_accumulators
+            .push(sizes().map(u128::from).sum());
         execution.n_range_violations += accumulators
             .iter()
             .filter(|&&y| !in_range(layer, y))

@@ -73,7 +73,13 @@ impl ConvGeometry {
 
     /// A square kernel with the same padding all around, of a stride, over a square map.
     #[must_use]
-    pub fn square(out_channels: usize, kernel: usize, padding: usize, stride: usize, size: usize) -> Self {
+    pub fn square(
+        out_channels: usize,
+        kernel: usize,
+        padding: usize,
+        stride: usize,
+        size: usize,
+    ) -> Self {
         Self::new(
             out_channels,
             1,
@@ -100,6 +106,31 @@ pub struct SourceSpec {
     pub consumers: Vec<ConvGeometry>,
     /// Tensors that are encrypted beside it, for convolutions that add into those of its consumers.
     pub guests: Vec<GuestSpec>,
+}
+
+impl SourceSpec {
+    /// A square map with convolutions of one stride and of square kernels: (filters, kernel, padding) of each.
+    #[must_use]
+    pub fn square(
+        channels: usize,
+        size: usize,
+        batch: usize,
+        stride: usize,
+        convs: &[(usize, usize, usize)],
+    ) -> Self {
+        let conv = |&(filters, kernel, padding): &(usize, usize, usize)| {
+            ConvGeometry::square(filters, kernel, padding, stride, size)
+        };
+        Self {
+            channels,
+            height: size,
+            width: size,
+            batch,
+            stride: [stride; 2],
+            consumers: convs.iter().map(conv).collect(),
+            guests: vec![],
+        }
+    }
 }
 
 /// A tensor that is encrypted once more, under the key and in the blocks of another source, so that a convolution of it adds
@@ -153,9 +184,7 @@ pub enum PackingError {
         out: [usize; 2],
     },
     /// One map does not fit a polynomial.
-    #[error(
-        "a map takes {area} coefficients with its padding, a polynomial has {degree}"
-    )]
+    #[error("a map takes {area} coefficients with its padding, a polynomial has {degree}")]
     MapTooLarge {
         /// Coefficients that one phase of the map takes.
         area: usize,

@@ -57,7 +57,10 @@ impl PublicModel {
                 "mean and std need one finite value for each channel, and std must be positive",
             ));
         }
-        let bits = spec.fixed_point.as_ref().map(|f| f.activation_fraction_bits);
+        let bits = spec
+            .fixed_point
+            .as_ref()
+            .map(|f| f.activation_fraction_bits);
         if let Some(bits) = bits.filter(|bits| !(1..=16).contains(bits)) {
             return Err(ModelError::Plan(format!(
                 "{bits} fraction bits of the activations; 1 to 16 are supported"

@@ -1,21 +1,26 @@
 //! Models with random weights, for tests and for timing networks that nobody has trained.
 
+mod graph;
+
 use std::collections::HashMap;
 
 use crate::artifact::{ConvWeights, Model};
 use crate::error::Result;
 use crate::executor;
+use crate::graph::{Shape, shapes};
 use crate::relu_set::ReluSet;
 use crate::spec::{
     Accumulator, Card, FORMAT_VERSION, FixedPoint, InputSpec, ModelSpec, Op, OutputMode, Window,
 };
+
+pub use graph::random_graph;
 
 /// Builds a network operation by operation with random weights and masks, then calibrates its ranges.
 pub struct RandomModel {
     spec: ModelSpec,
     numbers: FixedPoint,
     state: u64,
-    shapes: HashMap<String, [usize; 3]>,
+    shapes: HashMap<String, Shape>,
     masks: HashMap<String, ReluSet>,
     weights: HashMap<String, ConvWeights>,
 }
@@ -51,7 +56,7 @@ impl RandomModel {
                 ..FixedPoint::default()
             },
             state: seed ^ 0x9e37_79b9_7f4a_7c15,
-            shapes: HashMap::from([("input".into(), shape)]),
+            shapes: HashMap::from([("input".into(), Shape::new(shape[0], shape[1], shape[2]))]),
             masks: HashMap::new(),
             weights: HashMap::new(),
         }
@@ -83,7 +88,69 @@ impl RandomModel {
         (73.0 * (fan_in as f64).sqrt()).log2().round() as u32 + extra
     }
 
-    /// Adds a convolution.
+    /// Shape of the result of `name`.
+    ///
+    /// # Panics
+    /// If there is none yet.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Shape {
+        self.shapes[name]
+    }
+
+    /// Adds any operation, with random weights; of one that has a mask, `relus_kept` random positions keep their ReLU.
+    pub fn op(&mut self, op: Op) -> &mut Self {
+        let name = op.name().to_owned();
+        let read = self.shapes[&op.inputs()[0]];
+        let weights = match &op {
+            Op::Conv2d {
+                out_channels,
+                window,
+                groups,
+                ..
+            } => {
+                let fan_in = read.channels / groups * window.kernel[0] * window.kernel[1];
+                let bits = Self::weight_bits(fan_in, u32::from(name.ends_with("conv2")));
+                Some((*out_channels, fan_in, bits))
+            }
+            Op::Linear { out_features, .. } => {
+                let bits = Self::weight_bits(read.channels, 0).saturating_sub(4);
+                Some((*out_features, read.channels, bits))
+            }
+            Op::Bias { .. } => {
+                self.make_weights(&name, read.channels, 0);
+                None
+            }
+            _ => None,
+        };
+        if let Some((out, fan_in, bits)) = weights {
+            self.make_weights(&name, out, fan_in);
+            self.numbers.weight_fraction_bits.insert(name.clone(), bits);
+        }
+        self.spec.ops.push(op);
+        // The operations so far fit together, or the model is refused when it is finished.
+        self.shapes.extend(shapes(&self.spec).unwrap_or_default());
+        let kept = self.spec.ops.last().and_then(Op::relus_kept);
+        if let Some(kept) = kept {
+            let n = self.shapes.get(&name).map_or(0, |s| s.n_values());
+            let mask = self.random_mask(n, kept);
+            if let Ok(set) = ReluSet::from_mask(&name, &mask) {
+                self.masks.insert(name, set);
+            }
+        }
+        self
+    }
+
+    fn random_mask(&mut self, n: usize, kept: usize) -> Vec<u8> {
+        let mut order: Vec<usize> = (0..n).collect();
+        for i in (1..n).rev() {
+            order.swap(i, (self.next_u64() % (i as u64 + 1)) as usize);
+        }
+        let mut mask = vec![0u8; n];
+        order.iter().take(kept).for_each(|&i| mask[i] = 1);
+        mask
+    }
+
+    /// Adds a convolution with a square kernel.
     pub fn conv(
         &mut self,
         name: &str,
@@ -93,61 +160,35 @@ impl RandomModel {
         stride: usize,
         padding: usize,
     ) -> &mut Self {
-        let [c, h, w] = self.shapes[input];
-        let fan_in = c * kernel * kernel;
-        self.make_weights(name, out_channels, fan_in);
-        self.spec.ops.push(Op::Conv2d {
+        self.op(Op::Conv2d {
             name: name.into(),
             input: input.into(),
             out_channels,
             window: Window::square(kernel, stride, padding),
             groups: 1,
-        });
-        let bits = Self::weight_bits(fan_in, u32::from(name.ends_with("conv2")));
-        self.numbers.weight_fraction_bits.insert(name.into(), bits);
-        let out = |size: usize| (size + 2 * padding - kernel) / stride + 1;
-        self.shapes
-            .insert(name.into(), [out_channels, out(h), out(w)]);
-        self
+        })
     }
 
-    /// Adds a masked ReLU that keeps `kept` random positions.
+    /// Adds a masked ReLU that keeps `kept` random positions, or all if there are fewer.
     pub fn relu(&mut self, name: &str, input: &str, kept: usize) -> &mut Self {
-        let shape = self.shapes[input];
-        let n = shape.iter().product::<usize>();
-        let mut order: Vec<usize> = (0..n).collect();
-        for i in (1..n).rev() {
-            order.swap(i, (self.next_u64() % (i as u64 + 1)) as usize);
-        }
-        let mut mask = vec![0u8; n];
-        order.iter().take(kept).for_each(|&i| mask[i] = 1);
-        if let Ok(set) = ReluSet::from_mask(name, &mask) {
-            self.masks.insert(name.into(), set);
-        }
-        self.spec.ops.push(Op::MaskedRelu {
+        self.op(Op::MaskedRelu {
             name: name.into(),
             input: input.into(),
-            relus_kept: kept.min(n),
-        });
-        self.shapes.insert(name.into(), shape);
-        self
+            relus_kept: kept.min(self.shapes[input].n_values()),
+        })
     }
 
     /// Adds a sum.
     pub fn add(&mut self, name: &str, a: &str, b: &str) -> &mut Self {
-        self.spec.ops.push(Op::Add {
+        self.op(Op::Add {
             name: name.into(),
             inputs: vec![a.into(), b.into()],
-        });
-        self.shapes.insert(name.into(), self.shapes[a]);
-        self
+        })
     }
 
     /// Adds a pool over windows of `window`, or over the whole map.
     pub fn pool(&mut self, name: &str, input: &str, window: Option<usize>) -> &mut Self {
-        let [c, h, w] = self.shapes[input];
-        let shape = window.map_or([c, 1, 1], |k| [c, h / k, w / k]);
-        self.spec.ops.push(window.map_or_else(
+        self.op(window.map_or_else(
             || Op::GlobalAvgPool {
                 name: name.into(),
                 input: input.into(),
@@ -158,27 +199,26 @@ impl RandomModel {
                 window: Window::square(window, window, 0),
                 count_padding: false,
             },
-        ));
-        self.shapes.insert(name.into(), shape);
-        self
+        ))
+    }
+
+    /// Adds a flatten.
+    pub fn flatten(&mut self, name: &str, input: &str) -> &mut Self {
+        self.op(Op::Flatten {
+            name: name.into(),
+            input: input.into(),
+        })
     }
 
     /// Flattens, then adds a fully connected layer, which makes the logits.
     pub fn classifier(&mut self, name: &str, input: &str, n_classes: usize) -> &mut Self {
-        let features = self.shapes[input].iter().product::<usize>();
         let flat = format!("{name}.flat");
-        self.spec.ops.push(Op::Flatten {
-            name: flat.clone(),
-            input: input.into(),
-        });
-        self.make_weights(name, n_classes, features);
-        self.spec.ops.push(Op::Linear {
+        self.flatten(&flat, input);
+        self.op(Op::Linear {
             name: name.into(),
             input: flat,
             out_features: n_classes,
         });
-        let bits = Self::weight_bits(features, 0).saturating_sub(4);
-        self.numbers.weight_fraction_bits.insert(name.into(), bits);
         self.spec.labels = (0..n_classes).map(|i| format!("class {i}")).collect();
         self
     }

@@ -423,7 +423,11 @@ impl InputSpec {
     #[must_use]
     pub fn largest(&self) -> f64 {
         let ends = |(mean, std): (&f64, &f64)| (mean / std).abs().max(((1.0 - mean) / std).abs());
-        self.mean.iter().zip(&self.std).map(ends).fold(0.0, f64::max)
+        self.mean
+            .iter()
+            .zip(&self.std)
+            .map(ends)
+            .fold(0.0, f64::max)
     }
 
     /// Pixels of one image.

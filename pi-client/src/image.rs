@@ -182,7 +182,7 @@ impl Image {
         }
         let area = input.height * input.width;
         let channels = values.chunks(area).zip(input.mean.iter().zip(&input.std));
-        let scale = f64::from(spec.activation_fraction_bits).exp2();
+        let scale = f64::from(model.activation_fraction_bits()).exp2();
         let mut quantised = Vec::with_capacity(values.len());
         for (channel, (mean, std)) in channels {
             // What pixels 0 and 255 become, and a little more for rounding elsewhere.

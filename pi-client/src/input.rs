@@ -40,7 +40,7 @@ impl Input {
             return refused(format!("it has {n} values; the model takes {n_values}"));
         }
         // The narrowest ring in which an input is ever shared.
-        let opened = RingPlan::opened(model.spec().output.accumulator_bits);
+        let opened = RingPlan::opened(model.graph().output_bits());
         let bits = opened.share_bits.min(RingPlan::INNER.share_bits);
         let limit = 1i64 << (bits - 1);
         match self.values.iter().all(|v| (-limit..limit).contains(v)) {

@@ -163,7 +163,7 @@ impl NativeClient {
     fn output(&self, py: Python<'_>) -> PyResult<(Vec<String>, bool)> {
         let client = self.open(py)?;
         let spec = client.description().model.spec();
-        Ok((spec.labels.clone(), spec.output.mode == OutputMode::Logits))
+        Ok((spec.labels.clone(), spec.output == OutputMode::Logits))
     }
 
     /// The model's name.

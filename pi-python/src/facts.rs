@@ -57,7 +57,7 @@ impl Facts {
             mean: input.mean.clone(),
             std: input.std.clone(),
             labels: spec.labels.clone(),
-            output: match spec.output.mode {
+            output: match spec.output {
                 OutputMode::Logits => "logits",
                 OutputMode::Argmax => "class",
             },

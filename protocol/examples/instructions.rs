@@ -5,7 +5,8 @@
 use std::hint::black_box;
 
 use pi_model::kernel::{Conv2d, Shape};
-use pi_model::packing::{ConvGeometry, SourcePacking, SourceSpec, choose};
+use pi_model::packing::{SourcePacking, SourceSpec, choose};
+use pi_model::spec::Window;
 use pi_protocol::primitives::Scheme::{self, HalfGates, ThreeHalves};
 use pi_protocol::primitives::Seed;
 use pi_protocol::primitives::digits::{
@@ -129,20 +130,7 @@ fn digits(n_garble: usize, n_evaluate: usize) -> Outcome {
 fn encryption(n_transform: usize, n_product: usize) -> Outcome {
     let mut rng = ChaCha20Rng::seed_from_u64(2);
     let params = RlweParams::HIDDEN;
-    let spec = SourceSpec {
-        guests: vec![],
-        batch: 1,
-        channels: 16,
-        height: 16,
-        width: 16,
-        stride: 1,
-        consumers: vec![ConvGeometry {
-            out_channels: 16,
-            kernel_h: 3,
-            kernel_w: 3,
-            padding: 1,
-        }],
-    };
+    let spec = SourceSpec::square(16, 16, 1, 1, &[(16, 3, 1)]);
     let choice = choose(
         &spec,
         DEGREE,
@@ -185,10 +173,8 @@ fn convolution(times: usize) -> Outcome {
         height: 16,
         width: 16,
         out_channels: 16,
-        kernel_h: 3,
-        kernel_w: 3,
-        stride: 1,
-        padding: 1,
+        groups: 1,
+        window: Window::square(3, 1, 1),
     };
     let weights: Vec<i32> = (0..shape.n_weights())
         .map(|i| (i * 31 % 255) as i32 - 127)

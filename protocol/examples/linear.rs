@@ -4,7 +4,7 @@
 //! channels of 32x32, 3x3); the batch is 16 unless stated; `--layers` adds a line for each source.
 
 use nix::time::{ClockId, clock_gettime};
-use pi_model::packing::{ConvGeometry, PackingCost, SourcePacking, SourceSpec, choose};
+use pi_model::packing::{PackingCost, SourcePacking, SourceSpec, choose};
 use pi_protocol::primitives::he::{
     ClientSource, DEGREE, PublicKey, RlweParams, SecretKey, ServerSource, decrypt,
 };
@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 spec.channels,
                 spec.height,
                 spec.width,
-                spec.stride,
+                spec.stride[0],
                 choice.images,
                 choice.channels,
                 choice.filters,
@@ -173,21 +173,8 @@ fn stage(
     stride: usize,
     consumers: &[(usize, usize)],
 ) -> SourceSpec {
-    let consumer = |&(out_channels, kernel)| ConvGeometry {
-        out_channels,
-        kernel_h: kernel,
-        kernel_w: kernel,
-        padding: kernel / 2,
-    };
-    SourceSpec {
-        guests: vec![],
-        channels,
-        height: size,
-        width: size,
-        batch,
-        stride,
-        consumers: consumers.iter().map(consumer).collect(),
-    }
+    let convs = consumers.iter().map(|&(filters, k)| (filters, k, k / 2));
+    SourceSpec::square(channels, size, batch, stride, &convs.collect::<Vec<_>>())
 }
 
 /// The sources of ResNet-18 for images of 32x32 and 100 classes.

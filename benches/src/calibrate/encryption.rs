@@ -1,6 +1,6 @@
 //! Homomorphic encryption: keys, ciphertexts, and the parts of a convolution.
 
-use pi_model::packing::{ConvGeometry, SourcePacking, SourceSpec, choose};
+use pi_model::packing::{SourcePacking, SourceSpec, choose};
 use pi_protocol::primitives::he::{
     self, ClientSource, DEGREE, RlweParams, SecretKey, ServerSource,
 };
@@ -60,20 +60,7 @@ impl Tile {
     fn measure(channels: usize, size: usize, batch: usize) -> Result<Self, BenchError> {
         let bug = |e: &dyn std::fmt::Display| failed("calibration", e);
         let params = RlweParams::new(52, 20, 6, 16)?;
-        let spec = SourceSpec {
-            guests: vec![],
-            batch,
-            channels,
-            height: size,
-            width: size,
-            stride: 1,
-            consumers: vec![ConvGeometry {
-                out_channels: channels,
-                kernel_h: 3,
-                kernel_w: 3,
-                padding: 1,
-            }],
-        };
+        let spec = SourceSpec::square(channels, size, batch, 1, &[(channels, 3, 1)]);
         let (k, up, down) = (params.k_bits(), params.up_bits(), params.down_bits());
         let choice = choose(&spec, DEGREE, k, up, down).map_err(|e| bug(&e))?;
         let packing = SourcePacking::new(&spec, DEGREE, &choice).map_err(|e| bug(&e))?;

@@ -11,8 +11,7 @@ type Result3<'a> = (&'a [f32], Shape);
 fn value((values, shape): Result3<'_>, c: usize, y: isize, x: isize) -> Option<f64> {
     let inside = |at: isize, size: usize| (0..size as isize).contains(&at);
     let at = (c * shape.height + y as usize % shape.height) * shape.width;
-    (inside(y, shape.height) && inside(x, shape.width))
-        .then(|| f64::from(values[at + x as usize]))
+    (inside(y, shape.height) && inside(x, shape.width)).then(|| f64::from(values[at + x as usize]))
 }
 
 /// The values under a window at (y, x), and their taps.
@@ -87,7 +86,11 @@ fn defined(model: &FloatModel, op: &Op, reads: &[Result3<'_>], at: [usize; 3], i
         } => {
             let under = under(window, reads[0], at);
             let inside: Vec<f64> = under.iter().filter_map(|(_, v)| *v).collect();
-            let n = if *count_padding { under.len() } else { inside.len() };
+            let n = if *count_padding {
+                under.len()
+            } else {
+                inside.len()
+            };
             inside.iter().sum::<f64>() / n as f64
         }
         Op::GlobalAvgPool { .. } => {

@@ -141,9 +141,19 @@ impl FloatModel {
             if let Some((weight, bias)) = weight_shapes(op, &shapes) {
                 let w = &self.weights[name];
                 if let Some(shape) = weight {
-                    data.push((format!("{name}.weight"), Dtype::F32, shape, bytes(&w.weight)));
+                    data.push((
+                        format!("{name}.weight"),
+                        Dtype::F32,
+                        shape,
+                        bytes(&w.weight),
+                    ));
                 }
-                data.push((format!("{name}.bias"), Dtype::F32, vec![bias], bytes(&w.bias)));
+                data.push((
+                    format!("{name}.bias"),
+                    Dtype::F32,
+                    vec![bias],
+                    bytes(&w.bias),
+                ));
             }
             if op.relus_kept().is_some() {
                 let s = shapes[name];
@@ -161,8 +171,8 @@ impl FloatModel {
         let file = safetensors::serialize(views, None).map_err(|e| ModelError::format(&path, e))?;
         write(&path, &file, 0o600)?;
         let spec_path = dir.join(SPEC_FILE);
-        let json = serde_json::to_vec_pretty(&self.spec)
-            .map_err(|e| ModelError::format(&spec_path, e))?;
+        let json =
+            serde_json::to_vec_pretty(&self.spec).map_err(|e| ModelError::format(&spec_path, e))?;
         write(&spec_path, &json, 0o644)
     }
 }

@@ -90,7 +90,13 @@ impl<'a> Tensors<'a> {
         let name = format!("{op}.{what}");
         let view = self.take(op, &name)?;
         self.is_of(&name, &view, &[Dtype::F32])?;
-        self.has_shape(&name, view.shape(), &format!("operation '{op}'"), &[due], "")?;
+        self.has_shape(
+            &name,
+            view.shape(),
+            &format!("operation '{op}'"),
+            &[due],
+            "",
+        )?;
         let words = view.data().as_chunks().0.iter();
         Ok(words.map(|&c| f32::from_le_bytes(c)).collect())
     }

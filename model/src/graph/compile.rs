@@ -109,7 +109,8 @@ impl<'a> Compiler<'a> {
         let shape = self.shapes["input"];
         let f_a = self.numbers.activation_fraction_bits;
         self.graph.tensors.push(shape);
-        self.bounds.push(self.spec.input.largest() * f64::from(f_a).exp2());
+        self.bounds
+            .push(self.spec.input.largest() * f64::from(f_a).exp2());
         self.values
             .insert("input", Value::of(View::whole(0, shape), shape, f_a));
         let Some(last) = self.spec.ops.last() else {
@@ -307,6 +308,17 @@ impl<'a> Compiler<'a> {
         Ok(value)
     }
 
+    /// A tensor of the result of `input`, which is read instead of it from now on.
+    pub(super) fn local_tensor(&mut self, input: &'a str, value: Value) -> Result<Value> {
+        let value = self.tensor(format!("{input}.value"), value)?;
+        self.values.insert(input, value.clone());
+        Ok(value)
+    }
+
+    pub(super) const fn activation_bits(&self) -> u32 {
+        self.numbers.activation_fraction_bits
+    }
+
     /// As [`Self::local`], with rows and columns that are those of its views.
     pub(super) fn map(&mut self, op: &str, input: &'a str) -> Result<Value> {
         let value = self.local(op, input)?;
@@ -320,6 +332,12 @@ impl<'a> Compiler<'a> {
 
     /// A layer without a ReLU that makes a tensor of `value`.
     pub(super) fn tensor(&mut self, name: String, value: Value) -> Result<Value> {
+        let taken = |name: &str| self.graph.layers.iter().any(|l| l.name == name);
+        let mut others = (2..).map(|n| format!("{name}.{n}"));
+        let name = match taken(&name) {
+            true => others.find(|other| !taken(other)).unwrap_or(name),
+            false => name,
+        };
         let n = value.shape.n_values();
         let none = ReluSet::from_mask(&name, &vec![0; n])?;
         self.close(name, value, none)
@@ -351,7 +369,9 @@ impl<'a> Compiler<'a> {
                     let factor = term.factors.iter().map(|f| f.unsigned_abs()).max();
                     let [rows, columns] = term.view.window();
                     let tensors = term.view.tensors().map(|t| self.bounds[t]);
-                    factor.unwrap_or(0) as f64 * (rows * columns) as f64 * tensors.fold(0.0, f64::max)
+                    factor.unwrap_or(0) as f64
+                        * (rows * columns) as f64
+                        * tensors.fold(0.0, f64::max)
                 });
                 let bound = of_terms.sum::<f64>() + value.constant.unsigned_abs() as f64;
                 let bits = (bound + 1.0).log2().ceil().min(f64::from(WIDEST)) as u32 + 2;
@@ -405,7 +425,13 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    fn conv(&mut self, name: &str, input: &'a str, window: &Window, groups: usize) -> Result<Value> {
+    fn conv(
+        &mut self,
+        name: &str,
+        input: &'a str,
+        window: &Window,
+        groups: usize,
+    ) -> Result<Value> {
         let bits = self.numbers.weight_fraction_bits.get(name).copied();
         let bits = bits.ok_or_else(|| {
             ModelError::op(name, "fixed_point has no weight_fraction_bits for it")
@@ -419,8 +445,7 @@ impl<'a> Compiler<'a> {
         let mut value = self.local(name, input)?;
         let covers = |v: &Value, graph: &Graph| v.view().is_some_and(|v| v.covers(&graph.tensors));
         if !covers(&value, &self.graph) {
-            value = self.tensor(format!("{input}.value"), value)?;
-            self.values.insert(input, value.clone());
+            value = self.local_tensor(input, value)?;
         }
         let Some(view) = value.view().cloned() else {
             return Err(ModelError::op(name, "what it reads is not one tensor"));
@@ -456,7 +481,8 @@ impl<'a> Compiler<'a> {
         shape: Shape,
         stride: [usize; 2],
     ) -> Result<usize> {
-        let same = |s: &Source, view: &View| s.view == *view && s.stride == stride && s.shape == shape;
+        let same =
+            |s: &Source, view: &View| s.view == *view && s.stride == stride && s.shape == shape;
         let mut sources = self.graph.sources.iter();
         if let Some(known) = sources.position(|s| same(s, &view)) {
             return Ok(known);

@@ -37,15 +37,24 @@ impl<'a> Compiler<'a> {
         if let Some(value) = value.spanned(rows, columns) {
             return Ok(value);
         }
-        let value = self.tensor(format!("{input}.tensor"), value)?;
+        let value = self.tensor(format!("{input}.map"), value)?;
         value
             .spanned(rows, columns)
             .ok_or_else(|| ModelError::op(input, "a tensor has simple views"))
     }
 
+    /// `value` with the fraction bits of activations, so that constants of constants do not add up.
+    fn rescaled(&mut self, input: &'a str, value: Value) -> Result<Value> {
+        if value.fraction_bits == self.activation_bits() {
+            return Ok(value);
+        }
+        self.local_tensor(input, value)
+    }
+
     pub(super) fn average(&mut self, op: &'a Op) -> Result<Value> {
         let (name, input) = (op.name(), op.inputs()[0].as_str());
         let value = self.map(name, input)?;
+        let value = self.rescaled(input, value)?;
         let shape = value.shape;
         let (window, count_padding) = match op {
             Op::AvgPool {
@@ -100,7 +109,7 @@ impl<'a> Compiler<'a> {
         let value = self.map(name, input)?;
         let mut value = match value.view() {
             Some(_) => value,
-            None => self.tensor(format!("{input}.value"), value)?,
+            None => self.local_tensor(input, value)?,
         };
         let result = self.shapes[name];
         let mut n_layers = 0;
@@ -215,22 +224,15 @@ impl<'a> Compiler<'a> {
     pub(super) fn leaky_relu(&mut self, name: &str, input: &'a str, slope: f64) -> Result<Value> {
         let mask = self.mask(name)?;
         let value = self.local(name, input)?;
+        let value = self.rescaled(input, value)?;
         let rectified = self.close(name.to_owned(), value.clone(), mask)?;
         let unit = 1i64 << CONSTANT_BITS;
         let slope = (slope * unit as f64).round() as i64;
-        let more = value.fraction_bits - rectified.fraction_bits;
-        let rectified = rectified.scaled(value.fraction_bits);
-        debug_assert!(more < WIDE_SHIFT);
-        let mut sum = value
-            .times(&[slope])
-            .plus(rectified.times(&[unit - slope]));
+        let mut sum = value.times(&[slope]).plus(rectified.times(&[unit - slope]));
         sum.fraction_bits += CONSTANT_BITS;
         Ok(sum)
     }
 }
-
-/// More than any local value is scaled by.
-const WIDE_SHIFT: u32 = 32;
 
 /// The spans of windows whose results make the map of `result`.
 fn windows(window: &Window, result: Shape) -> [Span; 2] {

@@ -113,9 +113,7 @@ fn result(op: &Op, inputs: &[Shape]) -> Result<Shape> {
                 return refuse("it needs two summands or more".into());
             }
             match inputs.iter().find(|&&shape| shape != first) {
-                Some(other) => refuse(format!(
-                    "its summands have the shapes {first} and {other}"
-                )),
+                Some(other) => refuse(format!("its summands have the shapes {first} and {other}")),
                 None => Ok(first),
             }
         }
@@ -156,9 +154,9 @@ fn result(op: &Op, inputs: &[Shape]) -> Result<Shape> {
         Op::Clip { max, .. } if !(max.is_finite() && *max > 0.0) => {
             refuse(format!("it clips at {max}, which must be above 0"))
         }
-        Op::LeakyRelu { slope, .. } if !(0.0..1.0).contains(slope) => {
-            refuse(format!("its slope is {slope}, which must be from 0 to below 1"))
-        }
+        Op::LeakyRelu { slope, .. } if !(0.0..1.0).contains(slope) => refuse(format!(
+            "its slope is {slope}, which must be from 0 to below 1"
+        )),
         Op::Bias { .. } | Op::MaskedRelu { .. } | Op::Clip { .. } | Op::LeakyRelu { .. } => {
             Ok(first)
         }

@@ -203,7 +203,9 @@ impl View {
         let [height, width] = self.size;
         for run in &self.runs {
             for channel in run.first..run.first + run.count {
-                let Some(plane) = planes.next() else { return out };
+                let Some(plane) = planes.next() else {
+                    return out;
+                };
                 let Some(tensor) = run.tensor else { continue };
                 let map = &tensors[tensor].as_ref()[channel * height * width..][..height * width];
                 self.plane(map, plane);

@@ -413,7 +413,7 @@ impl Panels {
             Vec::with_capacity((last - first).next_multiple_of(PIXELS) * self.offsets.len());
         for panel in (first..last).step_by(PIXELS) {
             let starts: [usize; PIXELS] = std::array::from_fn(|i| start(panel + i));
-            let in_a_row = starts[PIXELS - 1] == starts[0] + PIXELS - 1;
+            let in_a_row = (starts[0]..).zip(&starts).all(|(due, &start)| start == due);
             for &offset in &self.offsets {
                 if in_a_row {
                     let from = starts[0] + offset;
@@ -449,7 +449,12 @@ mod tests {
             window: Window {
                 kernel: [kernel, if is_square { kernel } else { 1 }],
                 stride: [rng.random_range(1..4), rng.random_range(1..4)],
-                padding: if is_square { padding } else { [padding[0], 0, padding[2], 0] }.into(),
+                padding: if is_square {
+                    padding
+                } else {
+                    [padding[0], 0, padding[2], 0]
+                }
+                .into(),
                 dilation,
             },
         }

@@ -150,7 +150,8 @@ impl Block {
         let mut guest_axes = Vec::with_capacity(spec.guests.len());
         for guest in &spec.guests {
             let size = (guest.height, guest.width);
-            let (rows, columns) = self::axes(&guest.conv, size, guest.stride, guest.channels, spec.batch)?;
+            let (rows, columns) =
+                self::axes(&guest.conv, size, guest.stride, guest.channels, spec.batch)?;
             let host = axes
                 .get(guest.consumer)
                 .zip(spec.consumers.get(guest.consumer));

@@ -75,11 +75,7 @@ impl Feed {
         first: usize,
         last: usize,
     ) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
-        let (start, channels, each) = (
-            self.part.first,
-            self.part.channels,
-            self.channels_of_group,
-        );
+        let (start, channels, each) = (self.part.first, self.part.channels, self.channels_of_group);
         let group = o / self.filters_of_group * each;
         (0..self.part.phases.len()).flat_map(move |phase| {
             let own = start + phase * channels + group;
@@ -214,7 +210,12 @@ impl ResponsePacking {
 
     /// Whether any product would pass N twice: then it could not be read.
     pub(super) fn passes_twice(&self) -> bool {
-        let last = self.unwrapped(self.b_w - 1, self.o_w - 1, self.n_out.0 - 1, self.n_out.1 - 1);
+        let last = self.unwrapped(
+            self.b_w - 1,
+            self.o_w - 1,
+            self.n_out.0 - 1,
+            self.n_out.1 - 1,
+        );
         last >= 2 * self.degree
     }
 
@@ -230,7 +231,9 @@ impl ResponsePacking {
         let first = filters * self.o_w;
         let last = (first + self.o_w).min(self.out_channels);
         let feeds = self.feeds.iter();
-        let mut ranges: Vec<_> = feeds.flat_map(|f| f.inputs_of(first, last, self.c_w)).collect();
+        let mut ranges: Vec<_> = feeds
+            .flat_map(|f| f.inputs_of(first, last, self.c_w))
+            .collect();
         ranges.sort_unstable();
         let mut inputs: Vec<usize> = Vec::new();
         for (start, end) in ranges {

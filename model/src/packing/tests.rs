@@ -8,8 +8,9 @@ use rand::{Rng, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha20Rng;
 
 fn random_spec(rng: &mut ChaCha20Rng) -> SourceSpec {
-    let stride = rng.random_range(1..3);
+    let stride = [rng.random_range(1..4), rng.random_range(1..3)];
     let (height, width) = (rng.random_range(1..9), rng.random_range(1..9));
+    let channels = rng.random_range(1..6);
     let mut consumers = Vec::new();
     while consumers.is_empty() || rng.random_range(0..3) == 0 {
         let kernel = *[1, 3, 5].choose(rng).unwrap();
@@ -18,20 +19,35 @@ fn random_spec(rng: &mut ChaCha20Rng) -> SourceSpec {
         } else {
             kernel
         };
-        let padding = rng.random_range(0..3);
-        if padding < kernel.min(kernel_w) && height.min(width) + 2 * padding >= kernel.max(kernel_w)
-        {
-            consumers.push(ConvGeometry {
-                out_channels: rng.random_range(1..6),
-                kernel_h: kernel,
-                kernel_w,
-                padding,
-            });
+        let dilation = [rng.random_range(1..3), rng.random_range(1..3)];
+        let reach = [(kernel - 1) * dilation[0], (kernel_w - 1) * dilation[1]];
+        let mut padding = |axis: usize| rng.random_range(0..=reach[axis].min(3));
+        let window = Window {
+            kernel: [kernel, kernel_w],
+            stride,
+            padding: [padding(0), padding(1), padding(0), padding(1)].into(),
+            dilation,
+        };
+        let groups = if rng.random_range(0..3) == 0 {
+            channels
+        } else {
+            1
+        };
+        let filters = groups * rng.random_range(1..6usize.div_ceil(groups) + 1);
+        let mut conv = ConvGeometry::new(filters, groups, &window, [height, width]);
+        if conv.out == [0, 0] {
+            continue;
         }
+        // The full convolution of a band.
+        if rng.random_range(0..4) == 0 && stride == [1, 1] {
+            conv.before = reach;
+            conv.out = [height + reach[0], width + reach[1]];
+        }
+        consumers.push(conv);
     }
     let mut spec = SourceSpec {
         guests: vec![],
-        channels: rng.random_range(1..6),
+        channels,
         height,
         width,
         batch: rng.random_range(1..6),
@@ -47,29 +63,21 @@ fn random_spec(rng: &mut ChaCha20Rng) -> SourceSpec {
 
 /// A convolution of another tensor with the outputs of `consumer`.
 fn random_guest(rng: &mut ChaCha20Rng, spec: &SourceSpec, consumer: usize) -> Option<GuestSpec> {
-    let conv = spec.consumers[consumer];
-    let out = |size: usize, kernel: usize| (size + 2 * conv.padding - kernel) / spec.stride + 1;
-    let (rows, columns) = (
-        out(spec.height, conv.kernel_h),
-        out(spec.width, conv.kernel_w),
-    );
+    let host = spec.consumers[consumer];
     let (kernel, stride) = (rng.random_range(1..5), rng.random_range(1..3));
     let padding = rng.random_range(0..kernel);
     let size =
         |n_out: usize, rest: usize| ((n_out - 1) * stride + kernel + rest).checked_sub(2 * padding);
-    let height = size(rows, rng.random_range(0..stride)).filter(|&n| n > 0)?;
-    let width = size(columns, rng.random_range(0..stride)).filter(|&n| n > 0)?;
-    Some(GuestSpec {
+    let height = size(host.out[0], rng.random_range(0..stride)).filter(|&n| n > 0)?;
+    let width = size(host.out[1], rng.random_range(0..stride)).filter(|&n| n > 0)?;
+    let window = Window::square(kernel, stride, padding);
+    let conv = ConvGeometry::new(host.out_channels, 1, &window, [height, width]);
+    (conv.out == host.out).then_some(GuestSpec {
         channels: rng.random_range(1..5),
         height,
         width,
-        stride,
-        conv: ConvGeometry {
-            out_channels: conv.out_channels,
-            kernel_h: kernel,
-            kernel_w: kernel,
-            padding,
-        },
+        stride: [stride; 2],
+        conv,
         consumer,
     })
 }
@@ -109,7 +117,7 @@ fn multiply(a: &[u64], kernel: &[i32], sum: &mut [u64]) {
 }
 
 /// Channels, rows, columns, stride and convolution of a source or a guest.
-type Tensor = (usize, usize, usize, usize, ConvGeometry);
+type Tensor = (usize, usize, usize, [usize; 2], ConvGeometry);
 
 fn check(spec: &SourceSpec, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> (usize, bool) {
     let degree = packing.degree();
@@ -157,7 +165,7 @@ fn check(spec: &SourceSpec, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> (
             );
             for i in 0..response.n_inputs() {
                 response.kernel(j, i, &weights, &mut kernel);
-                assert!(response.reads(i) || kernel.iter().all(|&w| w == 0));
+                assert!(response.inputs_of(j).contains(&i) || kernel.iter().all(|&w| w == 0));
                 norms.0 += kernel
                     .iter()
                     .map(|w| u64::from(w.unsigned_abs()))
@@ -181,17 +189,27 @@ fn check(spec: &SourceSpec, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> (
         let mut expected = vec![0u64; response.n_outputs()];
         let mut first = 0;
         let mut add = |(channels, height, width, stride, conv): Tensor, x: &[u64]| {
+            // What is needed below and to the right.
+            let after = |axis: usize, size: usize| {
+                let reach = (conv.kernel[axis] - 1) * conv.dilation[axis];
+                let due = (conv.out[axis] - 1) * stride[axis] + reach + 1;
+                due.saturating_sub(size + conv.before[axis])
+            };
+            let [top, left] = conv.before;
             let shape = Shape {
                 in_channels: channels,
                 height,
                 width,
                 out_channels: conv.out_channels,
-                kernel_h: conv.kernel_h,
-                kernel_w: conv.kernel_w,
-                stride,
-                padding: conv.padding,
+                groups: conv.groups,
+                window: Window {
+                    kernel: conv.kernel,
+                    stride,
+                    padding: [top, left, after(0, height), after(1, width)].into(),
+                    dilation: conv.dilation,
+                },
             };
-            let n = conv.out_channels * channels * conv.kernel_h * conv.kernel_w;
+            let n = shape.n_weights();
             let images = x.chunks_exact(channels * height * width);
             let products =
                 images.flat_map(|image| convolve(&shape, image, &weights[first..first + n]));
@@ -268,20 +286,7 @@ fn chosen_packings_compute_the_convolution() {
 
 #[test]
 fn every_correction_is_needed() {
-    let spec = SourceSpec {
-        guests: vec![],
-        channels: 2,
-        height: 4,
-        width: 4,
-        batch: 2,
-        stride: 1,
-        consumers: vec![ConvGeometry {
-            out_channels: 2,
-            kernel_h: 3,
-            kernel_w: 3,
-            padding: 1,
-        }],
-    };
+    let spec = SourceSpec::square(2, 4, 2, 1, &[(2, 3, 1)]);
     let choice = PackingChoice {
         images: 1,
         channels: 2,
@@ -306,21 +311,7 @@ fn every_correction_is_needed() {
 
 #[test]
 fn what_cannot_be_packed_is_refused() {
-    let conv = ConvGeometry {
-        out_channels: 4,
-        kernel_h: 3,
-        kernel_w: 3,
-        padding: 1,
-    };
-    let spec = SourceSpec {
-        guests: vec![],
-        channels: 3,
-        height: 8,
-        width: 8,
-        batch: 2,
-        stride: 1,
-        consumers: vec![conv],
-    };
+    let spec = SourceSpec::square(3, 8, 2, 1, &[(4, 3, 1)]);
     let choice = |images, channels, filters| PackingChoice {
         images,
         channels,
@@ -346,13 +337,8 @@ fn what_cannot_be_packed_is_refused() {
         channels: 2,
         height: size,
         width: size,
-        stride: 2,
-        conv: ConvGeometry {
-            out_channels,
-            kernel_h: 1,
-            kernel_w: 1,
-            padding: 0,
-        },
+        stride: [2; 2],
+        conv: ConvGeometry::square(out_channels, 1, 0, 2, size),
         consumer,
     };
     let with_guests = |guests| {
@@ -376,26 +362,24 @@ fn what_cannot_be_packed_is_refused() {
         choose(&changed, 4096, 52, 14, 56).unwrap_err()
     };
     assert_eq!(
-        with(|s| s.height = 600),
+        with(|s| {
+            s.height = 600;
+            s.consumers[0].out[0] = 600;
+        }),
         PackingError::MapTooLarge {
             area: 601 * 9,
             degree: 4096
         }
     );
-    assert!(matches!(
-        with(|s| s.stride = 3),
-        PackingError::Geometry { .. }
-    ));
-    assert!(matches!(
-        with(|s| s.channels = 0),
-        PackingError::Geometry { .. }
-    ));
-    assert!(matches!(
-        with(|s| s.consumers[0].padding = 3),
-        PackingError::Geometry { .. }
-    ));
-    assert!(matches!(
-        with(|s| s.consumers[0].kernel_h = 11),
-        PackingError::Geometry { .. }
-    ));
+    let changes: [fn(&mut SourceSpec); 6] = [
+        |s| s.stride[0] = 9,
+        |s| s.channels = 0,
+        |s| s.consumers[0].before[1] = 3,
+        |s| s.consumers[0].out = [0; 2],
+        |s| s.consumers[0].groups = 2,
+        |s| s.consumers[0].dilation[0] = 0,
+    ];
+    for change in changes {
+        assert!(matches!(with(change), PackingError::Geometry { .. }));
+    }
 }

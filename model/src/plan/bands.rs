@@ -66,7 +66,11 @@ pub(super) fn cut(source: &Source, height: usize, width: usize) -> Vec<Region> {
 
 /// What `conv` makes of a band, which begins at a multiple of the stride: its geometry over the band, and the outputs to which
 /// its products belong; none if it reads nothing of it.
-pub(super) fn conv_over(conv: &Conv, stride: [usize; 2], band: &Region) -> Option<(ConvGeometry, Region)> {
+pub(super) fn conv_over(
+    conv: &Conv,
+    stride: [usize; 2],
+    band: &Region,
+) -> Option<(ConvGeometry, Region)> {
     let padding = [conv.window.padding.top, conv.window.padding.left];
     let mut out = Region::whole(conv.out_size);
     let mut before = [0; 2];
@@ -103,7 +107,10 @@ pub(super) fn candidates(
     const FEW: usize = 3;
     let shape = source.shape;
     let parts = |extent: usize, n: usize, step: usize| {
-        extent.div_ceil(n).next_multiple_of(step).min(extent.next_multiple_of(step))
+        extent
+            .div_ceil(n)
+            .next_multiple_of(step)
+            .min(extent.next_multiple_of(step))
     };
     let mut sizes = Vec::new();
     let mut n_widths = 0;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{DEGREE, PublicPlan};
+use super::{DEGREE, PublicPlan, Region, SourcePlan};
 use crate::error::{ModelError, Result};
 use crate::packing::{PackingCost, PackingGoal, RankedPacking, SourceSpec, rank};
 
@@ -39,7 +39,7 @@ impl PublicPlan {
             let spec = source.packing.spec();
             let bits = source.ring.bits();
             sources.push(Explained {
-                name: own.join(", "),
+                name: own.join(", ") + &self.band_of(source),
                 joined: joined.map(name).collect(),
                 spec: spec.clone(),
                 ranked: rank(spec, DEGREE, bits, &self.goal, n_others + 1)
@@ -51,6 +51,25 @@ impl PublicPlan {
             goal: self.goal,
             sources,
         })
+    }
+}
+
+impl PublicPlan {
+    /// Which part of a map that is cut into bands; nothing for a whole one.
+    fn band_of(&self, source: &SourcePlan) -> String {
+        let shape = self.graph().sources[source.source].shape;
+        let Region {
+            first: [row, column],
+            size: [rows, columns],
+        } = source.band;
+        if [rows, columns] == [shape.height, shape.width] {
+            return String::new();
+        }
+        let rows = format!(" (rows {row} to {}", row + rows - 1);
+        match columns == shape.width {
+            true => format!("{rows})"),
+            false => format!("{rows}, columns {column} to {})", column + columns - 1),
+        }
     }
 }
 

@@ -61,7 +61,9 @@ pub(super) fn plan(
     };
     for (index, source) in graph.sources.iter().enumerate() {
         let rings = source.view.tensors().map(&ring_of);
-        let ring = rings.max_by_key(|r| r.share_bits).unwrap_or(RingPlan::INNER);
+        let ring = rings
+            .max_by_key(|r| r.share_bits)
+            .unwrap_or(RingPlan::INNER);
         let drafts = planner.drafts_of(index, ring)?;
         planner.drafts.extend(drafts);
     }
@@ -136,9 +138,10 @@ impl Planner<'_> {
             Some((_, drafts)) => Ok(drafts),
             // The whole says why.
             None => match whole.first() {
-                Some(draft) => Err(self.best(draft).err().unwrap_or_else(|| {
-                    ModelError::Plan("a map cannot be cut into bands".into())
-                })),
+                Some(draft) => Err(self
+                    .best(draft)
+                    .err()
+                    .unwrap_or_else(|| ModelError::Plan("a map cannot be cut into bands".into()))),
                 None => Err(ModelError::Plan("a source that nothing reads".into())),
             },
         }

@@ -185,7 +185,7 @@ fn query_costs([one, many]: &[Cost; 2]) -> [String; 3] {
 /// What this client, the server, and whoever listens in between learn.
 fn who_learns(description: &Description, tls: bool) -> [&'static str; 3] {
     [
-        match description.model.spec().output.mode {
+        match description.model.spec().output {
             OutputMode::Logits => {
                 "the logits of all labels, the network's operations and which ReLUs it keeps; no weight"
             }

@@ -134,7 +134,7 @@ fn suits(
     for source in sources {
         source.check(&description.model, sizing(args))?;
     }
-    if args.top.is_some() && spec.output.mode == OutputMode::Argmax {
+    if args.top.is_some() && spec.output == OutputMode::Argmax {
         eprintln!("note: this model opens the label alone, so there is nothing for --top to show");
     }
     Ok(())

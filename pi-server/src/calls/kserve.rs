@@ -53,7 +53,7 @@ fn metadata(model: &Served) -> ModelMetadataResponse {
     let spec = model.model().public().spec();
     let input = &spec.input;
     let shape = [input.channels, input.height, input.width];
-    let (output, datatype, n) = match spec.output.mode {
+    let (output, datatype, n) = match spec.output {
         OutputMode::Logits => ("logits", "FP32", spec.labels.len()),
         OutputMode::Argmax => ("class", "INT64", 1),
     };

@@ -111,7 +111,7 @@ impl Ciphertexts {
         for (j, out) in filters.zip(out_of_filter) {
             sums.fill(Lanes::ZERO);
             let mut n_added = 0;
-            let mut rest = weights.inputs.as_slice();
+            let mut rest = weights.inputs(j);
             while let Some(first) = rest.first().map(|input| input.index) {
                 let follow = rest.iter().zip(first..).take(at_once);
                 let n = follow.take_while(|(input, i)| input.index == *i).count();

@@ -5,6 +5,7 @@ use pi_model::kernel::{Shape, convolve};
 use pi_model::packing::{
     ConvGeometry, GuestSpec, PackingChoice, SourcePacking, SourceSpec, choose,
 };
+use pi_model::spec::Window;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
@@ -45,15 +46,19 @@ fn run(params: &RlweParams, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> O
             response.response_bytes(params.down_bits())
         );
         let share = decrypt(&key, params, response, 0, &answer.message).unwrap();
+        let p = conv.before;
         let shape = Shape {
             in_channels: spec.channels,
             height: spec.height,
             width: spec.width,
             out_channels: conv.out_channels,
-            kernel_h: conv.kernel_h,
-            kernel_w: conv.kernel_w,
-            stride: spec.stride,
-            padding: conv.padding,
+            groups: conv.groups,
+            window: Window {
+                kernel: conv.kernel,
+                stride: spec.stride,
+                padding: [p[0], p[1], p[0], p[1]].into(),
+                dilation: conv.dilation,
+            },
         };
         let images = client.mask().chunks_exact(shape.n_inputs());
         let expected: Vec<u64> = images
@@ -85,23 +90,27 @@ fn run(params: &RlweParams, packing: &SourcePacking, rng: &mut ChaCha20Rng) -> O
 }
 
 fn random_spec(rng: &mut ChaCha20Rng) -> SourceSpec {
-    let stride = rng.random_range(1..3);
+    let stride = [rng.random_range(1..4), rng.random_range(1..3)];
+    let (height, width) = (rng.random_range(9..14), rng.random_range(9..14));
+    let groups = [1, 1, 2, 3][rng.random_range(0..4)];
+    let channels = groups * rng.random_range(1..4);
     let n_consumers = rng.random_range(1..3);
     let consumers = (0..n_consumers).map(|_| {
         let kernel = [1, 3, 5][rng.random_range(0..3)];
-        ConvGeometry {
-            out_channels: rng.random_range(1..5),
-            kernel_h: kernel,
-            kernel_w: kernel,
-            padding: rng.random_range(0..3.min(kernel)),
-        }
+        let window = Window {
+            stride,
+            dilation: [rng.random_range(1..3); 2],
+            ..Window::square(kernel, 1, rng.random_range(0..3.min(kernel)))
+        };
+        let filters = groups * rng.random_range(1..4);
+        ConvGeometry::new(filters, groups, &window, [height, width])
     });
     SourceSpec {
         guests: vec![],
         consumers: consumers.collect(),
-        channels: rng.random_range(1..6),
-        height: rng.random_range(5..14),
-        width: rng.random_range(5..14),
+        channels,
+        height,
+        width,
         batch: rng.random_range(1..6),
         stride,
     }
@@ -146,19 +155,8 @@ fn shares_add_up_for_random_geometries() {
 #[test]
 fn forced_packings_work_up_to_full_polynomials() {
     let mut rng = ChaCha20Rng::seed_from_u64(2);
-    let spec = |size, stride, padding, kernel| SourceSpec {
-        guests: vec![],
-        channels: 4,
-        height: size,
-        width: size,
-        batch: 4,
-        stride,
-        consumers: vec![ConvGeometry {
-            out_channels: 4,
-            kernel_h: kernel,
-            kernel_w: kernel,
-            padding,
-        }],
+    let spec = |size, stride, padding, kernel| {
+        SourceSpec::square(4, size, 4, stride, &[(4, kernel, padding)])
     };
     // Blocks of 16x16: the products fill all 4096 coefficients.
     for (size, stride, padding, kernel) in
@@ -189,20 +187,7 @@ fn forced_packings_work_up_to_full_polynomials() {
 }
 
 fn layer(channels: usize, size: usize, batch: usize) -> SourcePacking {
-    let spec = SourceSpec {
-        guests: vec![],
-        channels,
-        height: size,
-        width: size,
-        batch,
-        stride: 1,
-        consumers: vec![ConvGeometry {
-            out_channels: 16,
-            kernel_h: 3,
-            kernel_w: 3,
-            padding: 1,
-        }],
-    };
+    let spec = SourceSpec::square(channels, size, batch, 1, &[(16, 3, 1)]);
     let choice = choose(&spec, DEGREE, 52, 14, 56).unwrap();
     SourcePacking::new(&spec, DEGREE, &choice).unwrap()
 }
@@ -287,29 +272,19 @@ fn wrong_messages_are_the_peers_fault() {
 #[test]
 fn one_response_sums_a_convolution_and_its_shortcut() {
     let mut rng = ChaCha20Rng::seed_from_u64(8);
-    let conv = |kernel, padding| ConvGeometry {
-        out_channels: 6,
-        kernel_h: kernel,
-        kernel_w: kernel,
-        padding,
-    };
     for (batch, size) in [(1, 8), (3, 5), (4, 16)] {
         let (height, width) = (2 * size, 2 * size - 1);
+        let shortcut = Window::square(1, 2, 0);
         let spec = SourceSpec {
-            channels: 6,
-            height: size,
-            width: size,
-            batch,
-            stride: 1,
-            consumers: vec![conv(3, 1)],
             guests: vec![GuestSpec {
                 channels: 3,
                 height,
                 width,
-                stride: 2,
-                conv: conv(1, 0),
+                stride: [2; 2],
+                conv: ConvGeometry::new(6, 1, &shortcut, [height, width]),
                 consumer: 0,
             }],
+            ..SourceSpec::square(6, size, batch, 1, &[(6, 3, 1)])
         };
         for params in [RlweParams::HIDDEN, RlweParams::OPENED] {
             let (k, up, down) = (params.k_bits(), params.up_bits(), params.down_bits());
@@ -343,10 +318,8 @@ fn one_response_sums_a_convolution_and_its_shortcut() {
                 height,
                 width,
                 out_channels: 6,
-                kernel_h: kernel,
-                kernel_w: kernel,
-                stride,
-                padding,
+                groups: 1,
+                window: Window::square(kernel, stride, padding),
             };
             let own = shape(6, size, size, 3, 1, 1);
             let shortcut = shape(3, height, width, 1, 2, 0);

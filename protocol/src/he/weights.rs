@@ -12,6 +12,7 @@ use super::kernel::{self, MAX_WEIGHTS, TILE, Terms};
 use super::lanes::Lanes;
 use super::params::DEGREE;
 use pi_model::packing::ResponsePacking;
+use std::collections::HashMap;
 use zeroize::Zeroizing;
 
 /// Bytes of ciphertexts that may be walked through for each filter: about half of a second-level cache.
@@ -25,17 +26,20 @@ pub(super) struct Weights {
     /// Terms whose weights add up to at most [`MAX_WEIGHTS`]; 0 if the weights are too large.
     at_once: usize,
     shapes: Vec<Shape>,
-    /// Inputs that any weight meets: index, shape, and start of their weights among those of a filter polynomial.
-    pub(super) inputs: Vec<Input>,
-    n_terms: usize,
+    /// For each filter polynomial the inputs that any of its weights meets; one list for all where they are alike.
+    inputs: Vec<Vec<Input>>,
     values: Zeroizing<Vec<i64>>,
+    /// Weights of a filter polynomial, where all have one list of inputs.
+    n_terms: usize,
 }
 
-/// An input polynomial that a convolution reads.
+/// An input polynomial that filters read.
+#[derive(Clone)]
 pub(super) struct Input {
     /// Its number within the group.
     pub(super) index: usize,
     shape: usize,
+    /// Where the weights begin among those of the list.
     start: usize,
 }
 
@@ -51,11 +55,13 @@ struct Shape {
 pub(super) struct Tables(Vec<Vec<Lanes>>);
 
 impl Weights {
-    /// Prepares `weights`, in (O, C, kh, kw) order.
+    /// Prepares `weights`, in (O, C / groups, kh, kw) order.
     pub(super) fn new(packing: &ResponsePacking, weights: &[i32]) -> Self {
         let places = places(packing);
-        let most_terms = places.iter().map(|(_, t)| t.len()).max().unwrap_or(1);
-        let bytes_of_vector = 128 * packing.n_groups() * places.len();
+        let terms = places.iter().flatten().map(|(_, terms)| terms.len());
+        let most_terms = terms.max().unwrap_or(1);
+        let n_inputs = places.iter().map(Vec::len).max().unwrap_or(1);
+        let bytes_of_vector = 128 * packing.n_groups() * n_inputs;
         let fits = most_terms as u64 * largest(weights) <= MAX_WEIGHTS;
         let (k, is_direct) = cheapest(most_terms, bytes_of_vector, packing.n_groups(), fits);
         Self::arrange(packing, weights, places, k, is_direct)
@@ -64,54 +70,44 @@ impl Weights {
     fn arrange(
         packing: &ResponsePacking,
         weights: &[i32],
-        places: Vec<Places>,
+        places: Vec<Vec<Places>>,
         k: u32,
         is_direct: bool,
     ) -> Self {
         let m = (VECTORS >> k) as u32;
-        let mut shapes: Vec<Shape> = Vec::new();
-        let (mut inputs, mut order, mut n_terms) = (Vec::new(), Vec::new(), 0);
-        for (index, mut terms) in places {
-            terms.sort_unstable_by_key(|(at, _)| (at % m, at / m));
-            let positions: Vec<u32> = terms.iter().map(|(at, _)| *at).collect();
-            let known = shapes.iter().position(|s| s.positions == positions);
-            let shape = known.unwrap_or_else(|| {
-                shapes.push(Shape::new(positions, m as usize));
-                shapes.len() - 1
-            });
-            inputs.push(Input {
-                index,
-                shape,
-                start: n_terms,
-            });
-            n_terms += terms.len();
-            order.extend(terms.into_iter().map(|(_, number)| number));
+        let mut shapes = Shapes::default();
+        let (mut inputs, mut order) = (Vec::with_capacity(places.len()), Vec::new());
+        for of_list in places {
+            let mut list = Vec::with_capacity(of_list.len());
+            for (index, mut terms) in of_list {
+                terms.sort_unstable_by_key(|(at, _)| (at % m, at / m));
+                let positions: Vec<u32> = terms.iter().map(|(at, _)| *at).collect();
+                list.push(Input {
+                    index,
+                    shape: shapes.number(positions, m as usize),
+                    start: order.len(),
+                });
+                order.extend(terms.into_iter().map(|(_, number)| number));
+            }
+            inputs.push(list);
         }
-        // A guest's weights follow all of the host's, and have a stride of their own.
-        let order: Vec<_> = order
-            .into_iter()
-            .map(|number: i32| {
-                let at = number.unsigned_abs() as usize - 1;
-                (at, packing.stride(at), number < 0)
-            })
-            .collect();
-        let mut values = Zeroizing::new(Vec::with_capacity(order.len() * packing.n_filter_polys()));
-        for j in 0..packing.n_filter_polys() {
-            values.extend(order.iter().map(|(first, stride, is_negated)| {
-                let at = first + j * stride.step;
-                let weight = weights.get(at).filter(|_| at < stride.end);
-                let weight = weight.map_or(0, |&w| i64::from(w));
-                if *is_negated { -weight } else { weight }
-            }));
-        }
+        let n_terms = order.len();
         Self {
             k,
             is_direct,
             at_once: (MAX_WEIGHTS / largest(weights)) as usize,
-            shapes,
+            shapes: shapes.all,
+            values: values(packing, weights, &order),
             inputs,
             n_terms,
-            values,
+        }
+    }
+
+    /// The inputs that filter polynomial `filters` reads, in order.
+    pub(super) fn inputs(&self, filters: usize) -> &[Input] {
+        match &self.inputs[..] {
+            [all] => all,
+            lists => &lists[filters],
         }
     }
 
@@ -145,7 +141,8 @@ impl Weights {
     ) {
         let shape = &self.shapes[input.shape];
         let table = &tables.0[input.shape];
-        let start = filters * self.n_terms + input.start;
+        let list = if self.inputs.len() == 1 { filters } else { 0 };
+        let start = list * self.n_terms + input.start;
         let weights = &self.values[start..start + shape.positions.len()];
         if self.is_direct {
             kernel::evaluate_direct(field, table, weights, out);
@@ -164,18 +161,65 @@ impl Weights {
 /// counted from 1 and negated if the coefficient is.
 type Places = (usize, Vec<(u32, i32)>);
 
-/// Where weights stand. Filter polynomial j holds filters j O_w .., so the first polynomial of each input tells it all.
-fn places(packing: &ResponsePacking) -> Vec<Places> {
+/// Where weights stand, for each filter polynomial j, which holds filters j O_w ..; without groups the first tells it all.
+fn places(packing: &ResponsePacking) -> Vec<Vec<Places>> {
     let numbers: Vec<i32> = (1..=packing.n_weights() as i32).collect();
     let mut dense = vec![0; DEGREE];
-    let mut places = Vec::new();
-    for input in (0..packing.n_inputs()).filter(|&input| packing.reads(input)) {
-        packing.kernel(0, input, &numbers, &mut dense);
-        let terms = dense.iter().enumerate().filter(|(_, number)| **number != 0);
-        let terms = terms.map(|(at, &number)| (at as u32, number)).collect();
-        places.push((input, terms));
+    let n_lists = match packing.is_uniform() {
+        true => 1,
+        false => packing.n_filter_polys(),
+    };
+    let lists = (0..n_lists).map(|j| {
+        let of_input = |input: usize| {
+            packing.kernel(j, input, &numbers, &mut dense);
+            let terms = dense.iter().enumerate().filter(|(_, number)| **number != 0);
+            let terms = terms.map(|(at, &number)| (at as u32, number)).collect();
+            (input, terms)
+        };
+        packing.inputs_of(j).into_iter().map(of_input).collect()
+    });
+    lists.collect()
+}
+
+/// The weights whose numbers are `order`, and those at the same places of all other polynomials if there is one list for all.
+fn values(packing: &ResponsePacking, weights: &[i32], order: &[i32]) -> Zeroizing<Vec<i64>> {
+    // A guest's weights follow all of the host's, and have a stride of their own.
+    let order = order.iter().map(|number| {
+        let at = number.unsigned_abs() as usize - 1;
+        (at, packing.stride(at), *number < 0)
+    });
+    let order: Vec<_> = order.collect();
+    let n_copies = match packing.is_uniform() {
+        true => packing.n_filter_polys(),
+        false => 1,
+    };
+    let mut values = Zeroizing::new(Vec::with_capacity(order.len() * n_copies));
+    for j in 0..n_copies {
+        values.extend(order.iter().map(|(first, stride, is_negated)| {
+            let at = first + j * stride.step;
+            let weight = weights.get(at).filter(|_| at < stride.end);
+            let weight = weight.map_or(0, |&w| i64::from(w));
+            if *is_negated { -weight } else { weight }
+        }));
     }
-    places
+    values
+}
+
+/// The shapes so far, by their positions.
+#[derive(Default)]
+struct Shapes {
+    all: Vec<Shape>,
+    known: HashMap<Vec<u32>, usize>,
+}
+
+impl Shapes {
+    fn number(&mut self, positions: Vec<u32>, m: usize) -> usize {
+        let all = &mut self.all;
+        *self.known.entry(positions).or_insert_with_key(|positions| {
+            all.push(Shape::new(positions.clone(), m));
+            all.len() - 1
+        })
+    }
 }
 
 /// A bound on the weights' absolute values: only their width shows.
@@ -244,12 +288,6 @@ mod tests {
     #[test]
     fn nodes_of_any_depth_equal_the_whole_transform() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
-        let conv = |out_channels, kernel, padding| ConvGeometry {
-            out_channels,
-            kernel_h: kernel,
-            kernel_w: kernel,
-            padding,
-        };
         for (channels, size, stride, choice) in [
             (3, 9, 1, (2, 2, [2, 3])),
             (5, 10, 2, (1, 3, [2, 1])),
@@ -260,18 +298,14 @@ mod tests {
                 channels: 2,
                 height: 2 * size,
                 width: 2 * size,
-                stride: 2,
-                conv: conv(5, 1, 0),
+                stride: [2; 2],
+                conv: ConvGeometry::square(5, 1, 0, 2, 2 * size),
                 consumer: 0,
             };
+            let convs = [(5, 3, 1), (4, 1, 0)];
             let spec = SourceSpec {
                 guests: if stride == 1 { vec![guest] } else { vec![] },
-                channels,
-                height: size,
-                width: size,
-                batch: 2,
-                stride,
-                consumers: vec![conv(5, 3, 1), conv(4, 1, 0)],
+                ..SourceSpec::square(channels, size, 2, stride, &convs)
             };
             let choice = PackingChoice {
                 images: choice.0,
@@ -292,7 +326,8 @@ mod tests {
 
     fn check(packing: &ResponsePacking, weights: &[i32]) {
         let places = places(packing);
-        let most_terms = places.iter().map(|(_, terms)| terms.len()).max().unwrap();
+        let most_terms = places.iter().flatten().map(|(_, terms)| terms.len());
+        let most_terms = most_terms.max().unwrap();
         let fits = most_terms as u64 * largest(weights) <= MAX_WEIGHTS;
         for (k, is_direct) in (0..=6).map(|k| (k, false)).chain([(6, true)]) {
             if is_direct && !fits {
@@ -303,8 +338,8 @@ mod tests {
             for (prime, field) in FIELDS.iter().enumerate() {
                 for r in [0, (1 << k) / 3, (1 << k) - 1] {
                     let tables = arranged.tables(field, r);
-                    for input in &arranged.inputs {
-                        for j in 0..packing.n_filter_polys() {
+                    for j in 0..packing.n_filter_polys() {
+                        for input in arranged.inputs(j) {
                             packing.kernel(j, input.index, weights, &mut dense);
                             let whole = Poly::from_small(&dense);
                             let due = &whole.transforms()[prime * VECTORS + r * m..][..m];

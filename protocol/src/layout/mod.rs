@@ -68,7 +68,7 @@ impl Layout {
             .last()
             .ok_or_else(|| Error::Plan("it has no layers".into()))?;
         let n_outputs = last.shape.n_values();
-        let argmax = match plan.model().spec().output.mode {
+        let argmax = match plan.model().spec().output {
             OutputMode::Logits => None,
             OutputMode::Argmax => Some(Argmax {
                 circuit: Arc::new(argmax_circuit(n_outputs, last.accumulator_bits as usize)?),

@@ -20,6 +20,9 @@ pub fn check_plan(plan: &Plan) -> Result<()> {
     let public = plan.public();
     Layout::new(public, SessionOptions::default())?;
     let last = public.graph().layers.len() - 1;
+    // A logit may be the sum of several responses, of bands for instance.
+    let of_output = public.responses().iter().filter(|r| r.layer == last);
+    let n_summed = (of_output.count() as f64).max(1.0).log2();
     for response in public.responses() {
         let layer = response.layer;
         let node = &public.graph().layers[layer].convs[response.convs[0]];
@@ -34,7 +37,7 @@ pub fn check_plan(plan: &Plan) -> Result<()> {
                 continue;
             }
             let largest_sum = packing.largest_sum(part, &weights);
-            let failure = ErrorBound::new(&params, squares, largest_sum).nonzero_log2();
+            let failure = ErrorBound::new(&params, squares, largest_sum).nonzero_log2() + n_summed;
             if failure > MAX_OPENED_FAILURE_LOG2 {
                 return Err(Error::Plan(format!(
                     "operation '{}': its output has an error with probability 2^{failure:.0}, more than 2^{MAX_OPENED_FAILURE_LOG2}, which could tell of the weights: use 8-bit weights or fewer accumulator bits",

@@ -1,7 +1,7 @@
 //! The client's half of the linear layers, offline: sources up, responses down, and the shares that follow. Online it has none.
 
-use pi_model::PublicPlan;
 use pi_model::plan::ResponsePlan;
+use pi_model::{PublicPlan, linear};
 use zeroize::Zeroizing;
 
 use super::{layer_of_source, masks, response_messages, response_work, rlwe, source_work};
@@ -103,10 +103,7 @@ impl<'a> Preparing<'a> {
         let opened = wire.ledger.time(Phase::Offline, "decrypt", || {
             he::decrypt(&self.keys[source], &params, packing, layer, &message)
         })?;
-        let shift = plan.shift(response);
-        for (sum, value) in self.sums[layer].iter_mut().zip(opened.iter()) {
-            *sum = sum.wrapping_add(value << shift);
-        }
+        plan.add(response, &mut self.sums[layer], &opened);
         self.n_received += 1;
         Ok(())
     }
@@ -122,11 +119,7 @@ impl<'a> Preparing<'a> {
                 let ring = Ring::new(plan.accumulator_bits(layer));
                 let n = node.shape.n_values();
                 let mut sum = self.sums[layer][index * n..(index + 1) * n].to_vec();
-                for skip in &node.skips {
-                    sum.iter_mut()
-                        .zip(masks[skip.tensor].values())
-                        .for_each(|(s, r)| *s = s.wrapping_add(r << skip.shift));
-                }
+                linear::add_terms(node, &masks, &mut sum);
                 sum.iter_mut().for_each(|s| *s = ring.reduce(*s));
                 Share::new(sum)
             });

@@ -21,9 +21,9 @@ use crate::layout::Layout;
 use crate::wire::ledger::Work;
 use crate::wire::{Messages, Step};
 
-/// The first layer that reads a source: its messages are booked there.
+/// The first layer that reads a source or a band of one: its messages are booked there.
 pub(crate) fn layer_of_source(plan: &PublicPlan, source: usize) -> usize {
-    let layers = &plan.graph().layers;
+    let (layers, source) = (&plan.graph().layers, plan.sources()[source].source);
     layers
         .iter()
         .position(|l| l.convs.iter().any(|c| c.source == source))

@@ -92,12 +92,10 @@ impl Preparing<'_> {
             })?;
         wire.ledger.work(layer, response_work(public, due));
         wire.send(self.batch.tag(Step::HeResponse, layer), &response.message)?;
-        let shift = public.shift(due);
+        let sums = &mut self.sums[layer];
         wire.ledger
             .time_of_layer(Phase::Offline, "masks", layer, || {
-                for (sum, value) in self.sums[layer].iter_mut().zip(response.share.iter()) {
-                    *sum = sum.wrapping_add(value << shift);
-                }
+                public.add(due, sums, &response.share);
             });
         Ok(())
     }

@@ -47,6 +47,12 @@ impl<Party> Share<Party> {
     }
 }
 
+impl<Party> AsRef<[u64]> for Share<Party> {
+    fn as_ref(&self) -> &[u64] {
+        &self.values
+    }
+}
+
 impl<Party> Drop for Share<Party> {
     fn drop(&mut self) {
         self.values.zeroize();

@@ -4,37 +4,17 @@ use super::*;
 
 /// The linear layers of ResNet-18 for 32x32 images: one source for each distinct input.
 fn resnet18(batch: usize, classes: usize) -> Vec<SourceSpec> {
-    let conv = |out_channels, kernel, padding| ConvGeometry {
-        out_channels,
-        kernel_h: kernel,
-        kernel_w: kernel,
-        padding,
+    let source = |channels, size, stride, convs: &[_]| {
+        SourceSpec::square(channels, size, batch, stride, convs)
     };
-    let source = |channels, size, stride, consumers| SourceSpec {
-        guests: vec![],
-        channels,
-        height: size,
-        width: size,
-        batch,
-        stride,
-        consumers,
-    };
-    let mut sources = vec![source(3, 32, 1, vec![conv(64, 3, 1)])];
-    sources.extend(vec![source(64, 32, 1, vec![conv(64, 3, 1)]); 4]);
+    let mut sources = vec![source(3, 32, 1, &[(64, 3, 1)])];
+    sources.extend(vec![source(64, 32, 1, &[(64, 3, 1)]); 4]);
     for (channels, size) in [(128, 16), (256, 8), (512, 4)] {
-        let shortcut = conv(channels, 1, 0);
-        sources.push(source(
-            channels / 2,
-            2 * size,
-            2,
-            vec![conv(channels, 3, 1), shortcut],
-        ));
-        sources.extend(vec![
-            source(channels, size, 1, vec![conv(channels, 3, 1)]);
-            3
-        ]);
+        let both = [(channels, 3, 1), (channels, 1, 0)];
+        sources.push(source(channels / 2, 2 * size, 2, &both));
+        sources.extend(vec![source(channels, size, 1, &[(channels, 3, 1)]); 3]);
     }
-    sources.push(source(512, 1, 1, vec![conv(classes, 1, 0)]));
+    sources.push(source(512, 1, 1, &[(classes, 1, 0)]));
     sources
 }
 

@@ -260,7 +260,7 @@ impl Output {
 pub(crate) fn outputs_of(model: &PublicModel) -> Vec<(&'static str, &'static str, Vec<i64>)> {
     let logits = ("logits", "FP32", vec![-1, model.spec().labels.len() as i64]);
     let class = ("class", "INT64", vec![-1]);
-    match model.spec().output.mode {
+    match model.spec().output {
         OutputMode::Logits => vec![logits, class],
         OutputMode::Argmax => vec![class],
     }

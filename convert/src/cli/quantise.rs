@@ -1,0 +1,106 @@
+//! `pi-convert quantise`: a float model and some images to an integer model, and what it will cost.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use pi_convert::quantise::{self, Comparison, ImageSet, Options, Quantised};
+use pi_model::text::{Table, thousands};
+use pi_model::{FloatModel, PublicPlan};
+use pi_protocol::cost::Cost;
+
+use super::progress::Progress;
+
+/// Make an integer model, which can be served, of a float model and some images.
+#[derive(clap::Args)]
+pub(crate) struct QuantiseArgs {
+    /// Folder of the float model.
+    #[arg(value_name = "DIR")]
+    model: PathBuf,
+    /// Calibrate on the PNG or JPEG images in this folder, or in one folder of it for each class, or on a .npy file of normalised
+    /// tensors (N, C, H, W).
+    #[arg(long, value_name = "IMAGES")]
+    calibrate: PathBuf,
+    /// Folder to write to.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    numbers: Numbers,
+}
+
+/// How integers are chosen.
+#[derive(clap::Args)]
+pub(crate) struct Numbers {
+    /// Calibrate on at most N images, spread evenly over all.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    images: u32,
+    /// Bits of a weight, 2 to 16; more cost nothing but room for the accumulators.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=16))]
+    weight_bits: u32,
+    /// Fraction bits of an activation.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=16))]
+    activation_bits: u32,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &QuantiseArgs) -> anyhow::Result<()> {
+    let model = FloatModel::load(&args.model)?;
+    calibrated(&model, &args.calibrate, &args.out, &args.numbers)
+}
+
+/// Makes an integer model of `model` in folder `out`; says what was given up, how well it agrees, and what it will cost.
+pub(crate) fn calibrated(
+    model: &FloatModel,
+    calibrate: &Path,
+    out: &Path,
+    numbers: &Numbers,
+) -> anyhow::Result<()> {
+    let images = ImageSet::open(calibrate, &model.spec)?.spread(numbers.images as usize);
+    let options = Options {
+        activation_bits: numbers.activation_bits,
+        weight_bits: numbers.weight_bits,
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+    };
+    let progress = Progress::new("calibrating");
+    let made = quantise::quantise(model, &images, &options, &|n, of| progress.at(n, of))?;
+    drop(progress);
+    let plan = PublicPlan::new(made.model.public(), 1)
+        .with_context(|| format!("'{}' cannot be served", model.spec.name))?;
+    let progress = Progress::new("comparing");
+    let same = quantise::compare(model, &made.model, &images, &|n, of| progress.at(n, of))?;
+    drop(progress);
+    made.model.save(out)?;
+    print!("{}", summary(&made, &same));
+    println!("{}", Cost::of(&plan)?);
+    println!("Written to {}.", out.display());
+    Ok(())
+}
+
+/// What was made, in a few lines.
+fn summary(made: &Quantised, same: &Comparison) -> String {
+    let public = made.model.public();
+    let card = &public.spec().card;
+    let mut text = format!(
+        "{}: {} operations, {} of {} ReLUs, {} with those of pools and clips.\n",
+        public.spec().name,
+        public.spec().ops.len(),
+        thousands(card.relus_kept as u64),
+        thousands(card.relus_total as u64),
+        thousands(public.graph().n_relus() as u64),
+    );
+    text += &format!(
+        "Calibrated on {} images; on {} of these the top class is that of the float model, the logits differ by {:.2} % (root mean square).\n",
+        made.report.n_images,
+        same.n_agree,
+        100.0 * same.logits.relative()
+    );
+    if !made.report.dropped.is_empty() {
+        text += "Fraction bits of weights that were given up for ranges to fit:\n";
+        let mut table = Table::new(&[]).spaced(3, 2);
+        for (name, n) in &made.report.dropped {
+            let left = made.report.fraction_bits.get(name).copied().unwrap_or(0);
+            table.row([name.clone(), n.to_string()], format!("   {left} are left"));
+        }
+        text += &table.to_string();
+    }
+    text
+}
