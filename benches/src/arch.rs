@@ -1,5 +1,7 @@
 //! Network shapes that can be built with random weights, for images of 32 x 32 pixels unless said otherwise.
 
+mod large;
+
 use clap::{Args, ValueEnum};
 use pi_model::Model;
 use pi_model::random::residual_network;
@@ -26,6 +28,14 @@ pub enum Arch {
     Resnet32,
     /// ResNet-18 of width 64, 100 classes.
     Resnet18,
+    /// ResNet-18 of width 64, images of 64 x 64 pixels, 200 classes: Tiny-ImageNet's.
+    #[serde(rename = "resnet18-64")]
+    #[value(name = "resnet18-64")]
+    Resnet18At64,
+    /// ResNet-50, images of 224 x 224 pixels, 1000 classes; the stem is pooled by average.
+    Resnet50,
+    /// SqueezeNet 1.1 with its max pools, images of 224 x 224 pixels, 1000 classes.
+    Squeezenet,
 }
 
 /// A random network, as the command line names it.
@@ -56,6 +66,9 @@ impl Arch {
             Self::Resnet20 => "resnet20",
             Self::Resnet32 => "resnet32",
             Self::Resnet18 => "resnet18",
+            Self::Resnet18At64 => "resnet18-64",
+            Self::Resnet50 => "resnet50",
+            Self::Squeezenet => "squeezenet",
         }
     }
 
@@ -71,6 +84,9 @@ impl Arch {
             Self::Resnet20 => (32, &[16, 32, 64], 3, 10),
             Self::Resnet32 => (32, &[16, 32, 64], 5, 10),
             Self::Resnet18 => (32, &[64, 128, 256, 512], 2, 100),
+            Self::Resnet18At64 => (64, &[64, 128, 256, 512], 2, 200),
+            Self::Resnet50 => return Ok(large::resnet50(name, relus, mode)?),
+            Self::Squeezenet => return Ok(large::squeezenet(name, relus, mode)?),
         };
         // More than any of these networks has; not so many that products overflow.
         let relus = relus.min(usize::MAX >> 24);

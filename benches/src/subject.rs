@@ -33,7 +33,7 @@ fn models(entry: &ModelEntry, temporary: &Path) -> Result<Vec<(PathBuf, Model)>,
         if !dir.join("model.json").exists() {
             return Err(BenchError::UnknownModel {
                 name: dir.display().to_string(),
-                known: "the shapes tiny, resnet8, resnet20, resnet32, resnet18 (`arch`); --models names the folder that \
+                known: "the shapes tiny, resnet8, resnet20, resnet32, resnet18, resnet18-64, resnet50, squeezenet (`arch`); --models names the folder that \
                         holds the trained models of a suite"
                     .into(),
             });

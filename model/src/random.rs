@@ -202,13 +202,18 @@ impl RandomModel {
         ))
     }
 
+    /// Adds a flatten.
+    pub fn flatten(&mut self, name: &str, input: &str) -> &mut Self {
+        self.op(Op::Flatten {
+            name: name.into(),
+            input: input.into(),
+        })
+    }
+
     /// Flattens, then adds a fully connected layer, which makes the logits.
     pub fn classifier(&mut self, name: &str, input: &str, n_classes: usize) -> &mut Self {
         let flat = format!("{name}.flat");
-        self.op(Op::Flatten {
-            name: flat.clone(),
-            input: input.into(),
-        });
+        self.flatten(&flat, input);
         self.op(Op::Linear {
             name: name.into(),
             input: flat,

@@ -120,7 +120,7 @@ fn student(args: &AllArgs, relus: usize) -> (SearchArgs, FinetuneArgs) {
 /// Checks every setting of `all` before anything is trained: a mistake in the last budget shall not be
 /// found after a night. Returns the models that will come out and the checkpoints they come from.
 fn plan(args: &AllArgs) -> Result<Vec<(String, PathBuf)>> {
-    let setting = Setting::for_training(&args.train, precision(&args.numbers))?;
+    let setting = Setting::new(&args.train.model, args.train.hold_out)?;
     let (arch, dataset) = (&setting.arch, args.train.model.dataset.name());
     let all: usize = arch.relu_counts().iter().sum();
     let mut planned = Vec::new();

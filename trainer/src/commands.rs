@@ -103,7 +103,7 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
 
 /// Trains the all-ReLU network.
 pub fn teacher(args: &TrainArgs) -> Result<()> {
-    let setting = Setting::for_training(args, Precision::DEFAULT)?;
+    let setting = Setting::new(&args.model, args.hold_out)?;
     let net = setting.net(args.seed, &[])?;
     let path = args.out.join("teacher.safetensors");
     let recipe = recipe("teacher", args);
@@ -261,7 +261,7 @@ pub fn check_search(args: &SearchArgs, arch: &Arch) -> Result<Searched> {
 /// Stage 2: finds the positions.
 pub fn search(args: &SearchArgs) -> Result<()> {
     let given = &args.options;
-    let setting = Setting::for_training(&args.train, Precision::DEFAULT)?;
+    let setting = Setting::new(&args.train.model, args.train.hold_out)?;
     let Searched {
         kept,
         budgets_from,
@@ -333,7 +333,7 @@ pub fn check_finetune(args: &FinetuneArgs, widths: &[f64]) -> Result<(Recipe, Lo
 /// Stage 3: trains on under the frozen masks.
 pub fn finetune(args: &FinetuneArgs) -> Result<()> {
     check_finetune(args, &[])?;
-    let setting = Setting::for_training(&args.train, Precision::DEFAULT)?;
+    let setting = Setting::new(&args.train.model, args.train.hold_out)?;
     let (teacher, taught, file) = load_any_teacher(&setting, args.teacher.as_deref(), &args.train)?;
     let default = || args.train.out.join("search.safetensors");
     let found = args.from.clone().unwrap_or_else(default);

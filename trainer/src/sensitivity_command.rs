@@ -92,7 +92,7 @@ pub fn run(args: &SensitivityArgs) -> Result<()> {
 
 /// Trains the sparse proxy and tells its densities.
 pub fn train(train: &TrainArgs) -> Result<(Arch, Vec<f64>)> {
-    let setting = Setting::for_training(train, Precision::DEFAULT)?;
+    let setting = Setting::new(&train.model, train.hold_out)?;
     let net = setting.net(train.seed, &[])?;
     let recipe = commands::recipe("sensitivity", train);
     let mut stage = Sensitivity::new(&net, recipe.epochs, train.seed);

@@ -70,24 +70,6 @@ impl Setting {
         })
     }
 
-    /// Reads the images for a stage that trains, unless what it makes could never be served: that is told before
-    /// anything is read.
-    pub fn for_training(args: &TrainArgs, precision: Precision) -> Result<Setting> {
-        let model = &args.model;
-        let labels = model.dataset.labels(model.data_dir()?);
-        // Where the classes have no names yet, their number matters little.
-        let n_classes = labels.map_or(10, |l| l.len());
-        let shape = model.dataset.shape(model.image_size);
-        let arch = Arch::parse(&model.arch, shape, n_classes)?;
-        let sizable = matches!(
-            model.dataset,
-            DatasetKind::Folder | DatasetKind::TinyImagenet
-        );
-        tch::set_num_threads(model.threads()?);
-        export::check_servable(&arch, precision, sizable)?;
-        Setting::new(model, args.hold_out)
-    }
-
     /// A fresh network on the device.
     pub fn net(&self, seed: u64, widths: &[f64]) -> Result<Net> {
         Ok(Net::on(&self.arch, seed, self.device).with_widths(widths)?)

@@ -178,3 +178,25 @@ fn every_network_can_be_served() {
         assert!(plan.expected_failures() <= 1e-3, "{name}");
     }
 }
+
+#[test]
+fn every_architecture_can_be_planned_at_any_size() {
+    tch::set_num_threads(1);
+    let at_32 = Arch::NAMES.iter().map(|name| (*name, 32));
+    for (name, side) in at_32.chain([("resnet8", 70), ("resnet18-imagenet", 224)]) {
+        let mut arch = Arch::parse(name, [3, side, side], 5).unwrap();
+        arch.widths.iter_mut().for_each(|w| *w = 4);
+        arch.stem.width = 4;
+        let set = images(1, side);
+        let frame = Frame {
+            name: name.into(),
+            normaliser: Normaliser::measure(&set),
+            labels: (0..5).map(|i| i.to_string()).collect(),
+        };
+        let net = Net::new(&arch, 0);
+        let masks = MaskSet::all_relu(&arch);
+        let done = export::export(&net, masks.masks(), &frame, Precision::DEFAULT, &set);
+        let model = done.unwrap().parts.model().unwrap();
+        PublicPlan::new(model.public(), 1).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}

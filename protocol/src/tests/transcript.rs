@@ -100,12 +100,12 @@ fn sessions_with_fixed_seeds_send_the_pinned_bytes() {
         ));
     }
     let pinned = [
-        "150 Logits softspoken half-gates: b977a429bee31335 3fc265dc711c41a4",
-        "60 Argmax silent three-halves: ee182cbd7ecf3d4d a1f8a7d2cfd3f6c5",
-        "150 Logits softspoken client-digits: 48df604a3c597809 e2038351fa3dab26",
-        "60 Argmax silent client-digits: 406451fa950e5a10 66e23a11d8fbe689",
-        "0 Logits softspoken half-gates: a57c117ea9a981e7 b05302e23ed69060",
-        "0 Argmax softspoken client-digits: c417157486fdcebf fc3d33e65300fa0e",
+        "150 Logits softspoken half-gates: 925aeafb4191ac20 3fc265dc711c41a4",
+        "60 Argmax silent three-halves: 7c8a86c3430063d0 a1f8a7d2cfd3f6c5",
+        "150 Logits softspoken client-digits: 3ef89bc4552f5c48 e2038351fa3dab26",
+        "60 Argmax silent client-digits: fc6408cea6bc2f65 66e23a11d8fbe689",
+        "0 Logits softspoken half-gates: e5a20a968dad0726 b05302e23ed69060",
+        "0 Argmax softspoken client-digits: e5dbf9424343e6e1 fc3d33e65300fa0e",
     ];
     assert_eq!(seen, pinned);
 }
@@ -157,10 +157,10 @@ fn halves_of_kept_inferences_are_the_pinned_bytes() {
         ));
     }
     let pinned = [
-        "150 Logits softspoken half-gates: d1fb633161a8cb7b 1137db2f9f0dc72a",
-        "60 Argmax silent three-halves: 7153ab7fc071c5cf 44690c72cd0eacea",
-        "60 Argmax softspoken client-digits: 2c17e043df081a56 fece5c96563b06aa",
-        "0 Logits softspoken half-gates: 8b42c279a6ab0373 6837e5e948cfefa8",
+        "150 Logits softspoken half-gates: b7ebdf7747a45410 a6a4278b6219bcb6",
+        "60 Argmax silent three-halves: 11b34623a367ac74 b0d6aef00a2776e7",
+        "60 Argmax softspoken client-digits: 8847321cd11a3c03 29aaf88afa18fa59",
+        "0 Logits softspoken half-gates: 26942d3925292497 3795c7b96955903e",
     ];
     assert_eq!(seen, pinned);
 }

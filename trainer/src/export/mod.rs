@@ -4,10 +4,9 @@
 //! guard bit). Everything is measured with the plaintext executor, which runs the protocol's integers.
 
 mod quantise;
-mod servable;
 
+use quantise::CLASSIFIER;
 pub use quantise::{Precision, Quantised, quantise};
-pub use servable::check_servable;
 
 use crate::data::{Images, Normaliser};
 use crate::error::{Error, Result};
@@ -15,7 +14,9 @@ use crate::net::{Mask, Net};
 use pi_model::graph::Layer;
 use pi_model::plan::{MAX_FAILURES, MAX_OUTPUT_BITS, RingPlan};
 use pi_model::relu_set::ReluSet;
-use pi_model::spec::{Card, FORMAT_VERSION, InputSpec, ModelSpec, OutputMode, OutputSpec};
+use pi_model::spec::{
+    Accumulator, Card, FORMAT_VERSION, FixedPoint, InputSpec, ModelSpec, OutputMode,
+};
 use pi_model::{ConvWeights, Model, executor};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -75,13 +76,14 @@ pub fn interleave(images: &Images, i: usize) -> Vec<u8> {
 
 /// Runs the plaintext executor over all images.
 pub fn survey(model: &Model, images: &Images) -> Result<Survey> {
-    let spec = model.public().spec();
+    let (spec, bits) = (
+        model.public().spec(),
+        model.public().activation_fraction_bits(),
+    );
     let one = |i: usize| -> Result<Survey> {
         let failed = |e: pi_model::ModelError| Error::Export(e.to_string());
         let [_, h, w] = images.shape;
-        let input =
-            spec.input
-                .quantise(&interleave(images, i), w, h, spec.activation_fraction_bits);
+        let input = spec.input.quantise(&interleave(images, i), w, h, bits);
         let run = executor::run(model, &input.map_err(failed)?).map_err(failed)?;
         Ok(Survey {
             n_range_violations: run.n_range_violations,
@@ -180,7 +182,8 @@ pub fn export(
         let seen = survey(&parts.model()?, calibration)?;
         let range = seen.max_accumulators.last().map_or(0, |&m| bit_range(m));
         if range <= most {
-            parts.spec.output.accumulator_bits = range;
+            let numbers = parts.spec.fixed_point.take().unwrap_or_default();
+            parts.spec.fixed_point = Some(with_output(numbers, range));
             return Ok(Exported {
                 parts,
                 calibration: seen,
@@ -190,6 +193,16 @@ pub fn export(
         }
         precision.classifier_drop += range - most;
     }
+}
+
+/// The numbers of a network whose last accumulator, the classifier's, has `bits`.
+fn with_output(mut numbers: FixedPoint, bits: u32) -> FixedPoint {
+    let range = Accumulator {
+        bits,
+        mean_bits: None,
+    };
+    numbers.accumulators.insert(CLASSIFIER.into(), range);
+    numbers
 }
 
 /// Bits of an accumulator: its largest value's, the sign's and one to guard.
@@ -238,13 +251,10 @@ fn build(
             mean: frame.normaliser.mean.clone(),
             std: frame.normaliser.std.clone(),
         },
-        activation_fraction_bits: precision.activation_bits,
         labels: frame.labels.clone(),
-        output: OutputSpec {
-            mode: OutputMode::Logits,
-            accumulator_bits: last_bits,
-        },
+        output: OutputMode::Logits,
         ops: quantised.ops,
+        fixed_point: Some(with_output(quantised.numbers, last_bits)),
         card: Card::default(),
     };
     Ok(Parts {

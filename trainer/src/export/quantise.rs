@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::net::{Conv, LayerPlan, Mask, Net, Term};
 use pi_model::ConvWeights;
 use pi_model::relu_set::ReluSet;
-use pi_model::spec::Op;
+use pi_model::spec::{Accumulator, FixedPoint, Op, Window};
 use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
@@ -39,8 +39,10 @@ impl Precision {
 
 /// Operations, masks and weights as pi-model takes them.
 pub struct Quantised {
-    /// The operations; accumulator bits as given to [`quantise`].
+    /// The operations.
     pub ops: Vec<Op>,
+    /// Fraction bits, and accumulator bits as given to [`quantise`].
+    pub numbers: FixedPoint,
     /// Mask of each masked ReLU.
     pub masks: HashMap<String, ReluSet>,
     /// Weights of each convolution and of the classifier.
@@ -105,6 +107,9 @@ struct Builder<'a> {
     pool_bits: HashMap<String, u32>,
 }
 
+/// Name of the last layer.
+pub(super) const CLASSIFIER: &str = "fc";
+
 /// Bits of the weights that act on one channel alone.
 const CHANNELWISE_BITS: u32 = 12;
 
@@ -119,6 +124,10 @@ pub fn quantise(
 ) -> Result<Quantised> {
     let out = Quantised {
         ops: vec![],
+        numbers: FixedPoint {
+            activation_fraction_bits: precision.activation_bits,
+            ..FixedPoint::default()
+        },
         masks: HashMap::new(),
         weights: HashMap::new(),
     };
@@ -181,7 +190,7 @@ impl Builder<'_> {
             };
             self.out.ops.push(Op::Add {
                 name: name.clone(),
-                inputs: [sum, summand],
+                inputs: vec![sum, summand],
             });
             sum = name;
         }
@@ -193,7 +202,8 @@ impl Builder<'_> {
         self.out.ops.push(Op::AvgPool {
             name: pooled.clone(),
             input: name,
-            window: plan.pool as usize,
+            window: Window::square(plan.pool as usize, plan.pool as usize, 0),
+            count_padding: false,
         });
         self.pool_bits.insert(pooled.clone(), 2 * plan.pool.ilog2());
         Ok(pooled)
@@ -208,11 +218,15 @@ impl Builder<'_> {
             name: term.op.clone(),
             input: input.into(),
             out_channels: term.channels[1] as usize,
-            kernel: [term.kernel as usize; 2],
-            stride: term.stride as usize,
-            padding: (term.kernel as usize - 1) / 2,
-            weight_fraction_bits: f_w,
+            window: Window::square(
+                term.kernel as usize,
+                term.stride as usize,
+                (term.kernel as usize - 1) / 2,
+            ),
+            groups: 1,
         });
+        let bits = &mut self.out.numbers.weight_fraction_bits;
+        bits.insert(term.op.clone(), f_w);
     }
 
     fn relu(&mut self, plan: &LayerPlan, input: &str) -> Result<String> {
@@ -237,9 +251,13 @@ impl Builder<'_> {
         self.out.ops.push(Op::MaskedRelu {
             name: name.into(),
             input: input.into(),
-            accumulator_bits,
             relus_kept: mask.n_kept(),
         });
+        let range = Accumulator {
+            bits: accumulator_bits,
+            mean_bits: None,
+        };
+        self.out.numbers.accumulators.insert(name.into(), range);
         Ok(name.into())
     }
 
@@ -261,17 +279,18 @@ impl Builder<'_> {
         let accumulator = f_w + self.precision.activation_bits + pool_bits;
         self.out
             .weights
-            .insert("fc".into(), folded.round(f_w, accumulator));
+            .insert(CLASSIFIER.into(), folded.round(f_w, accumulator));
         self.out.ops.push(Op::GlobalAvgPool {
             name: "pool".into(),
             input: input.into(),
         });
         self.out.ops.push(Op::Linear {
-            name: "fc".into(),
+            name: CLASSIFIER.into(),
             input: "pool".into(),
             out_features: net.arch.n_classes,
-            weight_fraction_bits: f_w,
         });
+        let bits = &mut self.out.numbers.weight_fraction_bits;
+        bits.insert(CLASSIFIER.into(), f_w);
         Ok(())
     }
 }
