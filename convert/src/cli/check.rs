@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
 use pi_convert::quantise::{self, Comparison, ImageSet};
 use pi_model::text::Table;
 use pi_model::{FloatModel, Model};
 
 use super::progress::Progress;
 
-/// Compare a float model with the integer model that was made of it, image by image.
-#[derive(clap::Args)]
-pub(crate) struct CheckArgs {
+/// Arguments of the command.
+#[derive(Args)]
+pub struct Check {
     /// Folder of the float model.
     #[arg(value_name = "FLOAT")]
     float: PathBuf,
@@ -26,19 +27,24 @@ pub(crate) struct CheckArgs {
     layers: bool,
 }
 
-/// Runs the command.
-pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
-    let float = FloatModel::load(&args.float)?;
-    let integer = Model::load(&args.integer)?;
-    let images = ImageSet::open(&args.images, &float.spec)?;
-    let progress = Progress::new("comparing");
-    let seen = quantise::compare(&float, &integer, &images, &|n, of| progress.at(n, of))?;
-    drop(progress);
-    print!("{}", table(&seen));
-    if args.layers {
-        print!("\n{}", layers(&seen));
+impl Check {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Models that cannot be read or do not belong together, and images that cannot be read.
+    pub fn run(self) -> anyhow::Result<()> {
+        let float = FloatModel::load(&self.float)?;
+        let integer = Model::load(&self.integer)?;
+        let images = ImageSet::open(&self.images, &float.spec)?;
+        let progress = Progress::new("comparing");
+        let seen = quantise::compare(&float, &integer, &images, &|n, of| progress.at(n, of))?;
+        drop(progress);
+        print!("{}", table(&seen));
+        if self.layers {
+            print!("\n{}", layers(&seen));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn table(seen: &Comparison) -> String {
@@ -46,7 +52,10 @@ fn table(seen: &Comparison) -> String {
     let mut table = Table::new(&[]).spaced(3, 0);
     table.row(["images".into(), seen.n_images.to_string()], "");
     table.row(
-        ["same top class".into(), percent(seen.n_agree, seen.n_images)],
+        [
+            "same top class".into(),
+            percent(seen.n_agree, seen.n_images),
+        ],
         "",
     );
     if seen.n_labelled > 0 {
@@ -59,7 +68,10 @@ fn table(seen: &Comparison) -> String {
     }
     let relative = format!("{:.2} %", 100.0 * seen.logits.relative());
     table.row(
-        ["difference of the logits, root mean square".into(), relative],
+        [
+            "difference of the logits, root mean square".into(),
+            relative,
+        ],
         "",
     );
     if let Some((worst, image)) = &seen.worst {

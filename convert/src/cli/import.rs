@@ -6,6 +6,8 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use pi_convert::onnx::{Options, import};
 
+use super::quantise::{Numbers, calibrated};
+
 /// What becomes of max pools.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Pool {
@@ -20,7 +22,7 @@ enum Pool {
 pub struct Import {
     /// The ONNX file.
     model: PathBuf,
-    /// Folder of the float model, which is made.
+    /// Folder of the model, which is made: a float model, or with --calibrate an integer model.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Name under which the model is served; that of the file by default.
@@ -47,6 +49,11 @@ pub struct Import {
     /// What becomes of max pools.
     #[arg(long, value_enum, default_value = "max")]
     pool: Pool,
+    /// Go on to an integer model, as `quantise --calibrate IMAGES` does.
+    #[arg(long, value_name = "IMAGES")]
+    calibrate: Option<PathBuf>,
+    #[command(flatten)]
+    numbers: Numbers,
 }
 
 impl Import {
@@ -85,8 +92,11 @@ impl Import {
             .map(|n| n.to_string_lossy().into_owned());
         let command = format!("pi-convert import {}", file.unwrap_or_default());
         model.spec.card.recipe.push(command);
-        model.save(&self.out)?;
         print!("{summary}");
+        if let Some(images) = &self.calibrate {
+            return calibrated(&model, images, &self.out, &self.numbers);
+        }
+        model.save(&self.out)?;
         println!(
             "{}: a float model; `pi-convert quantise` makes one to serve",
             self.out.display()

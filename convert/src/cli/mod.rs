@@ -1,6 +1,9 @@
 //! The command line of `pi-convert`.
 
+mod check;
 mod import;
+mod progress;
+mod quantise;
 
 use clap::{Parser, Subcommand};
 
@@ -16,6 +19,10 @@ pub struct Cli {
 enum Command {
     /// Read the network in an ONNX file into a float model.
     Import(Box<import::Import>),
+    /// Make an integer model, which can be served, of a float model and some images.
+    Quantise(quantise::Quantise),
+    /// Compare a float model with the integer model that was made of it, image by image.
+    Check(check::Check),
 }
 
 impl Cli {
@@ -26,6 +33,8 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Import(command) => command.run(),
+            Command::Quantise(command) => command.run(),
+            Command::Check(command) => command.run(),
         }
     }
 }

@@ -3,10 +3,12 @@
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar on the standard error if that is a terminal; it goes when it is dropped.
-pub(crate) struct Progress(ProgressBar);
+pub struct Progress(ProgressBar);
 
 impl Progress {
-    pub(crate) fn new(what: &'static str) -> Self {
+    /// A bar that says `what` is done.
+    #[must_use]
+    pub fn new(what: &'static str) -> Self {
         let bar = ProgressBar::new(0).with_message(what);
         let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}");
         Self(match style {
@@ -15,7 +17,8 @@ impl Progress {
         })
     }
 
-    pub(crate) fn at(&self, n: usize, of: usize) {
+    /// Shows that `n` of `of` are done.
+    pub fn at(&self, n: usize, of: usize) {
         self.0.set_length(of as u64);
         self.0.set_position(n as u64);
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use clap::Args;
 use pi_convert::quantise::{self, Comparison, ImageSet, Options, Quantised};
 use pi_model::text::{Table, thousands};
 use pi_model::{FloatModel, PublicPlan};
@@ -10,9 +11,9 @@ use pi_protocol::cost::Cost;
 
 use super::progress::Progress;
 
-/// Make an integer model, which can be served, of a float model and some images.
-#[derive(clap::Args)]
-pub(crate) struct QuantiseArgs {
+/// Arguments of the command.
+#[derive(Args)]
+pub struct Quantise {
     /// Folder of the float model.
     #[arg(value_name = "DIR")]
     model: PathBuf,
@@ -20,7 +21,7 @@ pub(crate) struct QuantiseArgs {
     /// tensors (N, C, H, W).
     #[arg(long, value_name = "IMAGES")]
     calibrate: PathBuf,
-    /// Folder to write to.
+    /// Folder of the integer model, which is made.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
@@ -28,37 +29,50 @@ pub(crate) struct QuantiseArgs {
 }
 
 /// How integers are chosen.
-#[derive(clap::Args)]
-pub(crate) struct Numbers {
+#[derive(Args)]
+pub struct Numbers {
     /// Calibrate on at most N images, spread evenly over all.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     images: u32,
-    /// Bits of a weight, 2 to 16; more cost nothing but room for the accumulators.
+    /// Bits of a weight, 2 to 16. More cost nothing but room in the accumulators.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=16))]
     weight_bits: u32,
-    /// Fraction bits of an activation.
+    /// Fraction bits of an activation, 1 to 16.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=16))]
     activation_bits: u32,
 }
 
-/// Runs the command.
-pub(crate) fn run(args: &QuantiseArgs) -> anyhow::Result<()> {
-    let model = FloatModel::load(&args.model)?;
-    calibrated(&model, &args.calibrate, &args.out, &args.numbers)
+impl Quantise {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Those of [`calibrated`], and a float model that cannot be read.
+    pub fn run(self) -> anyhow::Result<()> {
+        let model = FloatModel::load(&self.model)?;
+        calibrated(&model, &self.calibrate, &self.out, &self.numbers)
+    }
 }
 
-/// Makes an integer model of `model` in folder `out`; says what was given up, how well it agrees, and what it will cost.
-pub(crate) fn calibrated(
+/// Makes an integer model of `model` in folder `out`; says what was given up, how well the two agree, and what an inference will cost.
+///
+/// # Errors
+/// What the images or the network lack, or why it cannot be served.
+pub fn calibrated(
     model: &FloatModel,
     calibrate: &Path,
     out: &Path,
     numbers: &Numbers,
 ) -> anyhow::Result<()> {
     let images = ImageSet::open(calibrate, &model.spec)?.spread(numbers.images as usize);
+    let (weight_bits, activation_bits) = (numbers.weight_bits, numbers.activation_bits);
     let options = Options {
-        activation_bits: numbers.activation_bits,
-        weight_bits: numbers.weight_bits,
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        activation_bits,
+        weight_bits,
+        // Without the names of folders: clients see it.
+        command: format!(
+            "pi-convert quantise --weight-bits {weight_bits} --activation-bits {activation_bits} --images {}",
+            images.len()
+        ),
     };
     let progress = Progress::new("calibrating");
     let made = quantise::quantise(model, &images, &options, &|n, of| progress.at(n, of))?;
@@ -69,9 +83,8 @@ pub(crate) fn calibrated(
     let same = quantise::compare(model, &made.model, &images, &|n, of| progress.at(n, of))?;
     drop(progress);
     made.model.save(out)?;
-    print!("{}", summary(&made, &same));
-    println!("{}", Cost::of(&plan)?);
-    println!("Written to {}.", out.display());
+    println!("{}\n{}", summary(&made, &same), Cost::of(&plan)?);
+    println!("{}: an integer model, which can be served", out.display());
     Ok(())
 }
 
@@ -80,7 +93,7 @@ fn summary(made: &Quantised, same: &Comparison) -> String {
     let public = made.model.public();
     let card = &public.spec().card;
     let mut text = format!(
-        "{}: {} operations, {} of {} ReLUs, {} with those of pools and clips.\n",
+        "{}: {} operations, {} of {} ReLUs ({} with those of pools and clips).\n",
         public.spec().name,
         public.spec().ops.len(),
         thousands(card.relus_kept as u64),

@@ -248,7 +248,7 @@ fn range(inputs: &[Option<&Constant>]) -> Result<Constant> {
         .unwrap_or_default()
         .concat();
     match bounds.as_slice() {
-        &[start, limit, delta @ 1..] if limit.saturating_sub(start) <= 1 << 24 => {
+        &[start, limit, delta] if delta > 0 && limit.saturating_sub(start) <= 1 << 24 => {
             let mut values = vec![];
             let mut at = start;
             while at < limit {
