@@ -12,7 +12,11 @@ use super::super::network::{Network, inputs_mut};
 ///
 /// # Errors
 /// [`ModelError::Op`] naming an operation that does not fit.
-pub fn run(network: &mut Network, average: bool, notes: &mut Vec<String>) -> Result<(), ModelError> {
+pub fn run(
+    network: &mut Network,
+    average: bool,
+    notes: &mut Vec<String>,
+) -> Result<(), ModelError> {
     let is_max = |op: &Op| matches!(op, Op::MaxPool { .. });
     if !network.spec.ops.iter().any(is_max) {
         return Ok(());
