@@ -36,17 +36,11 @@ impl Constant {
 
     /// Number of values.
     #[must_use]
-    pub const fn len(&self) -> usize {
+    pub const fn n_values(&self) -> usize {
         match &self.values {
             Values::Floats(v) => v.len(),
             Values::Ints(v) => v.len(),
         }
-    }
-
-    /// Whether it has no values.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Its values as real numbers.
@@ -106,10 +100,10 @@ impl Constant {
         };
         let values = values.map_err(&fault)?;
         let constant = Self { dims, values };
-        if constant.len() != n {
+        if constant.n_values() != n {
             let reason = format!(
                 "it has {} values, its shape {:?} needs {n}; the file is damaged, export it again",
-                constant.len(),
+                constant.n_values(),
                 constant.dims
             );
             return Err(fault(reason));

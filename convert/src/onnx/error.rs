@@ -113,13 +113,24 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// The refused nodes, those with the same operator and reason together.
 fn list(refusals: &[Refusal]) -> String {
+    let mut groups: Vec<(&Refusal, Vec<&str>)> = vec![];
+    for refusal in refusals {
+        let same = |(r, _): &&mut (&Refusal, Vec<&str>)| {
+            (&r.op_type, &r.reason) == (&refusal.op_type, &refusal.reason)
+        };
+        match groups.iter_mut().find(same) {
+            Some((_, nodes)) => nodes.push(&refusal.node),
+            None => groups.push((refusal, vec![&refusal.node])),
+        }
+    }
     let mut text = match refusals.len() {
         1 => "1 operator cannot be run privately:".to_owned(),
         n => format!("{n} operators cannot be run privately:"),
     };
-    for r in refusals {
-        text += &format!("\n  {} ({}): {}", r.node, r.op_type, r.reason);
+    for (r, nodes) in groups {
+        text += &format!("\n  {}: {}\n    {}", r.op_type, r.reason, nodes.join(", "));
     }
     text
 }

@@ -160,7 +160,7 @@ fn constant_of_shape(node: &Node, shape: &Constant) -> Result<Constant> {
         .as_ref()
         .and_then(|dims| dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)));
     match dims.zip(n) {
-        Some((dims, n)) if value.len() == 1 && n <= MAX_VALUES => {
+        Some((dims, n)) if value.n_values() == 1 && n <= MAX_VALUES => {
             let values = match value.values {
                 Values::Floats(v) => Values::Floats(vec![v[0]; n]),
                 Values::Ints(v) => Values::Ints(vec![v[0]; n]),

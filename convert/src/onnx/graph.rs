@@ -11,7 +11,7 @@ use super::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfo
 /// A graph that is ready to be read from the first node to the last.
 #[derive(Debug)]
 pub struct Graph {
-    /// Nodes, each after those that it reads.
+    /// Nodes that the output depends on, each after those that it reads.
     pub nodes: Vec<Node>,
     /// Constants that nodes read, by name.
     pub constants: HashMap<String, Rc<Constant>>,
@@ -176,7 +176,7 @@ impl Graph {
         let nodes = nodes
             .into_iter()
             .filter(|n| n.outputs().first().is_none_or(|o| !known.contains_key(o)));
-        let nodes = order(nodes.collect(), &known, &input)?;
+        let nodes = needed(order(nodes.collect(), &known, &input)?, &output);
         Ok(Self {
             nodes,
             constants: known,
@@ -315,5 +315,20 @@ fn order(
         )));
     }
     let mut nodes: Vec<Option<Node>> = nodes.into_iter().map(Some).collect();
-    Ok(sorted.into_iter().filter_map(|i| nodes[i].take()).collect())
+    let sorted = sorted.into_iter().filter_map(|i| nodes[i].take());
+    Ok(sorted.collect())
+}
+
+/// The nodes that `output` depends on; `nodes` are in order.
+fn needed(nodes: Vec<Node>, output: &str) -> Vec<Node> {
+    let mut names = HashSet::from([output.to_owned()]);
+    let mut kept: Vec<Node> = vec![];
+    for node in nodes.into_iter().rev() {
+        if node.outputs().iter().any(|o| names.contains(o)) {
+            names.extend(node.inputs().iter().cloned());
+            kept.push(node);
+        }
+    }
+    kept.reverse();
+    kept
 }

@@ -197,18 +197,27 @@ pub fn transpose(b: &mut Builder, call: &Call) -> Result<Vec<Value>> {
     if from.iter().copied().eq(0..from.len()) {
         return Ok(vec![Value::View(view.with_dims(dims))]);
     }
-    let shape = b.shape(view)?;
+    // Where a layout is changed and then changed back, the map before the first change is read.
+    let (source, from) = match reordered(b, &view.op) {
+        Some((source, before)) => (source, from.iter().map(|&p| before[p]).collect()),
+        None => (view.op.clone(), from),
+    };
+    let source = view_of(source);
+    let shape = b.shape(&source)?;
     let area = shape.height * shape.width;
     let channels: Vec<usize> = from.iter().step_by(area).map(|&p| p / area).collect();
     let whole = |(i, &p): (usize, &usize)| p == channels[i / area] * area + i % area;
     let (input, channels) = if from.iter().enumerate().all(whole) {
-        (view.op.clone(), channels)
+        (source.op, channels)
     } else {
         (
-            flatten(b, &format!("{}.flatten", node.name), &view.op)?,
+            flatten(b, &format!("{}.flatten", node.name), &source.op)?,
             from,
         )
     };
+    if channels.iter().copied().eq(0..shape.channels) {
+        return Ok(vec![Value::View(view_of(input).with_dims(dims))]);
+    }
     let name = b.name(&node.name);
     let (op, _) = b.push(Op::Channels {
         name,
@@ -256,14 +265,28 @@ pub fn reshape(b: &mut Builder, call: &Call) -> Result<Vec<Value>> {
     Ok(vec![Value::View(view)])
 }
 
+fn view_of(op: String) -> View {
+    View {
+        op,
+        dims: vec![],
+        ended: None,
+    }
+}
+
+/// The map of which `op` holds the elements in another order, and that order.
+fn reordered(b: &Builder, op: &str) -> Option<(String, Vec<usize>)> {
+    match &b.network.spec.ops[b.network.position(op)?] {
+        Op::Channels {
+            input, channels, ..
+        } => Some((flattened(b, input)?.op, channels.clone())),
+        _ => None,
+    }
+}
+
 /// The map of which `op` is the flattened form.
 fn flattened(b: &Builder, op: &str) -> Option<View> {
     match &b.network.spec.ops[b.network.position(op)?] {
-        Op::Flatten { input, .. } => Some(View {
-            op: input.clone(),
-            dims: vec![],
-            ended: None,
-        }),
+        Op::Flatten { input, .. } => Some(view_of(input.clone())),
         _ => None,
     }
 }

@@ -109,6 +109,11 @@ fn padding(pads: &[i64]) -> Result<Padding> {
     }
 }
 
+/// Whether each window is a single value and none is left out; exporters write such pools where an input fits as it is.
+fn is_identity(window: &Window) -> bool {
+    *window == Window::square(1, 1, 0)
+}
+
 fn kernel(node: &Node) -> Result<Vec<usize>> {
     let listed = node.ints("kernel_shape").unwrap_or(&[]);
     let sizes = listed
@@ -156,6 +161,9 @@ pub fn max_pool(b: &mut Builder, call: &Call) -> Result<Vec<Value>> {
     } else {
         window(call.node, &kernel(call.node)?, shape)?.0
     };
+    if is_identity(&window) {
+        return Ok(vec![Value::View(view.clone())]);
+    }
     let (name, input) = (b.name(&call.node.name), view.op.clone());
     let op = Op::MaxPool {
         name,
@@ -173,12 +181,21 @@ pub fn average_pool(b: &mut Builder, call: &Call) -> Result<Vec<Value>> {
     let view = call.view(0)?;
     let shape = b.map(view)?;
     let (window, stated) = window(call.node, &kernel(call.node)?, shape)?;
+    if window.dilation != [1, 1] {
+        return Err("its windows are dilated, which is not supported for averages".into());
+    }
     let count_padding =
         call.node.int("count_include_pad") == Some(1) && window.padding != Padding::default();
     if count_padding && window.padding != stated {
         return Err(
             "it counts its padding and rounds its size up (ceil_mode); export it with one of the two".into(),
         );
+    }
+    if is_identity(&window) {
+        return Ok(vec![Value::View(view.clone())]);
+    }
+    if window.kernel == [shape.height, shape.width] && window.padding == Padding::default() {
+        return global_average_pool(b, call);
     }
     let (name, input) = (b.name(&call.node.name), view.op.clone());
     let op = Op::AvgPool {

@@ -13,8 +13,9 @@ use pi_model::spec::Op;
 use super::super::network::{Affine, Network};
 use super::sink::{land, landings};
 
-/// Most that an addition may grow to when the multiplication is taken from it: more would cost the range of the layer.
-const MAX_SHIFT: f64 = 1024.0;
+/// Most that an addition may grow to when the multiplication is taken from it: more would cost the range of the layer. Results of a
+/// trained network are far smaller, so behind a ReLU a channel with a larger addition is always off or always on.
+const MAX_SHIFT: f64 = 256.0;
 
 /// How many went which way.
 #[derive(Default)]
@@ -168,13 +169,18 @@ fn through_relu(
     if !matches!(network.spec.ops[relu], Op::MaskedRelu { .. }) {
         return None;
     }
-    let bias = bias(affine)?;
-    let found = landings(
-        network,
-        shapes,
-        relu,
-        &only_scale(affine.scale.iter().map(|s| s.abs())),
-    )?;
+    let mut bias = only_scale(affine.scale.iter().map(|_| 1.0));
+    let mut behind = only_scale(affine.scale.iter().map(|s| s.abs()));
+    for (c, (&s, &t)) in affine.scale.iter().zip(&affine.shift).enumerate() {
+        let sign = if s < 0.0 { -1.0 } else { 1.0 };
+        let whole = if t == 0.0 { 0.0 } else { sign * t / s.abs() };
+        bias.shift[c] = whole.clamp(-MAX_SHIFT, MAX_SHIFT);
+        if t > 0.0 && whole.abs() > MAX_SHIFT {
+            // Always on: what the addition lacks is added behind the ReLU.
+            behind.shift[c] = t - s * bias.shift[c];
+        }
+    }
+    let found = landings(network, shapes, relu, &behind)?;
     land(network, &found);
     network.set_affine(i, &bias);
     mend(network, relu, &name, &affine.scale);
