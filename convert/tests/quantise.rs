@@ -1,5 +1,7 @@
 //! The commands `quantise` and `check` on a small network and images in folders.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::process::{Command, Output};

@@ -34,7 +34,7 @@ pub struct Numbers {
     /// Calibrate on at most N images, spread evenly over all.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     images: u32,
-    /// Bits of a weight, 2 to 16. More cost nothing but room in the accumulators.
+    /// Bits of a weight, 2 to 16. More come nearer to the float model, and make the error of the encryption larger.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=16))]
     weight_bits: u32,
     /// Fraction bits of an activation, 1 to 16; by default 8, or fewer but at least 4 if values are so large that their truncation might wrap.
