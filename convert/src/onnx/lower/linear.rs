@@ -184,7 +184,7 @@ pub fn batch_normalization(b: &mut Builder, call: &Call) -> Result<Vec<Value>> {
     let mut affine = Affine::identity(channels);
     for c in 0..channels {
         let deviation = (variance[c] + epsilon).sqrt();
-        if !(deviation > 0.0) {
+        if deviation <= 0.0 || deviation.is_nan() {
             return Err(format!("the variance of channel {c} is {}", variance[c]));
         }
         affine.scale[c] = gamma[c] / deviation;
