@@ -37,9 +37,9 @@ pub struct Numbers {
     /// Bits of a weight, 2 to 16. More cost nothing but room in the accumulators.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=16))]
     weight_bits: u32,
-    /// Fraction bits of an activation, 1 to 16.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=16))]
-    activation_bits: u32,
+    /// Fraction bits of an activation, 1 to 16; by default 8, or fewer but at least 4 if values are so large that their truncation might wrap.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    activation_bits: Option<u32>,
 }
 
 impl Quantise {
@@ -64,14 +64,16 @@ pub fn calibrated(
     numbers: &Numbers,
 ) -> anyhow::Result<()> {
     let images = ImageSet::open(calibrate, &model.spec)?.spread(numbers.images as usize);
-    let (weight_bits, activation_bits) = (numbers.weight_bits, numbers.activation_bits);
+    let given = numbers.activation_bits;
+    let given = given.map_or(String::new(), |n| format!(" --activation-bits {n}"));
     let options = Options {
-        activation_bits,
-        weight_bits,
+        activation_bits: numbers.activation_bits,
+        weight_bits: numbers.weight_bits,
         // Without the names of folders: clients see it.
         command: format!(
-            "pi-convert quantise --weight-bits {weight_bits} --activation-bits {activation_bits} --images {}",
-            images.len()
+            "pi-convert quantise --images {} --weight-bits {}{given}",
+            images.len(),
+            numbers.weight_bits
         ),
     };
     let progress = Progress::new("calibrating");
@@ -100,8 +102,10 @@ fn summary(made: &Quantised, same: &Comparison) -> String {
         thousands(card.relus_total as u64),
         thousands(public.graph().n_relus() as u64),
     );
+    let numbers = public.spec().fixed_point.as_ref();
     text += &format!(
-        "Calibrated on {} images; on {} of these the top class is that of the float model, the logits differ by {:.2} % (root mean square).\n",
+        "Activations have {} fraction bits. Calibrated on {} images; on {} of these the top class is that of the float model, the logits differ by {:.2} % (root mean square).\n",
+        numbers.map_or(0, |n| n.activation_fraction_bits),
         made.report.n_images,
         same.n_agree,
         100.0 * same.logits.relative()

@@ -2,8 +2,9 @@
 //!
 //! Weights get as many fraction bits as fit ([`Options::weight_bits`]); then the plaintext executor, which computes the protocol's
 //! integers, runs on the images with wide ranges. Ranges: l_b = bit length of the largest |accumulator| seen, plus 2 (sign and one guard
-//! bit). Where so many large values would be truncated that one might wrap, where an accumulator is wider than the format takes, or the
-//! last one wider than can be opened, layers give up fraction bits of their weights, and the images are run again.
+//! bit). Where so many large values would be truncated that one might wrap, activations give up fraction bits: they are large, so that
+//! they can spare them. Where that does not suffice, layers give up fraction bits of their weights. Where an accumulator is wider than the
+//! format takes, or the last one wider than can be opened, both do. Then the images are run again.
 
 mod check;
 mod error;
@@ -27,14 +28,16 @@ pub use ranges::{Seen, survey};
 
 use weights::Weights;
 
+/// Fraction bits of activations, where none are given: most and fewest.
+const ACTIVATION_BITS: [u32; 2] = [8, 4];
 /// Most bits of an accumulator in the format.
 const MAX_ACCUMULATOR_BITS: u32 = 40;
 
 /// Numbers of the fixed-point network.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Fraction bits of every activation.
-    pub activation_bits: u32,
+    /// Fraction bits of every activation; if none are given, as many of 8 as leave the weights all of theirs, but 4 at least.
+    pub activation_bits: Option<u32>,
     /// Bits of a weight with its sign, 2 to 16; where a filter reads a single channel, at least 12.
     pub weight_bits: u32,
     /// The command, for the model's card.
@@ -44,7 +47,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            activation_bits: 8,
+            activation_bits: None,
             weight_bits: 8,
             command: String::new(),
         }
@@ -96,7 +99,8 @@ pub fn quantise(
     }
     let mut draft = Draft {
         model,
-        options,
+        activation_bits: options.activation_bits.unwrap_or(ACTIVATION_BITS[0]),
+        fewest_bits: options.activation_bits.unwrap_or(ACTIVATION_BITS[1]),
         weights: Weights::new(model, options.weight_bits)?,
         scales: BTreeMap::new(),
     };
@@ -153,7 +157,8 @@ fn finish_card(spec: &mut ModelSpec, model: &FloatModel, n_images: usize, option
 /// A model whose fraction bits are still being lowered.
 struct Draft<'a> {
     model: &'a FloatModel,
-    options: &'a Options,
+    activation_bits: u32,
+    fewest_bits: u32,
     weights: Weights<'a>,
     /// Fraction bits of accumulators before they were lowered last.
     scales: BTreeMap<String, u32>,
@@ -163,7 +168,7 @@ impl Draft<'_> {
     fn spec(&self, accumulators: BTreeMap<String, Accumulator>) -> ModelSpec {
         ModelSpec {
             fixed_point: Some(FixedPoint {
-                activation_fraction_bits: self.options.activation_bits,
+                activation_fraction_bits: self.activation_bits,
                 weight_fraction_bits: self.weights.bits().clone(),
                 accumulators,
             }),
@@ -184,8 +189,8 @@ impl Draft<'_> {
         Ok(lowered)
     }
 
-    /// Lowers accumulators that are too wide, and those that matter most to wraps of the truncation until half as many are expected as a
-    /// plan takes; whether there were any. `parts` are the expected wraps by layer.
+    /// Lowers accumulators that are too wide; then activations, and then the accumulators that matter most to wraps of the truncation, until
+    /// half as many are expected as a plan takes. Whether anything was lowered. `parts` are the expected wraps by layer.
     fn fit_ranges(
         &mut self,
         layers: &[Layer],
@@ -197,20 +202,29 @@ impl Draft<'_> {
             true => MAX_OUTPUT_BITS,
             false => MAX_ACCUMULATOR_BITS,
         };
+        let excess = |i: usize| ranges[i].bits.saturating_sub(most(i));
+        let less = self.spare(&parts, (0..layers.len()).map(excess).max().unwrap_or(0));
+        self.activation_bits -= less;
         let mut drops: Vec<u32> = (0..layers.len())
-            .map(|i| ranges[i].bits.saturating_sub(most(i)))
+            .map(|i| excess(i).saturating_sub(less))
             .collect();
         for (part, &drop) in parts.iter_mut().zip(&drops) {
-            *part /= f64::from(drop).exp2();
+            *part /= f64::from(less + drop).exp2();
         }
         while parts.iter().sum::<f64>() > MAX_FAILURES / 2.0 {
             let order = |a: &usize, b: &usize| parts[*a].total_cmp(&parts[*b]);
             let lowerable = |i: &usize| drops[*i] < self.weights.room(&layers[*i]);
             let Some(largest) = (0..parts.len()).filter(lowerable).max_by(order) else {
                 let worst = (0..parts.len()).max_by(order).unwrap_or(0);
+                let mean_bits = ranges[worst].mean_bits.unwrap_or(0);
+                let mean = (f64::from(mean_bits) - f64::from(layers[worst].fraction_bits)).exp2();
                 return Err(Error::layer(
                     &layers[worst].name,
-                    "it truncates so many large values that one might wrap; use fewer --activation-bits",
+                    format!(
+                        "it truncates {} values that are about {mean:.0e} in the mean, so that one might wrap; use fewer --activation-bits than {}, or scale the network's values down",
+                        layers[worst].shape.n_values(),
+                        self.activation_bits
+                    ),
                 ));
             };
             parts[largest] /= 2.0;
@@ -230,7 +244,15 @@ impl Draft<'_> {
                 self.lower(layer, drop, &why)?;
             }
         }
-        Ok(drops.iter().any(|&drop| drop > 0))
+        Ok(less > 0 || drops.iter().any(|&drop| drop > 0))
+    }
+
+    /// Fraction bits that activations should give up where `parts` wraps are expected and an accumulator is `excess` bits too wide: as many as
+    /// the wraps need, and of an accumulator half of its bits, so that weights and activations become coarser together.
+    fn spare(&self, parts: &[f64], excess: u32) -> u32 {
+        let wraps = (parts.iter().sum::<f64>() / (MAX_FAILURES / 2.0)).log2();
+        let wanted = (wraps.ceil().max(0.0) as u32).max(excess.div_ceil(2));
+        wanted.min(self.activation_bits - self.fewest_bits)
     }
 
     /// Gives up `n` fraction bits of the accumulator of `layer`; `why` is the reason if it has not so many, or did so in vain before.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::{Net, every_operation, residual};
-use pi_model::spec::Window;
+use pi_model::spec::{Op, Window};
 
 fn quiet(_: usize, _: usize) {}
 
@@ -42,7 +42,7 @@ fn every_operation_is_near_its_float() {
         let (_, same) = round_trip(&mut net, &Options::default(), 20);
         assert!(same.logits.relative() < 0.05, "{seed}: {same:?}");
         let wide = Options {
-            activation_bits: 12,
+            activation_bits: Some(12),
             weight_bits: 14,
             ..Options::default()
         };
@@ -55,7 +55,7 @@ fn every_operation_is_near_its_float() {
 fn what_remains_of_a_pool_is_in_the_weights_of_its_reader() {
     // Windows of 3 x 3: 8 / 9 is left over.
     let mut net = Net::new([2, 6, 6], 1);
-    net.relu("relu", "input").add(pi_model::spec::Op::AvgPool {
+    net.relu("relu", "input").add(Op::AvgPool {
         name: "pool".into(),
         input: "relu".into(),
         window: Window::square(3, 3, 0),
@@ -83,6 +83,62 @@ fn layers_give_up_bits_where_ranges_are_too_wide() {
     assert!(last.1.bits <= MAX_OUTPUT_BITS, "{report:?}");
     assert_eq!(same.n_range_violations, 0, "{same:?}");
     pi_model::PublicPlan::new(made.model.public(), 1).unwrap();
+}
+
+#[test]
+fn large_activations_give_up_bits_before_weights_do() {
+    // Values grow so much that, of so many, one might wrap.
+    let mut net = Net::new([3, 32, 32], 5);
+    net.conv("a", "input", 64, Window::square(3, 1, 1))
+        .relu("relu", "a")
+        .conv("b", "relu", 64, Window::square(3, 1, 1))
+        .relu("large", "b")
+        .classifier("large", 10);
+    let scale = |net: &mut Net, op: &str, by: f32| {
+        let weights = net.model.weights.get_mut(op).unwrap();
+        weights.weight.iter_mut().for_each(|w| *w *= by);
+    };
+    scale(&mut net, "a", 256.0);
+    let bits = |made: &Quantised| {
+        let numbers = made.model.public().spec().fixed_point.as_ref();
+        numbers.unwrap().activation_fraction_bits
+    };
+    let (made, same) = round_trip(&mut net, &Options::default(), 10);
+    assert!((4..8).contains(&bits(&made)), "{}", bits(&made));
+    let gives_up = |made: &Quantised| made.report.dropped.contains_key("b");
+    assert!(!gives_up(&made), "{:?}", made.report);
+    assert!(same.logits.relative() < 0.05, "{same:?}");
+    let all = Options {
+        activation_bits: Some(8),
+        ..Options::default()
+    };
+    let (made, _) = round_trip(&mut net, &all, 10);
+    assert_eq!(bits(&made), 8);
+    assert!(gives_up(&made), "{:?}", made.report);
+    // An average has no weights that could give up some.
+    let mut net = Net::new([3, 32, 32], 6);
+    net.conv("a", "input", 32, Window::square(3, 1, 1))
+        .relu("relu", "a")
+        .add(Op::AvgPool {
+            name: "average".into(),
+            input: "relu".into(),
+            window: Window::square(3, 1, 1),
+            count_padding: true,
+        })
+        .conv("b", "average", 4, Window::square(1, 1, 0))
+        .relu("last", "b")
+        .classifier("last", 10);
+    scale(&mut net, "a", 16_384.0);
+    let images = ImageSet::of_tensors(net.images(2), &net.model.spec.input).unwrap();
+    let wide = Options {
+        weight_bits: 16,
+        ..Options::default()
+    };
+    let refused = quantise(&net.model, &images, &wide, &quiet);
+    let said = refused.unwrap_err().to_string();
+    for what in ["layer 'average", "32768 values", "than 4", "scale"] {
+        assert!(said.contains(what), "{said}");
+    }
 }
 
 #[test]
