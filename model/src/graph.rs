@@ -9,12 +9,14 @@
 //! both a convolution and something else need before its ReLU, a tensor that is read with different strides, or both pooled and not.
 
 mod compile;
+mod linear;
 mod lower;
+mod remainders;
 mod shapes;
 mod value;
 mod view;
 
-pub use compile::pool_remainders;
+pub use remainders::pool_remainders;
 pub use shapes::{shapes, slide};
 pub use view::{Run, Span, View};
 

@@ -103,6 +103,12 @@ impl PublicModel {
         &self.masks
     }
 
+    /// Values that an inference puts out; the number of classes, where they are classes.
+    #[must_use]
+    pub fn n_outputs(&self) -> usize {
+        self.graph.layers.last().map_or(0, |l| l.shape.n_values())
+    }
+
     /// Channels of the result of operation `name`; 0 if there is none.
     #[must_use]
     pub(crate) fn channels_of(&self, name: &str) -> usize {

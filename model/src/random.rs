@@ -255,22 +255,12 @@ impl RandomModel {
             let mean = sum as f64 / (n_images * layer.shape.n_values()) as f64;
             (
                 layer.name.clone(),
-                calibrated(layer.truncated_bits, most, mean),
+                Accumulator::calibrated(layer.truncated_bits, most, mean),
             )
         });
         self.numbers.accumulators = ranges.collect();
         self.spec.fixed_point = Some(self.numbers.clone());
         Model::new(self.spec.clone(), self.masks.clone(), self.weights.clone())
-    }
-}
-
-/// l_b = bits of the largest |accumulator| + 2 (sign and guard), and more than are truncated; the mean up to a power of two.
-#[must_use]
-pub fn calibrated(truncated_bits: u32, maximum: u64, mean: f64) -> Accumulator {
-    let bits = (64 - maximum.leading_zeros() + 2).max(truncated_bits + 2);
-    Accumulator {
-        bits,
-        mean_bits: Some((mean.max(1.0).log2().ceil() as u32).min(bits - 1)),
     }
 }
 

@@ -79,6 +79,19 @@ pub struct InputSpec {
     pub std: Vec<f64>,
 }
 
+impl Accumulator {
+    /// The range of an accumulator whose absolute values were seen to be `largest` at most and `mean` on average: bits of the largest
+    /// and two more, for sign and guard, and more than are truncated.
+    #[must_use]
+    pub fn calibrated(truncated_bits: u32, largest: u64, mean: f64) -> Self {
+        let bits = (u64::BITS - largest.leading_zeros() + 2).max(truncated_bits + 2);
+        Self {
+            bits,
+            mean_bits: Some((mean.max(1.0).log2().ceil() as u32).min(bits - 1)),
+        }
+    }
+}
+
 /// What the client learns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -91,7 +91,7 @@ pub fn cifar10(
         .map(|(index, record)| {
             let (label, planes) = record.split_at(1);
             let label = label.first().copied().unwrap_or(u8::MAX) as usize;
-            let n_labels = model.spec().labels.len();
+            let n_labels = model.n_outputs();
             if label >= n_labels {
                 return Err(fail(format!(
                     "record {index} has class {label}, the model knows {n_labels}"

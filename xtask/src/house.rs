@@ -25,11 +25,12 @@ const PARAMETERS: usize = 6;
 const CIRCLE: usize = 2;
 
 /// The crates, by folder.
-const CRATES: [&str; 11] = [
+const CRATES: [&str; 12] = [
     "images",
     "model",
     "protocol",
     "proto",
+    "convert",
     "pi-server",
     "pi-client",
     "pi-python",

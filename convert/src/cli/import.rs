@@ -1,5 +1,6 @@
 //! `pi-convert import`: an ONNX file to the folder of a float model.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -92,15 +93,17 @@ impl Import {
             .map(|n| n.to_string_lossy().into_owned());
         let command = format!("pi-convert import {}", file.unwrap_or_default());
         model.spec.card.recipe.push(command);
-        print!("{summary}");
         if let Some(images) = &self.calibrate {
+            write!(std::io::stdout(), "{summary}")?;
             return calibrated(&model, images, &self.out, &self.numbers);
         }
+        // Saved first: whoever reads the summary may close the pipe.
         model.save(&self.out)?;
-        println!(
-            "{}: a float model; `pi-convert quantise` makes one to serve",
+        writeln!(
+            std::io::stdout(),
+            "{summary}{}: a float model; `pi-convert quantise` makes one to serve",
             self.out.display()
-        );
+        )?;
         Ok(())
     }
 }

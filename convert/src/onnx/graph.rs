@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
+use pi_model::text::shown;
+
 use super::constant::{Constant, Values};
 use super::error::{ImportError, Result};
 use super::file::Constants;
@@ -38,6 +40,8 @@ impl Node {
         } else {
             proto.name.clone()
         };
+        // It is printed, and becomes the name of an operation.
+        let name = shown(&name);
         Self { name, proto }
     }
 

@@ -80,6 +80,7 @@ pub fn import(path: &Path, options: &Options) -> Result<(FloatModel, Summary)> {
     let network = Network {
         spec,
         weights: BTreeMap::new(),
+        statistics: BTreeMap::new(),
     };
     let lowered = lower::lower(&graph, network)?;
     let (mut network, mut notes) = (lowered.network, lowered.notes);

@@ -17,6 +17,8 @@ pub struct Network {
     pub spec: ModelSpec,
     /// Weights by operation.
     pub weights: BTreeMap<String, FloatWeights>,
+    /// What the normalisations of the training knew of their inputs, by operation: mean and standard deviation of each channel.
+    pub statistics: BTreeMap<String, Vec<[f64; 2]>>,
 }
 
 /// A multiplication and an addition for each channel.

@@ -275,10 +275,8 @@ impl Draft<'_> {
 /// Range of each accumulator, by what was seen.
 fn ranges(layers: &[Layer], seen: &Seen) -> Vec<Accumulator> {
     let ranges = layers.iter().zip(seen.largest.iter().zip(&seen.means));
-    let range = |(layer, (&largest, &mean)): (&Layer, (&u64, &f64))| Accumulator {
-        // A layer may be so quiet that all its bits would be truncated.
-        bits: (u64::BITS - largest.leading_zeros() + 2).max(layer.truncated_bits + 2),
-        mean_bits: Some(mean.max(1.0).log2().ceil() as u32),
+    let range = |(layer, (&largest, &mean)): (&Layer, (&u64, &f64))| {
+        Accumulator::calibrated(layer.truncated_bits, largest, mean)
     };
     ranges.map(range).collect()
 }

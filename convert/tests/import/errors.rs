@@ -243,6 +243,14 @@ fn what_the_output_does_not_need_is_not_judged() {
 }
 
 #[test]
+fn names_are_shown_without_effect() {
+    let mut net = net().node("LSTM", "x", "y", &[]);
+    net.graph().node[0].name = "\u{1b}[2Jevil\nline".into();
+    let text = net.refused();
+    assert!(text.ends_with("    \\u{1b}[2Jevil\\nline"), "{text:?}");
+}
+
+#[test]
 fn operators_that_fit_only_sometimes() {
     let pool = |attributes: &[_]| net().node("AveragePool", "x", "y", attributes);
     let kernel = || ints("kernel_shape", &[3, 3]);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::value::Value;
-use super::{Bias, Conv, Graph, Layer, Shape, Source, View, pool_shift, shapes};
+use super::{Bias, Graph, Layer, Shape, Source, View, pool_remainders, shapes};
 use crate::error::{ModelError, Result};
 use crate::relu_set::ReluSet;
 use crate::spec::{FixedPoint, ModelSpec, Op, Window};
@@ -43,65 +43,19 @@ pub(super) fn run(spec: &ModelSpec, masks: &BTreeMap<String, ReluSet>) -> Result
     compiler.run()
 }
 
-/// The average pools whose division is a change of scale alone, by name, and what remains of it: 2^floor(log2 n) / n for windows of n
-/// values. The weights of every operation that reads such a pool have to be multiplied by it. These are the pools without overlap and
-/// padding that only convolutions and fully connected layers read, perhaps behind a flatten; all others divide by themselves.
-#[must_use]
-pub fn pool_remainders(spec: &ModelSpec) -> BTreeMap<String, f64> {
-    let Ok(shapes) = shapes(spec) else {
-        return BTreeMap::new();
-    };
-    let reader_takes = |name: &str| -> bool {
-        let mut names = vec![name];
-        let mut read = false;
-        for op in &spec.ops {
-            if op.inputs().iter().any(|i| names.contains(&i.as_str())) {
-                match op {
-                    Op::Flatten { name, .. } => names.push(name),
-                    Op::Conv2d { .. } | Op::Linear { .. } => read = true,
-                    _ => return false,
-                }
-            }
-        }
-        let last = spec.ops.last().map(Op::name);
-        read && !names.iter().any(|&n| Some(n) == last)
-    };
-    let window_of = |op: &Op| match op {
-        Op::GlobalAvgPool { input, .. } => {
-            let shape = shapes[input];
-            Some([shape.height, shape.width])
-        }
-        Op::AvgPool { input, window, .. } => {
-            let shape = shapes[input];
-            let k = window.kernel;
-            let plain = window.stride == k && window.padding == Default::default();
-            let divides = shape.height.is_multiple_of(k[0]) && shape.width.is_multiple_of(k[1]);
-            (plain && divides).then_some(k)
-        }
-        _ => None,
-    };
-    let pools = spec.ops.iter().filter_map(|op| {
-        let window = window_of(op).filter(|_| reader_takes(op.name()))?;
-        let n = (window[0] * window[1]) as f64;
-        let remains = f64::from(pool_shift(window)).exp2() / n;
-        Some((op.name().to_owned(), remains))
-    });
-    pools.collect()
-}
-
 pub(super) struct Compiler<'a> {
     spec: &'a ModelSpec,
-    numbers: &'a FixedPoint,
+    pub(super) numbers: &'a FixedPoint,
     masks: &'a BTreeMap<String, ReluSet>,
     pub(super) shapes: BTreeMap<String, Shape>,
     n_readers: HashMap<&'a str, usize>,
     pub(super) remainders: BTreeMap<String, f64>,
-    graph: Graph,
+    pub(super) graph: Graph,
     /// Largest absolute value of each tensor.
     bounds: Vec<f64>,
-    values: HashMap<&'a str, Value>,
+    pub(super) values: HashMap<&'a str, Value>,
     /// Copies of views for convolutions of other strides.
-    copies: HashMap<(View, [usize; 2]), View>,
+    pub(super) copies: HashMap<(View, [usize; 2]), View>,
 }
 
 impl<'a> Compiler<'a> {
@@ -423,114 +377,6 @@ impl<'a> Compiler<'a> {
             relu,
         });
         Ok(())
-    }
-
-    fn conv(
-        &mut self,
-        name: &str,
-        input: &'a str,
-        window: &Window,
-        groups: usize,
-    ) -> Result<Value> {
-        let bits = self.numbers.weight_fraction_bits.get(name).copied();
-        let bits = bits.ok_or_else(|| {
-            ModelError::op(name, "fixed_point has no weight_fraction_bits for it")
-        })?;
-        if bits > 20 {
-            return Err(ModelError::op(
-                name,
-                format!("{bits} fraction bits of the weights; at most 20 are supported"),
-            ));
-        }
-        let mut value = self.local(name, input)?;
-        let covers = |v: &Value, graph: &Graph| v.view().is_some_and(|v| v.covers(&graph.tensors));
-        if !covers(&value, &self.graph) {
-            value = self.local_tensor(input, value)?;
-        }
-        let Some(view) = value.view().cloned() else {
-            return Err(ModelError::op(name, "what it reads is not one tensor"));
-        };
-        let (shape, fraction_bits) = (value.shape, value.fraction_bits + bits);
-        let source = self.source(input, view, shape, window.stride)?;
-        let result = self.shapes[name];
-        let conv = Conv {
-            op: name.to_owned(),
-            source,
-            out_channels: result.channels,
-            window: *window,
-            groups,
-            out_size: [result.height, result.width],
-            fraction_bits,
-            shift: 0,
-        };
-        Ok(Value {
-            convs: vec![conv],
-            terms: vec![],
-            biases: vec![],
-            constant: 0,
-            shape: result,
-            fraction_bits,
-        })
-    }
-
-    /// The source of `view` for convolutions of `stride`, of a copy where a tensor of it is in another source.
-    fn source(
-        &mut self,
-        input: &str,
-        view: View,
-        shape: Shape,
-        stride: [usize; 2],
-    ) -> Result<usize> {
-        let same =
-            |s: &Source, view: &View| s.view == *view && s.stride == stride && s.shape == shape;
-        let mut sources = self.graph.sources.iter();
-        if let Some(known) = sources.position(|s| same(s, &view)) {
-            return Ok(known);
-        }
-        let taken = view.tensors().any(|t| self.graph.source_of(t).is_some());
-        let mut view = view;
-        if taken {
-            let key = (view.clone(), stride);
-            let copy = match self.copies.get(&key) {
-                Some(copy) => copy.clone(),
-                None => {
-                    let n = self.copies.len() + 1;
-                    let copy = View {
-                        rows: view.rows,
-                        columns: view.columns,
-                        ..self.copy(format!("{input}.copy{n}"), &view)?
-                    };
-                    self.copies.insert(key, copy.clone());
-                    copy
-                }
-            };
-            view = copy;
-            let mut sources = self.graph.sources.iter();
-            if let Some(known) = sources.position(|s| same(s, &view)) {
-                return Ok(known);
-            }
-        }
-        self.graph.sources.push(Source {
-            view,
-            shape,
-            stride,
-        });
-        Ok(self.graph.sources.len() - 1)
-    }
-
-    /// A tensor that holds the channels of `view`, whole: no window is summed.
-    fn copy(&mut self, name: String, view: &View) -> Result<View> {
-        let [height, width] = view.size;
-        let whole = View {
-            rows: super::Span::whole(height),
-            columns: super::Span::whole(width),
-            ..view.clone()
-        };
-        let shape = whole.shape();
-        let f_a = self.numbers.activation_fraction_bits;
-        let copied = self.tensor(name.clone(), Value::of(whole, shape, f_a))?;
-        let view = copied.view().cloned();
-        view.ok_or_else(|| ModelError::op(&name, "a copy is a tensor"))
     }
 
     /// The mask of operation `name`.

@@ -117,23 +117,7 @@ fn result(op: &Op, inputs: &[Shape]) -> Result<Shape> {
                 None => Ok(first),
             }
         }
-        Op::Concat { .. } => {
-            let map = |s: &Shape| (s.height, s.width);
-            if let Some(other) = inputs.iter().find(|s| map(s) != map(&first)) {
-                return refuse(format!(
-                    "it puts together the shapes {first} and {other}; rows and columns must be the same"
-                ));
-            }
-            let channels = inputs.iter().map(|s| s.channels).sum();
-            Ok(Shape::new(channels, first.height, first.width))
-        }
-        Op::Channels { channels, .. } => match channels.iter().find(|&&c| c >= first.channels) {
-            Some(c) => refuse(format!(
-                "it takes channel {c} of a result that has {} of them, counted from 0",
-                first.channels
-            )),
-            None => Ok(Shape::new(channels.len(), first.height, first.width)),
-        },
+        Op::Concat { .. } | Op::Channels { .. } => channels(op, inputs),
         Op::Pad { padding: p, .. } => {
             let sides = [p.top, p.left, p.bottom, p.right];
             if sides.iter().any(|&n| n > super::MAX_TENSOR_VALUES) {
@@ -160,5 +144,31 @@ fn result(op: &Op, inputs: &[Shape]) -> Result<Shape> {
         Op::Bias { .. } | Op::MaskedRelu { .. } | Op::Clip { .. } | Op::LeakyRelu { .. } => {
             Ok(first)
         }
+    }
+}
+
+/// What is made of channels.
+fn channels(op: &Op, inputs: &[Shape]) -> Result<Shape> {
+    let refuse = |reason: String| Err(ModelError::op(op.name(), reason));
+    let first = inputs[0];
+    match op {
+        Op::Concat { .. } => {
+            let map = |s: &Shape| (s.height, s.width);
+            if let Some(other) = inputs.iter().find(|s| map(s) != map(&first)) {
+                return refuse(format!(
+                    "it puts together the shapes {first} and {other}; rows and columns must be the same"
+                ));
+            }
+            let channels = inputs.iter().map(|s| s.channels).sum();
+            Ok(Shape::new(channels, first.height, first.width))
+        }
+        Op::Channels { channels, .. } => match channels.iter().find(|&&c| c >= first.channels) {
+            Some(c) => refuse(format!(
+                "it takes channel {c} of a result that has {} of them, counted from 0",
+                first.channels
+            )),
+            None => Ok(Shape::new(channels.len(), first.height, first.width)),
+        },
+        _ => Ok(first),
     }
 }

@@ -50,11 +50,11 @@ fn version(model: &Served) -> String {
 }
 
 fn metadata(model: &Served) -> ModelMetadataResponse {
-    let spec = model.model().public().spec();
-    let input = &spec.input;
+    let public = model.model().public();
+    let (spec, input) = (public.spec(), &public.spec().input);
     let shape = [input.channels, input.height, input.width];
     let (output, datatype, n) = match spec.output {
-        OutputMode::Logits => ("logits", "FP32", spec.labels.len()),
+        OutputMode::Logits => ("logits", "FP32", public.n_outputs()),
         OutputMode::Argmax => ("class", "INT64", 1),
     };
     ModelMetadataResponse {

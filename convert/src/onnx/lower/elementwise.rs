@@ -193,7 +193,7 @@ pub fn clip(b: &mut Builder, call: &Call) -> Result<Vec<Value>> {
         )
     };
     let max = max.map_or(f64::INFINITY, f64::from);
-    if min != Some(0.0) || !(max > 0.0) {
+    if min != Some(0.0) || max <= 0.0 || max.is_nan() {
         return Err(format!(
             "it clips from {} to {max}; only clipping from 0 to a value above 0 can be run privately. Train the network with ReLU or ReLU6",
             min.unwrap_or(f32::NEG_INFINITY)

@@ -182,14 +182,17 @@ pub fn batch_normalization(b: &mut Builder, call: &Call) -> Result<Vec<Value>> {
     let (gamma, beta, mean, variance) = (read(1)?, read(2)?, read(3)?, read(4)?);
     let epsilon = f64::from(call.node.float("epsilon").unwrap_or(1e-5));
     let mut affine = Affine::identity(channels);
+    let mut statistics = vec![];
     for c in 0..channels {
         let deviation = (variance[c] + epsilon).sqrt();
-        if !(deviation > 0.0) {
+        if deviation <= 0.0 || deviation.is_nan() {
             return Err(format!("the variance of channel {c} is {}", variance[c]));
         }
+        statistics.push([mean[c], deviation]);
         affine.scale[c] = gamma[c] / deviation;
         affine.shift[c] = beta[c] - mean[c] * affine.scale[c];
     }
     let view = b.push_affine(&call.node.name, view, &affine)?;
+    b.network.statistics.insert(view.op.clone(), statistics);
     Ok(vec![Value::View(view)])
 }

@@ -1,8 +1,9 @@
 //! Normalisations: a multiplication and an addition for each channel, of which no more is left than the network needs.
 //!
-//! In this order: into the convolution before, if nothing else reads that; into those behind; the multiplication into those behind and
-//! the addition left as a `bias`, which costs nothing; the same through a ReLU, where ReLU(s (x + b)) = |s| ReLU(x + b) for a positive
-//! s and |s| (ReLU(x + b) - (x + b)) for a negative one. As the last resort it stays a convolution with a filter for each channel.
+//! In this order: into the convolution before, if nothing else reads that; into those behind; through a ReLU, where
+//! ReLU(s (x + b)) = |s| ReLU(x + b) for a positive s and |s| (ReLU(x + b) - (x + b)) for a negative one; the multiplication into the
+//! convolutions behind. The last two leave the addition as a `bias`, which costs nothing. As the last resort it stays a convolution
+//! with a filter for each channel.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +12,14 @@ use pi_model::graph::Shape;
 use pi_model::spec::Op;
 
 use super::super::network::{Affine, Network};
-use super::sink::{land, landings};
+use super::sink::{Landing, land, landings};
 
-/// Most that an addition may grow to when the multiplication is taken from it: more would cost the range of the layer. Results of a
-/// trained network are far smaller, so behind a ReLU a channel with a larger addition is always off or always on.
+/// Most that an addition may grow to when the multiplication is taken from it: more would cost the range of the layer.
 const MAX_SHIFT: f64 = 256.0;
+
+/// So many standard deviations from their mean results of a trained network never are. A channel whose ReLU would change further
+/// away is always off or always on.
+const MAX_DEVIATIONS: f64 = 32.0;
 
 /// How many went which way.
 #[derive(Default)]
@@ -46,15 +50,16 @@ pub fn fold(network: &mut Network, notes: &mut Vec<String>) -> Result<(), ModelE
         let shapes = network.shapes()?;
         if let Some(found) = landings(network, &shapes, i, &affine) {
             land(network, &found);
+            hand_on_statistics(network, i, &found);
             network.remove(i);
             ways.behind += 1;
             continue;
         }
         if !affine.only_shifts() {
-            if leave_bias(network, &shapes, i, &affine).is_some() {
-                ways.biases += 1;
-            } else if through_relu(network, &shapes, i, &affine).is_some() {
+            if through_relu(network, &shapes, i, &affine).is_some() {
                 ways.through_relus += 1;
+            } else if leave_bias(network, &shapes, i, &affine).is_some() {
+                ways.biases += 1;
             }
         }
         i += 1;
@@ -119,6 +124,20 @@ fn fold_up(network: &mut Network, i: usize, affine: &Affine) -> Option<usize> {
     Some(before)
 }
 
+/// An operation that takes another one in and its place reads the same values.
+fn hand_on_statistics(network: &mut Network, i: usize, found: &[Landing]) {
+    let ops = &network.spec.ops;
+    let Some(statistics) = network.statistics.remove(ops[i].name()) else {
+        return;
+    };
+    for (reader, _) in found {
+        if ops[*reader].inputs() == [ops[i].name()] {
+            let name = ops[*reader].name().to_owned();
+            network.statistics.insert(name, statistics.clone());
+        }
+    }
+}
+
 /// The addition that is left when the multiplication is done later; none where it would be out of proportion.
 fn bias(affine: &Affine) -> Option<Affine> {
     let shift = affine.scale.iter().zip(&affine.shift).map(|(&s, &t)| t / s);
@@ -171,11 +190,19 @@ fn through_relu(
     }
     let mut bias = only_scale(affine.scale.iter().map(|_| 1.0));
     let mut behind = only_scale(affine.scale.iter().map(|s| s.abs()));
+    let statistics = network.statistics.get(&name);
     for (c, (&s, &t)) in affine.scale.iter().zip(&affine.shift).enumerate() {
+        let [mean, deviation] = statistics.map_or([0.0, MAX_SHIFT / MAX_DEVIATIONS], |all| all[c]);
         let sign = if s < 0.0 { -1.0 } else { 1.0 };
         let whole = if t == 0.0 { 0.0 } else { sign * t / s.abs() };
-        bias.shift[c] = whole.clamp(-MAX_SHIFT, MAX_SHIFT);
-        if t > 0.0 && whole.abs() > MAX_SHIFT {
+        let most = MAX_DEVIATIONS * deviation;
+        let centred = (whole + mean).clamp(-most, most);
+        bias.shift[c] = if centred == whole + mean {
+            whole
+        } else {
+            centred - mean
+        };
+        if bias.shift[c] != whole && sign * centred > 0.0 {
             // Always on: what the addition lacks is added behind the ReLU.
             behind.shift[c] = t - s * bias.shift[c];
         }

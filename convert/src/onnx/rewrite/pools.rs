@@ -24,6 +24,7 @@ pub fn run(
     let mut with_max = Network {
         spec: network.spec.clone(),
         weights: BTreeMap::new(),
+        statistics: BTreeMap::new(),
     };
     let before = count(&with_max)?;
     let swapped = swap(&mut with_max);

@@ -258,7 +258,7 @@ impl Output {
 
 /// Names, datatypes and shapes of what the model answers; -1 stands for the number of images.
 pub(crate) fn outputs_of(model: &PublicModel) -> Vec<(&'static str, &'static str, Vec<i64>)> {
-    let logits = ("logits", "FP32", vec![-1, model.spec().labels.len() as i64]);
+    let logits = ("logits", "FP32", vec![-1, model.n_outputs() as i64]);
     let class = ("class", "INT64", vec![-1]);
     match model.spec().output {
         OutputMode::Logits => vec![logits, class],
