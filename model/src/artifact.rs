@@ -1,6 +1,6 @@
 //! A model on disk: `model.json` (public) beside `model.safetensors` (integer weights, biases, masks).
 //!
-//! Tensors: `<conv>.weight` i8 or i16 of shape (O, C, kh, kw), `<linear>.weight` (O, features) or (O, features, 1, 1), `<op>.bias` i64 (O)
+//! Tensors: `<conv>.weight` i8 or i16 of shape (O, C / groups, kh, kw), `<linear>.weight` (O, features) or (O, features, 1, 1), `<op>.bias` i64 (O)
 //! at the scale of the accumulator, `<relu>.mask` u8 (C, H, W). A tensor of another shape, or one that no operation names, is refused. Files are written under a temporary name and renamed.
 
 use std::collections::HashMap;
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Model {
 /// Weights of one convolution or fully connected layer. Private to the server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConvWeights {
-    /// (O, C, kh, kw), each at most 16 bits with its sign.
+    /// (O, C / groups, kh, kw), each at most 16 bits with its sign.
     pub weight: Vec<i32>,
     /// (O), at the accumulator's scale.
     pub bias: Vec<i64>,

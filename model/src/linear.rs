@@ -6,6 +6,7 @@
 use crate::artifact::Model;
 use crate::graph::{Conv, Graph, Layer};
 use crate::kernel;
+use zeroize::Zeroizing;
 
 /// The kernel's description of a convolution.
 #[must_use]
@@ -55,7 +56,9 @@ fn add_constants(sum: &mut [u64], plane: usize, constants: &[i64], shift: u32) {
 /// Adds the terms of `layer` to `sum`: the same on values, on shares and on masks.
 pub fn add_terms<T: AsRef<[u64]>>(layer: &Layer, tensors: &[T], sum: &mut [u64]) {
     for term in &layer.terms {
-        for (index, (s, x)) in sum.iter_mut().zip(term.view.apply(tensors)).enumerate() {
+        // Of shares and masks this is a secret.
+        let values = Zeroizing::new(term.view.apply(tensors));
+        for (index, (s, x)) in sum.iter_mut().zip(values.iter()).enumerate() {
             *s = s.wrapping_add(x.wrapping_mul(term.factor(index) as u64));
         }
     }

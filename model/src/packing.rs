@@ -37,7 +37,8 @@ pub use response::{ResponsePacking, Stride};
 use crate::bits::packed_bytes;
 use crate::graph::{Shape, slide};
 use crate::spec::Window;
-use block::{Block, MAX_STRIDE, Part};
+pub use block::MAX_STRIDE;
+use block::{Block, Part};
 use serde::{Deserialize, Serialize};
 
 /// A convolution as seen from its source, which fixes its stride. A linear layer is a 1x1 kernel over a 1x1 map.

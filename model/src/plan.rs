@@ -8,6 +8,7 @@
 //! need, 24 to 32, and leaves h = 48 to 40 below. The error is 0 except with probability about 2^(16-h) a logit.
 
 mod bands;
+mod digest;
 mod explain;
 mod sources;
 
@@ -112,7 +113,7 @@ pub struct SourcePlan {
 /// One response: what it answers, and where its outputs belong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ResponsePlan {
-    /// Index of the source.
+    /// Index among the sources of the plan.
     pub source: usize,
     /// Index among [`SourcePacking::responses`].
     pub response: usize,
@@ -227,6 +228,7 @@ impl PublicPlan {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(&part);
         }
+        digest::graph(self.graph(), &mut hasher);
         Ok(*hasher.finalize().as_bytes())
     }
 
@@ -248,7 +250,7 @@ impl PublicPlan {
         self.batch
     }
 
-    /// The sources, as in the graph.
+    /// The sources in the order of the graph, each in its bands.
     #[must_use]
     pub fn sources(&self) -> &[SourcePlan] {
         &self.sources
@@ -355,7 +357,7 @@ fn expected_failures(graph: &Graph) -> f64 {
     let truncated = graph.layers.iter().filter(|l| l.truncated_bits > 0);
     truncated
         .map(|l| l.shape.n_values() as f64 * (f64::from(l.mean_bits) - ring).exp2())
-        .sum()
+        .fold(0.0, |sum, part| sum + part)
 }
 
 /// A public plan and the weights: what the server has.

@@ -223,10 +223,17 @@ impl RandomModel {
         self
     }
 
-    /// A random image that fits the network.
+    /// Another number of fraction bits of every activation than 8, and at least as many.
+    pub fn activation_bits(&mut self, bits: u32) -> &mut Self {
+        self.numbers.activation_fraction_bits = bits.max(8);
+        self
+    }
+
+    /// A random image that fits the network, with values from -1 to 1.
     pub fn input(&mut self) -> Vec<i64> {
+        let shift = self.numbers.activation_fraction_bits - 8;
         (0..self.spec.input.n_values())
-            .map(|_| (self.next_u64() % 512) as i64 - 256)
+            .map(|_| ((self.next_u64() % 512) as i64 - 256) << shift)
             .collect()
     }
 

@@ -4,8 +4,8 @@
 //! quantising read it. An *integer* model has the numbers of its fixed-point arithmetic too, and is what is served.
 //!
 //! Numbers: an activation is an integer with `activation_fraction_bits` fraction bits. A weight is an integer with fraction bits of
-//! its layer's own. The accumulator of a layer has the sum of both, plus floor(log2) of the pooling window where a pool precedes it
-//! (pools are sums; the division is this change of scale).
+//! its layer's own. The accumulator of a layer has the sum of both, plus floor(log2) of the window where a pool precedes it whose division is a
+//! change of scale ([`crate::graph::pool_remainders`]; other pools multiply by the reciprocal).
 
 use std::collections::BTreeMap;
 

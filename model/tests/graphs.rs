@@ -9,7 +9,7 @@ use pi_model::{Model, PublicPlan, executor};
 fn random_graphs_compile_plan_and_survive_the_disk() {
     let (mut n_layers, mut n_inserted) = (0, 0);
     for seed in 0..200 {
-        let (model, inputs) = random_graph(seed, 10).unwrap();
+        let (model, inputs) = random_graph(seed, 10, 8).unwrap();
         let run = executor::run(&model, &inputs[0]).unwrap();
         PublicPlan::new(model.public(), 1).unwrap();
         let names: Vec<&str> = model

@@ -4,13 +4,18 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::value::Value;
-use super::{Bias, Graph, Layer, Shape, Source, View, pool_remainders, shapes};
+use super::{Bias, Graph, Layer, Shape, View, pool_remainders, shapes};
 use crate::error::{ModelError, Result};
 use crate::relu_set::ReluSet;
 use crate::spec::{FixedPoint, ModelSpec, Op, Window};
 
 /// Most bits of an accumulator; what one has whose range is not known.
 pub(super) const WIDEST: u32 = 40;
+
+/// Most values of all layers together.
+const MAX_VALUES: usize = 1 << 28;
+/// Most layers: messages name them by 16 bits.
+const MAX_LAYERS: usize = 60_000;
 
 /// Compiles `spec` with the masks named after their ReLUs.
 pub(super) fn run(spec: &ModelSpec, masks: &BTreeMap<String, ReluSet>) -> Result<Graph> {
@@ -37,6 +42,7 @@ pub(super) fn run(spec: &ModelSpec, masks: &BTreeMap<String, ReluSet>) -> Result
             layers: vec![],
         },
         bounds: vec![],
+        n_values: 0,
         values: HashMap::new(),
         copies: HashMap::new(),
     };
@@ -52,10 +58,11 @@ pub(super) struct Compiler<'a> {
     pub(super) remainders: BTreeMap<String, f64>,
     pub(super) graph: Graph,
     /// Largest absolute value of each tensor.
-    bounds: Vec<f64>,
+    bounds: Vec<u64>,
+    n_values: usize,
     pub(super) values: HashMap<&'a str, Value>,
     /// Copies of views for convolutions of other strides.
-    pub(super) copies: HashMap<(View, [usize; 2]), View>,
+    pub(super) copies: HashMap<(View, [usize; 2], Shape), View>,
 }
 
 impl<'a> Compiler<'a> {
@@ -63,8 +70,8 @@ impl<'a> Compiler<'a> {
         let shape = self.shapes["input"];
         let f_a = self.numbers.activation_fraction_bits;
         self.graph.tensors.push(shape);
-        self.bounds
-            .push(self.spec.input.largest() * f64::from(f_a).exp2());
+        let largest = self.spec.input.largest() * (1u64 << f_a) as f64;
+        self.bounds.push(largest.ceil().min(1e15) as u64);
         self.values
             .insert("input", Value::of(View::whole(0, shape), shape, f_a));
         let Some(last) = self.spec.ops.last() else {
@@ -78,11 +85,11 @@ impl<'a> Compiler<'a> {
                 (false, 0) => {
                     return Err(ModelError::op(name, "nothing reads its result; remove it"));
                 }
-                (true, 1..) => return Err(ModelError::op(name, "it reads its own result")),
                 _ => {}
             }
             let mut value = self.op(op)?;
-            if n_readers > 1 && !value.is_local() {
+            let many = n_readers > 1 && !value.is_local();
+            if many || value.is_scattered() {
                 value = self.tensor(name.to_owned(), value)?;
             }
             self.values.insert(name, value);
@@ -92,6 +99,7 @@ impl<'a> Compiler<'a> {
         }
         self.finish(last.name())?;
         self.check_names()?;
+        self.check_sources()?;
         Ok(self.graph)
     }
 
@@ -108,51 +116,30 @@ impl<'a> Compiler<'a> {
                 ),
             ));
         }
+        if value.is_local() && value.fraction_bits > self.activation_bits() {
+            // Fraction bits of constants would take room in the narrow ring of the output.
+            value = self.tensor(format!("{last}.value"), value)?;
+        }
         self.part_from_the_output(last, &mut value)?;
-        let accumulator_bits = self.range(last, &value, 0)?.0;
-        self.push(last.to_owned(), value, 0, accumulator_bits, None)
+        let name = self.unused(last.to_owned());
+        let accumulator_bits = self.range(&name, &value, 0)?.0;
+        self.push(name, value, 0, accumulator_bits, None)
     }
 
-    /// What the last layer reads lives in a ring of its own, so nothing else may read it: copies where something does.
-    fn part_from_the_output(&mut self, last: &str, value: &mut Value) -> Result<()> {
-        let mut shared = vec![false; self.graph.tensors.len()];
-        for layer in &self.graph.layers {
-            layer.reads(&self.graph).for_each(|t| shared[t] = true);
-        }
-        let mut n_copies = 0;
-        let mut copied: HashMap<Vec<super::Run>, View> = HashMap::new();
-        let mut copy = |compiler: &mut Self, view: &View| -> Result<View> {
-            if let Some(known) = copied.get(&view.runs) {
-                return Ok(known.clone());
-            }
-            n_copies += 1;
-            let copy = compiler.copy(format!("{last}.copy{n_copies}"), view)?;
-            copied.insert(view.runs.clone(), copy.clone());
-            Ok(copy)
-        };
-        let with_spans = |of: &View, copy: View| View {
-            rows: of.rows,
-            columns: of.columns,
-            ..copy
-        };
-        for conv in &mut value.convs {
-            let source = self.graph.sources[conv.source].clone();
-            if !source.view.tensors().any(|t| shared[t]) {
-                continue;
-            }
-            let view = with_spans(&source.view, copy(self, &source.view)?);
-            let mut others = self.graph.layers.iter().flat_map(|l| &l.convs);
-            if others.any(|c| c.source == conv.source) {
-                self.graph.sources.push(Source { view, ..source });
-                conv.source = self.graph.sources.len() - 1;
-            } else {
-                self.graph.sources[conv.source].view = view;
-            }
-        }
-        for term in &mut value.terms {
-            if term.view.tensors().any(|t| shared[t]) {
-                let whole = copy(self, &term.view)?;
-                term.view = with_spans(&term.view, whole);
+    /// That no tensor is in two sources, and each source holds its tensors wholly: what SECURITY.md 4.3 builds on.
+    fn check_sources(&self) -> Result<()> {
+        let mut is_in_one = vec![false; self.graph.tensors.len()];
+        for source in &self.graph.sources {
+            let mut tensors: Vec<usize> = source.view.tensors().collect();
+            tensors.sort_unstable();
+            tensors.dedup();
+            let again = tensors
+                .iter()
+                .any(|&t| std::mem::replace(&mut is_in_one[t], true));
+            if again || !source.view.covers(&self.graph.tensors) {
+                return Err(ModelError::Plan(
+                    "a tensor would be in two sources; this is a fault of the compiler, please report the model".into(),
+                ));
             }
         }
         Ok(())
@@ -284,14 +271,19 @@ impl<'a> Compiler<'a> {
         Ok(value)
     }
 
-    /// A layer without a ReLU that makes a tensor of `value`.
-    pub(super) fn tensor(&mut self, name: String, value: Value) -> Result<Value> {
+    /// `name`, or with a number behind where a layer has it already.
+    fn unused(&self, name: String) -> String {
         let taken = |name: &str| self.graph.layers.iter().any(|l| l.name == name);
         let mut others = (2..).map(|n| format!("{name}.{n}"));
-        let name = match taken(&name) {
+        match taken(&name) {
             true => others.find(|other| !taken(other)).unwrap_or(name),
             false => name,
-        };
+        }
+    }
+
+    /// A layer without a ReLU that makes a tensor of `value`.
+    pub(super) fn tensor(&mut self, name: String, value: Value) -> Result<Value> {
+        let name = self.unused(name);
         let n = value.shape.n_values();
         let none = ReluSet::from_mask(&name, &vec![0; n])?;
         self.close(name, value, none)
@@ -302,7 +294,7 @@ impl<'a> Compiler<'a> {
         let f_a = self.numbers.activation_fraction_bits;
         let truncated_bits = value.fraction_bits - f_a;
         let (bits, shape) = (self.range(&name, &value, truncated_bits)?, value.shape);
-        let bound = f64::from(bits.0 - 1 - truncated_bits).exp2() + 1.0;
+        let bound = (1u64 << (bits.0 - 1 - truncated_bits)) + 1;
         self.push(name, value, truncated_bits, bits.0, Some(relu))?;
         if let (Some(layer), Some(mean_bits)) = (self.graph.layers.last_mut(), bits.1) {
             layer.mean_bits = mean_bits;
@@ -319,16 +311,17 @@ impl<'a> Compiler<'a> {
         let bits = match known {
             Some(range) => range.bits,
             None if value.convs.is_empty() && value.biases.is_empty() => {
+                // In integers, since both parties must come to the same bits.
                 let of_terms = value.terms.iter().map(|term| {
                     let factor = term.factors.iter().map(|f| f.unsigned_abs()).max();
                     let [rows, columns] = term.view.window();
-                    let tensors = term.view.tensors().map(|t| self.bounds[t]);
-                    factor.unwrap_or(0) as f64
-                        * (rows * columns) as f64
-                        * tensors.fold(0.0, f64::max)
+                    let largest = term.view.tensors().map(|t| self.bounds[t]).max();
+                    let product = u128::from(factor.unwrap_or(0)) * (rows * columns) as u128;
+                    product.saturating_mul(largest.unwrap_or(0).into())
                 });
-                let bound = of_terms.sum::<f64>() + value.constant.unsigned_abs() as f64;
-                let bits = (bound + 1.0).log2().ceil().min(f64::from(WIDEST)) as u32 + 2;
+                let bound =
+                    of_terms.fold(value.constant.unsigned_abs().into(), u128::saturating_add);
+                let bits = (u128::BITS - bound.leading_zeros()).min(WIDEST) + 2;
                 bits.max(truncated + 2).min(WIDEST)
             }
             None => WIDEST,
@@ -362,6 +355,15 @@ impl<'a> Compiler<'a> {
         let n = value.shape.n_values();
         if relu.as_ref().is_some_and(|r| r.n_positions() != n) {
             return Err(ModelError::op(&name, "its mask has another size"));
+        }
+        self.n_values += n;
+        if self.n_values > MAX_VALUES || self.graph.layers.len() >= MAX_LAYERS {
+            return Err(ModelError::op(
+                &name,
+                format!(
+                    "with it the network has more than {MAX_VALUES} values or {MAX_LAYERS} layers; use a smaller image or network"
+                ),
+            ));
         }
         self.graph.layers.push(Layer {
             name,

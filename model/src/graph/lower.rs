@@ -7,8 +7,10 @@ use crate::error::{ModelError, Result};
 use crate::relu_set::ReluSet;
 use crate::spec::{Op, Padding, Window};
 
-/// Fraction bits of constants that shares are multiplied by: divisors of averages, slopes.
+/// Fraction bits of constants that shares are multiplied by: slopes, and divisors of small windows.
 const CONSTANT_BITS: u32 = 12;
+/// Bits of the reciprocal of a large divisor at least: it is off by 1 / 2048 at most.
+const RECIPROCAL_BITS: u32 = 10;
 
 /// One element of every window along an axis, and the outputs at which it is no padding.
 struct Element {
@@ -86,16 +88,15 @@ impl<'a> Compiler<'a> {
         }
         let size = [shape.height, shape.width];
         let divisors = divisors(&window, size, [rows, columns], count_padding);
-        let unit = f64::from(CONSTANT_BITS).exp2();
-        let factors: Vec<i64> = divisors
-            .iter()
-            .map(|&n| (unit / n as f64).round() as i64)
-            .collect();
+        let most = divisors.iter().copied().max().unwrap_or(1);
+        let bits = CONSTANT_BITS.max(RECIPROCAL_BITS + most.ilog2());
+        let reciprocal = |&n: &usize| (((1 << bits) + n / 2) / n) as i64;
+        let factors: Vec<i64> = divisors.iter().map(reciprocal).collect();
         let mut average = match factors.split_first() {
             Some((first, rest)) if rest.iter().all(|f| f == first) => sums.times(&[*first]),
             _ => sums.times(&factors.repeat(result.channels)),
         };
-        average.fraction_bits += CONSTANT_BITS;
+        average.fraction_bits += bits;
         Ok(average)
     }
 
@@ -170,7 +171,7 @@ impl<'a> Compiler<'a> {
                 .iter()
                 .map(|(a, b)| b.value.clone().plus(a.value.clone().times(&[-1])));
             let differences = Value::concat(differences.collect())
-                .ok_or_else(|| ModelError::op(name, "a pool without windows"))?;
+                .ok_or_else(|| ModelError::op(name, "its windows hold nothing but padding"))?;
             // Where one of the two is padding there is nothing to compare: the difference stays as it is, and counts or not.
             let both = |i: usize, pair: &(Element, Element)| pair.0.exists[i] && pair.1.exists[i];
             let mask: Vec<u8> = pairs
@@ -197,7 +198,7 @@ impl<'a> Compiler<'a> {
             elements.extend(odd);
         }
         let largest = elements.pop().map(|e| e.value);
-        largest.ok_or_else(|| ModelError::op(name, "a pool without windows"))
+        largest.ok_or_else(|| ModelError::op(name, "its windows hold nothing but padding"))
     }
 
     /// min(ReLU(x), c) = r - ReLU(r - c), r = ReLU(x).
@@ -205,7 +206,7 @@ impl<'a> Compiler<'a> {
         let mask = self.mask(name)?;
         let value = self.take(name, input)?;
         let rectified = self.close(name.to_owned(), value, mask.clone())?;
-        let limit = (max * f64::from(rectified.fraction_bits).exp2()).round();
+        let limit = (max * (1u64 << rectified.fraction_bits) as f64).round();
         if !(1.0..2f64.powi(24)).contains(&limit) {
             return Err(ModelError::op(
                 name,
@@ -216,7 +217,10 @@ impl<'a> Compiler<'a> {
         beyond.constant = -(limit as i64);
         let beyond = self.close(format!("{name}.max"), beyond, mask.clone())?;
         // Where the ReLU was removed nothing is clipped.
-        let factors: Vec<i64> = mask.to_mask().iter().map(|&m| -i64::from(m)).collect();
+        let factors: Vec<i64> = match mask.removed() {
+            [] => vec![-1],
+            _ => mask.to_mask().iter().map(|&m| -i64::from(m)).collect(),
+        };
         Ok(rectified.plus(beyond.times(&factors)))
     }
 

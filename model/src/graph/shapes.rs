@@ -36,6 +36,9 @@ pub fn shapes(spec: &ModelSpec) -> Result<BTreeMap<String, Shape>> {
     Ok(known)
 }
 
+/// Largest kernel, stride, dilation or padding along an axis.
+const MAX_WINDOW: usize = 1 << 12;
+
 /// Rows and columns after windows have slid over `shape`.
 ///
 /// # Errors
@@ -53,6 +56,12 @@ pub fn slide(shape: Shape, window: &Window) -> std::result::Result<[usize; 2], S
             window.stride[axis],
             window.dilation[axis],
         );
+        let all = [kernel, stride, dilation, before, after];
+        if let Some(n) = all.iter().find(|&&n| n > MAX_WINDOW) {
+            return Err(format!(
+                "a kernel, stride, dilation or padding of {n}; at most {MAX_WINDOW} is supported"
+            ));
+        }
         let span = kernel.checked_sub(1).and_then(|k| k.checked_mul(dilation));
         let span = span.and_then(|s| s.checked_add(1));
         let padded = before.checked_add(after).and_then(|p| p.checked_add(size));

@@ -2,6 +2,10 @@
 
 use super::{Bias, Conv, Shape, Span, Term, View};
 
+/// Terms and runs of channels above which a sum becomes a tensor.
+const MOST_TERMS: usize = 16;
+const MOST_RUNS: usize = 1 << 12;
+
 /// A sum of convolutions, earlier tensors and constants.
 #[derive(Clone, Debug)]
 pub(super) struct Value {
@@ -34,6 +38,12 @@ impl Value {
         self.convs.is_empty() && self.biases.is_empty() && self.constant == 0
     }
 
+    /// Whether it has become so many parts that a tensor is better.
+    pub fn is_scattered(&self) -> bool {
+        let n_runs: usize = self.terms.iter().map(|t| t.view.runs.len()).sum();
+        self.terms.len() > MOST_TERMS || n_runs > MOST_RUNS
+    }
+
     /// The one view that it is, if it is one.
     pub fn view(&self) -> Option<&View> {
         match &self.terms[..] {
@@ -64,7 +74,19 @@ impl Value {
         let bits = self.fraction_bits.max(other.fraction_bits);
         let (mut sum, mut other) = (self.scaled(bits), other.scaled(bits));
         sum.convs.append(&mut other.convs);
-        sum.terms.append(&mut other.terms);
+        for term in other.terms {
+            let known = sum
+                .terms
+                .iter_mut()
+                .find(|own| own.view == term.view && own.factors.len() == term.factors.len());
+            match known {
+                Some(own) => {
+                    let pairs = own.factors.iter_mut().zip(&term.factors);
+                    pairs.for_each(|(a, b)| *a += b);
+                }
+                None => sum.terms.push(term),
+            }
+        }
         sum.biases.append(&mut other.biases);
         sum.constant += other.constant;
         sum
@@ -159,8 +181,9 @@ impl Value {
             if term.factors.len() > 1 {
                 return None;
             }
-            term.view.rows = rows.of(term.view.rows)?;
-            term.view.columns = columns.of(term.view.columns)?;
+            let [height, width] = term.view.size;
+            term.view.rows = rows.of(term.view.rows, height)?;
+            term.view.columns = columns.of(term.view.columns, width)?;
         }
         (value.shape.height, value.shape.width) = (rows.count, columns.count);
         Some(value)

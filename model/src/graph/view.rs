@@ -48,13 +48,13 @@ impl Span {
         bound(first)..bound(last)
     }
 
-    /// This span of what `inner` makes of `extent` positions; none where positions that do not exist here do exist there.
-    pub(super) fn of(self, inner: Self) -> Option<Self> {
+    /// This span of what `inner` makes of `extent` positions; none where positions that do not exist here do exist there, or where
+    /// windows of windows would need gaps.
+    pub(super) fn of(self, inner: Self, extent: usize) -> Option<Self> {
         let last = self.first + ((self.count - 1) * self.step + self.size) as isize;
         let inside = self.first >= 0 && last <= inner.count as isize;
-        // Windows of windows would need gaps.
-        let simple = self.size == 1 || inner == Self::whole(inner.count);
-        if !simple || !(inside || inner == Self::whole(inner.count)) {
+        let simple = self.size == 1 || (inner.step, inner.size) == (1, 1);
+        if !simple || !(inside || inner == Self::whole(extent)) {
             return None;
         }
         Some(Self {
@@ -147,28 +147,31 @@ impl View {
 
     /// The view of each of its tensors with the same windows, by the number of the channel in this view.
     pub(super) fn pick(&self, channels: &[usize]) -> Self {
+        let ends: Vec<usize> = self
+            .runs
+            .iter()
+            .scan(0, |end, run| {
+                *end += run.count;
+                Some(*end)
+            })
+            .collect();
         let mut runs: Vec<Run> = Vec::new();
         for &channel in channels {
-            let mut left = channel;
-            for run in &self.runs {
-                if left < run.count {
-                    let first = run.first + left;
-                    match runs.last_mut() {
-                        Some(last)
-                            if last.tensor == run.tensor
-                                && (last.first + last.count == first || run.tensor.is_none()) =>
-                        {
-                            last.count += 1;
-                        }
-                        _ => runs.push(Run {
-                            tensor: run.tensor,
-                            first,
-                            count: 1,
-                        }),
-                    }
-                    break;
+            let at = ends.partition_point(|&end| end <= channel);
+            let run = self.runs[at];
+            let first = run.first + channel - (ends[at] - run.count);
+            match runs.last_mut() {
+                Some(last)
+                    if last.tensor == run.tensor
+                        && (last.first + last.count == first || run.tensor.is_none()) =>
+                {
+                    last.count += 1;
                 }
-                left -= run.count;
+                _ => runs.push(Run {
+                    first,
+                    count: 1,
+                    ..run
+                }),
             }
         }
         Self {
@@ -278,7 +281,7 @@ mod tests {
             count: 2,
         };
         assert_eq!(
-            outer.of(inner),
+            outer.of(inner, 8),
             Some(Span {
                 first: 1,
                 step: 4,
@@ -287,7 +290,9 @@ mod tests {
             })
         );
         let beyond = Span { first: -1, ..outer };
-        assert_eq!(beyond.of(inner), None);
-        assert_eq!(beyond.of(Span::whole(4)), Some(beyond));
+        assert_eq!(beyond.of(inner, 8), None);
+        assert_eq!(beyond.of(Span::whole(4), 4), Some(beyond));
+        // A crop goes on where it ends.
+        assert_eq!(beyond.of(Span::whole(4), 5), None);
     }
 }

@@ -195,7 +195,7 @@ pub struct Conv2d {
 }
 
 enum Weights {
-    /// (O, C, kh, kw) order, for the portable kernel.
+    /// (O, C / groups, kh, kw) order, for the portable kernel.
     Plain(Vec<i32>),
     /// (O / 16, K, 16) order, zero filters at the end, for the vector kernels.
     Blocked(Vec<i32>),
@@ -204,7 +204,7 @@ enum Weights {
 }
 
 impl Conv2d {
-    /// Makes `weights`, in (O, C, kh, kw) order, ready for ring elements of `k_bits`, by the fastest kernel there is.
+    /// Makes `weights`, in (O, C / groups, kh, kw) order, ready for ring elements of `k_bits`, by the fastest kernel there is.
     ///
     /// # Errors
     /// If the shape makes no sense or the number of weights differs from it.

@@ -181,10 +181,15 @@ fn even_shares(n: usize, max: usize) -> Vec<usize> {
 
 /// O_w for each consumer: the few largest that make a difference, all combinations.
 fn filter_choices(spec: &SourceSpec, room: usize) -> Vec<Vec<usize>> {
-    const FEW: usize = 4;
+    // The combinations of many consumers would take too long to try.
+    let few = match spec.consumers.len() {
+        0..=3 => 4,
+        4..=6 => 2,
+        _ => 1,
+    };
     spec.consumers.iter().fold(vec![Vec::new()], |lists, conv| {
         let shares = even_shares(conv.out_channels, room);
-        let largest = shares.iter().rev().take(FEW);
+        let largest = shares.iter().rev().take(few);
         largest
             .flat_map(|&share| {
                 lists.iter().map(move |list| {

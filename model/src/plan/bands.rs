@@ -75,14 +75,17 @@ pub(super) fn conv_over(
     let mut out = Region::whole(conv.out_size);
     let mut before = [0; 2];
     for axis in 0..2 {
-        let reach = (conv.window.kernel[axis] - 1) * conv.window.dilation[axis];
         let (s, first, p) = (stride[axis], band.first[axis], padding[axis]);
-        // The first output whose last tap is within, the last one whose first tap is.
-        let from = (first + p).saturating_sub(reach).div_ceil(s);
-        let to = ((first + band.size[axis] - 1 + p) / s).min(conv.out_size[axis] - 1);
-        if from > to {
-            return None;
-        }
+        let last = first + band.size[axis] - 1;
+        // The outputs that each tap takes to within the band, if there are any.
+        let taps = (0..conv.window.kernel[axis]).filter_map(|tap| {
+            let at = tap * conv.window.dilation[axis];
+            let from = (first + p).saturating_sub(at).div_ceil(s);
+            let to = ((last + p).checked_sub(at)? / s).min(conv.out_size[axis] - 1);
+            (from <= to).then_some((from, to))
+        });
+        let (from, to) = taps.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))?;
+        let from = from.min((first + p) / s);
         before[axis] = (p + first).checked_sub(s * from)?;
         out.first[axis] = from;
         out.size[axis] = to - from + 1;

@@ -114,6 +114,11 @@ impl Planner<'_> {
         let shape = source.shape;
         let size = [shape.height, shape.width];
         let whole: Vec<Draft> = self.bands(index, ring, &[Region::whole(size)]);
+        if whole.is_empty() {
+            return Err(ModelError::Plan(
+                "a convolution reads nothing but padding; leave it out".into(),
+            ));
+        }
         let fits = |drafts: &[Draft]| drafts.iter().all(|d| fits(&d.spec, DEGREE));
         if fits(&whole) {
             return Ok(whole);
@@ -126,10 +131,11 @@ impl Planner<'_> {
         let mut best: Option<(u128, Vec<Draft>)> = None;
         for (height, width) in sizes {
             let drafts = self.bands(index, ring, &bands::cut(source, height, width));
-            let mut time = 0;
-            for draft in &drafts {
-                time += self.best(draft)?.nanoseconds;
-            }
+            let times = drafts.iter().map(|d| Ok(self.best(d)?.nanoseconds));
+            // Some cuts cannot be packed; others can.
+            let Ok(time) = times.sum::<Result<u128>>() else {
+                continue;
+            };
             if best.as_ref().is_none_or(|(least, _)| time < *least) {
                 best = Some((time, drafts));
             }
@@ -200,8 +206,16 @@ impl Planner<'_> {
         if let Some(known) = self.known.get(&key) {
             return Ok(known.clone());
         }
-        let ranked = rank(&key.0, DEGREE, key.1, self.goal, 1)
-            .map_err(|e| ModelError::Plan(e.to_string()))?;
+        let ranked = rank(&key.0, DEGREE, key.1, self.goal, 1).map_err(|e| {
+            let op = draft.consumers.first().map(|c| {
+                let convs = &self.graph.layers[c.layer].convs;
+                convs[c.conv].op.as_str()
+            });
+            ModelError::op(
+                op.unwrap_or_default(),
+                format!("{e}; use a smaller kernel or dilation, or a smaller image"),
+            )
+        })?;
         let best = ranked
             .into_iter()
             .next()

@@ -5,17 +5,22 @@ use crate::artifact::Model;
 use crate::error::Result;
 use crate::spec::{Op, OutputMode, Padding, Window};
 
-/// A network of `n_ops` random operations on an image of 2 channels, 9 x 8: every kind of operation, several readers of a result,
+/// A network of `n_ops` random operations with so many fraction bits of activations, on an image of 2 channels, 9 x 8: every kind of operation, several readers of a result,
 /// windows of all forms. The same seed makes the same network.
 ///
 /// # Errors
 /// Any [`crate::ModelError`] when the operations do not fit together, which would be a fault of this function.
-pub fn random_graph(seed: u64, n_ops: usize) -> Result<(Model, Vec<Vec<i64>>)> {
+pub fn random_graph(
+    seed: u64,
+    n_ops: usize,
+    activation_bits: u32,
+) -> Result<(Model, Vec<Vec<i64>>)> {
     let mut graph = RandomGraph {
         net: RandomModel::new("random graph", [2, 9, 8], seed),
         results: vec!["input".into()],
         unread: vec![],
     };
+    graph.net.activation_bits(activation_bits);
     graph.first();
     for index in 0..n_ops {
         graph.step(index);

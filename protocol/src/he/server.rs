@@ -110,7 +110,7 @@ impl ServerSource {
         })
     }
 
-    /// Convolves the source with `weights` in (O, C, kh, kw) order. `packing` is one of the responses of its packing.
+    /// Convolves the source with `weights` in (O, C / groups, kh, kw) order. `packing` is one of the responses of its packing.
     ///
     /// # Errors
     /// If the packing or the weights do not belong to this source, or the weights are too large for exact products.

@@ -1,7 +1,7 @@
 //! The client's masks: one for each tensor of each inference, implied by the ciphertexts where linear layers read it.
 
 use pi_model::graph::{Shape, View};
-use pi_model::plan::PublicPlan;
+use pi_model::plan::{PublicPlan, RingPlan};
 use rand::RngCore as _;
 use rand_chacha::ChaCha20Rng;
 use zeroize::Zeroizing;
@@ -54,12 +54,13 @@ fn assemble(
     let bands = plan.sources().iter().zip(implied);
     let bands: Vec<_> = bands.filter(|(band, _)| band.source == source).collect();
     let covered: usize = bands.iter().map(|(band, _)| band.band.area()).sum();
-    let whole = bands
-        .first()
-        .map(|(band, _)| Ring::new(band.ring.share_bits));
-    let mut mask = match whole {
-        Some(ring) if covered < shape.height * shape.width => fresh(ring, shape.n_values(), rng),
-        _ => vec![0; shape.n_values()],
+    let mut tensors = plan.graph().sources[source].view.tensors();
+    let bits = tensors.next().map(|tensor| plan.tensor_bits(tensor));
+    let ring = Ring::new(bits.unwrap_or(RingPlan::INNER.share_bits));
+    let mut mask = if covered < shape.height * shape.width {
+        fresh(ring, shape.n_values(), rng)
+    } else {
+        vec![0; shape.n_values()]
     };
     for (band, values) in bands {
         let n = shape.channels * band.band.area();

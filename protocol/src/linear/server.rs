@@ -22,7 +22,7 @@ struct Preparing<'a> {
     sums: Vec<Zeroizing<Vec<u64>>>,
 }
 
-/// Flights 1 and 2: answers every source as soon as it is in. Returns s for each inference and layer, skip connections left out.
+/// Flights 1 and 2: answers every source as soon as it is in. Returns s for each inference and layer, terms left out.
 pub(crate) fn respond<C: Channel>(
     wire: &mut Wire<C>,
     plan: &Arc<Plan>,
@@ -78,12 +78,10 @@ impl Preparing<'_> {
         due: &ResponsePlan,
     ) -> Result<()> {
         let public = self.plan.public();
-        let (layer, conv) = (due.layer, due.convs[0]);
+        let layer = due.layer;
         let packing = public.packing(due);
         let weights = self.plan.weights(due);
-        let mut rng = self
-            .batch
-            .stream("he response", &[layer as u64, conv as u64]);
+        let mut rng = self.batch.stream("he response", &stream_of(due));
         let key = &self.keys[due.source];
         let response = wire
             .ledger
@@ -115,6 +113,12 @@ impl Preparing<'_> {
     }
 }
 
+/// The name of the randomness of a response within its batch. Two responses with the same u, e0 and e1 would open their weights, so it
+/// names the band: several may answer the same convolution.
+fn stream_of(response: &ResponsePlan) -> [u64; 2] {
+    [response.source as u64, response.response as u64]
+}
+
 /// Online: the server's share of the accumulator of `layer`, W (x - r) + s. Local.
 pub(crate) fn accumulate<C: Channel>(
     wire: &mut Wire<C>,
@@ -131,4 +135,27 @@ pub(crate) fn accumulate<C: Channel>(
             let masked = sums.iter().zip(mask.values());
             Share::new(masked.map(|(&y, &s)| ring.add(y, s)).collect())
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pi_model::random::RandomModel;
+    use pi_model::spec::OutputMode;
+
+    #[test]
+    fn no_two_responses_share_their_randomness() {
+        let mut net = RandomModel::new("bands", [1, 130, 130], 1);
+        net.conv("a", "input", 2, 3, 1, 1).relu("r", "a", 0);
+        net.conv("b", "r", 1, 3, 2, 1).conv("c", "r", 1, 1, 2, 0);
+        net.add("sum", "b", "c");
+        let model = net.finish(OutputMode::Logits, 1).unwrap();
+        let plan = pi_model::PublicPlan::new(model.public(), 1).unwrap();
+        let responses = plan.responses();
+        let of_convs: std::collections::HashSet<_> =
+            responses.iter().map(|r| (r.layer, r.convs[0])).collect();
+        assert!(of_convs.len() < responses.len(), "no convolution has bands");
+        let streams: std::collections::HashSet<_> = responses.iter().map(stream_of).collect();
+        assert_eq!(streams.len(), responses.len());
+    }
 }

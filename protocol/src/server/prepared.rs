@@ -21,7 +21,7 @@ pub(crate) struct Prepared {
     pub(crate) from_keeper: bool,
     /// The correlation of the batch's labels.
     pub(crate) delta: Arc<Delta>,
-    /// s of each layer's accumulator, skip connections left out (they are in the tensors).
+    /// s of each layer's accumulator, terms left out (they are in the tensors).
     pub(crate) masks: Vec<ServerShare>,
     pub(crate) relus: relu::server::Material,
     pub(crate) argmax: Option<argmax::server::Material>,

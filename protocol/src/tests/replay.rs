@@ -189,7 +189,7 @@ fn pools_in_the_middle_and_skips_alone_replay_bit_for_bit() {
 #[test]
 fn any_graph_replays_bit_for_bit() {
     for seed in 0..24u64 {
-        let (model, inputs) = random_graph(seed, 8).unwrap();
+        let (model, inputs) = random_graph(seed, 8, 8).unwrap();
         let model = Arc::new(model);
         judge(&model, &inputs, &run(&model, &inputs, 3 * seed as u8));
     }
