@@ -81,11 +81,8 @@ impl<'a> Compiler<'a> {
             let name = op.name();
             let is_last = name == last.name();
             let n_readers = self.n_readers.get(name).copied().unwrap_or(0);
-            match (is_last, n_readers) {
-                (false, 0) => {
-                    return Err(ModelError::op(name, "nothing reads its result; remove it"));
-                }
-                _ => {}
+            if !is_last && n_readers == 0 {
+                return Err(ModelError::op(name, "nothing reads its result; remove it"));
             }
             let mut value = self.op(op)?;
             let many = n_readers > 1 && !value.is_local();
