@@ -17,6 +17,7 @@ const BUILT_IN: [(&str, &str); 5] = [
     ("scale", include_str!("../suites/scale.toml")),
     ("accuracy", include_str!("../suites/accuracy.toml")),
     ("argmax", include_str!("../suites/argmax.toml")),
+    ("large", include_str!("../suites/large.toml")),
 ];
 
 /// One suite. Unknown keys are refused.
