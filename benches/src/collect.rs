@@ -152,7 +152,7 @@ impl Samples {
             };
             layers.push(LayerRun {
                 name: layer.name.clone(),
-                relus_total: layer.relu.as_ref().map_or(0, |r| r.n_positions()),
+                relus_total: subject.plan.model().possible_relus(layer),
                 relus_kept: layer.n_relus(),
                 and_gates: work.n_and_gates / batch,
                 ots: work.n_ots / batch,

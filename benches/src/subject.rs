@@ -95,13 +95,13 @@ impl Subject {
             let path = dir.join(file);
             hash.update(&std::fs::read(&path).map_err(BenchError::file(&path))?);
         }
-        let positions = graph.layers.iter().filter_map(|l| l.relu.as_ref());
+        let layers = graph.layers.iter();
         let info = ModelInfo {
             name: spec.name.clone(),
             architecture: spec.card.architecture.clone(),
             dataset: spec.card.dataset.clone(),
             checksum: hash.finalize().to_hex().to_string(),
-            relus_total: positions.map(|r| r.n_positions()).sum(),
+            relus_total: layers.map(|l| model.public().possible_relus(l)).sum(),
             relus_kept: graph.n_relus(),
             accuracy: spec.card.fixed_accuracy,
             and_gates: work.n_and_gates / batch as u64,

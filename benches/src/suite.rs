@@ -11,7 +11,7 @@ use crate::arch::Arch;
 use crate::error::BenchError;
 use crate::network::NetworkInfo;
 
-const BUILT_IN: [(&str, &str); 5] = [
+const BUILT_IN: [(&str, &str); 6] = [
     ("smoke", include_str!("../suites/smoke.toml")),
     ("relu-sweep", include_str!("../suites/relu-sweep.toml")),
     ("scale", include_str!("../suites/scale.toml")),

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Result};
-use crate::graph::{Graph, shapes};
+use crate::graph::{Graph, Layer, shapes};
 use crate::relu_set::ReluSet;
 use crate::spec::{FORMAT_VERSION, ModelSpec};
 
@@ -101,6 +101,13 @@ impl PublicModel {
     #[must_use]
     pub const fn masks(&self) -> &BTreeMap<String, ReluSet> {
         &self.masks
+    }
+
+    /// ReLUs that `layer` has if none is removed: the positions of its mask, or the comparisons of a max pool.
+    #[must_use]
+    pub fn possible_relus(&self, layer: &Layer) -> usize {
+        let mask = self.masks.get(&layer.name);
+        mask.map_or_else(|| layer.n_relus(), ReluSet::n_positions)
     }
 
     /// Values that an inference puts out; the number of classes, where they are classes.

@@ -209,7 +209,7 @@ fn empty_layers(plan: &PublicPlan) -> Vec<LayerReport> {
             name: layer.name.clone(),
             shape: layer.shape.to_string(),
             relus_kept: layer.n_relus(),
-            relus_total: layer.relu.as_ref().map_or(0, |r| r.n_positions()),
+            relus_total: plan.model().possible_relus(layer),
             ..LayerReport::default()
         })
         .collect()

@@ -3,8 +3,7 @@
 use crate::cli::{ModelArgs, TrainArgs};
 use crate::commands::{command_line, size};
 use anyhow::{Result, bail};
-use pi_trainer::data::{self, Batches, Dataset, DatasetKind, Images, Normaliser};
-use pi_trainer::export::{self, Precision};
+use pi_trainer::data::{self, Batches, Dataset, Images, Normaliser};
 use pi_trainer::net::{Arch, MaskSet, Net, prefix_masks};
 use pi_trainer::recipe::{Progress, Recipe};
 use pi_trainer::report::Outcome;
