@@ -1,7 +1,7 @@
 //! `pi-trainer all`: every stage for one or several budgets, the exports and the report.
 
 use crate::cli::{AllArgs, ExportArgs, FinetuneArgs, ReportArgs, SearchArgs, TargetOptions};
-use crate::export_commands::{export, model_name, precision};
+use crate::export_commands::{export, model_name};
 use crate::setting::Setting;
 use crate::{commands, report_commands, sensitivity_command};
 use anyhow::{Result, bail};

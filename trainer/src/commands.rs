@@ -8,7 +8,6 @@ use crate::setting::Setting;
 use anyhow::{Context, Result, bail};
 use pi_trainer::checkpoint::{self, Size};
 use pi_trainer::data::{self, Augment, Mix};
-use pi_trainer::export::Precision;
 use pi_trainer::finetune::{Finetune, Losses};
 use pi_trainer::loss::{Pram, Targets};
 use pi_trainer::net::{Arch, MaskSet, Net};

@@ -5,7 +5,6 @@ use crate::commands;
 use crate::setting::Setting;
 use anyhow::{Context, Result, bail};
 use pi_trainer::budget;
-use pi_trainer::export::Precision;
 use pi_trainer::net::Arch;
 use pi_trainer::sensitivity::Sensitivity;
 use pi_trainer::svg;
