@@ -100,12 +100,12 @@ fn sessions_with_fixed_seeds_send_the_pinned_bytes() {
         ));
     }
     let pinned = [
-        "150 Logits softspoken half-gates: 925aeafb4191ac20 3fc265dc711c41a4",
-        "60 Argmax silent three-halves: 7c8a86c3430063d0 a1f8a7d2cfd3f6c5",
-        "150 Logits softspoken client-digits: 3ef89bc4552f5c48 e2038351fa3dab26",
-        "60 Argmax silent client-digits: fc6408cea6bc2f65 66e23a11d8fbe689",
-        "0 Logits softspoken half-gates: e5a20a968dad0726 b05302e23ed69060",
-        "0 Argmax softspoken client-digits: e5dbf9424343e6e1 fc3d33e65300fa0e",
+        "150 Logits softspoken half-gates: a634e0873ef882cd 3fc265dc711c41a4",
+        "60 Argmax silent three-halves: d62358224a635715 a1f8a7d2cfd3f6c5",
+        "150 Logits softspoken client-digits: a2805e8015fa98ea e2038351fa3dab26",
+        "60 Argmax silent client-digits: f8696694f9d8c649 66e23a11d8fbe689",
+        "0 Logits softspoken half-gates: acdfa141ebd7c06b b05302e23ed69060",
+        "0 Argmax softspoken client-digits: 2b21d8c0fa392128 fc3d33e65300fa0e",
     ];
     assert_eq!(seen, pinned);
 }
@@ -157,10 +157,10 @@ fn halves_of_kept_inferences_are_the_pinned_bytes() {
         ));
     }
     let pinned = [
-        "150 Logits softspoken half-gates: b7ebdf7747a45410 a6a4278b6219bcb6",
-        "60 Argmax silent three-halves: 11b34623a367ac74 b0d6aef00a2776e7",
-        "60 Argmax softspoken client-digits: 8847321cd11a3c03 29aaf88afa18fa59",
-        "0 Logits softspoken half-gates: 26942d3925292497 3795c7b96955903e",
+        "150 Logits softspoken half-gates: 1bdefab578a4bdbb f75ec9a92388343e",
+        "60 Argmax silent three-halves: f41922860170d6dd 64b2c77fd736abf0",
+        "60 Argmax softspoken client-digits: 24ff92bac9f01910 f7423efd8a66e4cf",
+        "0 Logits softspoken half-gates: 68287df69773aec6 45cb515d2f18dec5",
     ];
     assert_eq!(seen, pinned);
 }
