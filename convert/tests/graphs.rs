@@ -173,16 +173,9 @@ fn forms_that_were_computed_wrongly_once() {
         }),
         on_map([2, 2], |net| {
             let mut from = "input".to_owned();
-            for n in 0..20 {
+            for n in 0..16 {
                 let name = format!("s{n}");
-                net.op(Op::Sub {
-                    name: format!("z{n}"),
-                    inputs: [from.clone(), "input".into()],
-                });
-                net.op(Op::Add {
-                    name: name.clone(),
-                    inputs: vec![format!("z{n}"), "input".into()],
-                });
+                net.add(&name, &from, &from);
                 from = name;
             }
         }),
@@ -210,5 +203,28 @@ fn forms_that_were_computed_wrongly_once() {
             "network {index}: off by {worst} of {most}"
         );
         pi_model::PublicPlan::new(model.public(), 1).unwrap();
+        let mut layers = model.public().graph().layers.iter();
+        assert!(layers.all(|l| l.terms.len() <= 16), "network {index}");
+    }
+}
+
+#[test]
+fn windows_without_bound_are_refused() {
+    for kernel in [1 << 40, usize::MAX] {
+        let mut net = RandomModel::new("window", [1, 1, 1], 1);
+        net.op(Op::MaxPool {
+            name: "max".into(),
+            input: "input".into(),
+            window: Window {
+                kernel: [kernel, 1],
+                padding: Padding::from([kernel - 1, 0, 0, 0]),
+                ..Window::square(1, 1, 0)
+            },
+        });
+        let error = net.finish(OutputMode::Logits, 1).unwrap_err().to_string();
+        assert!(
+            error.contains("'max'") && error.contains("at most 4096"),
+            "{error}"
+        );
     }
 }
