@@ -26,6 +26,7 @@ impl Net {
                 width,
                 mean: vec![0.5; channels],
                 std: vec![0.25; channels],
+                range: None,
             },
             labels: vec![],
             output: OutputMode::Logits,

@@ -44,6 +44,7 @@ fn network() -> FloatModel {
             width: 6,
             mean: vec![0.5; 3],
             std: vec![0.25; 3],
+            range: None,
         },
         labels: vec!["red".into(), "blue".into()],
         output: OutputMode::Logits,

@@ -6,6 +6,7 @@ pub mod bits;
 pub mod error;
 pub mod executor;
 pub mod graph;
+mod input;
 pub mod kernel;
 pub mod linear;
 pub mod packing;

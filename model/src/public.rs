@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ModelError, Result};
 use crate::graph::{Graph, Layer, shapes};
 use crate::relu_set::ReluSet;
-use crate::spec::{FORMAT_VERSION, ModelSpec};
+use crate::spec::{FORMAT_VERSION, ModelSpec, OutputMode};
 
 /// A model without its weights, checked and compiled.
 #[derive(Clone, Debug)]
@@ -46,15 +46,12 @@ impl PublicModel {
                 spec.format_version
             )));
         }
-        let input = &spec.input;
-        if input.mean.len() != input.channels
-            || input.std.len() != input.channels
-            || !input.std.iter().all(|&s| s.is_finite() && s > 0.0)
-            || !input.mean.iter().all(|m| m.is_finite())
-        {
+        spec.input.check()?;
+        let is_open = !spec.input.takes_images() && spec.input.range.is_none();
+        if is_open && spec.fixed_point.is_some() {
             return Err(ModelError::op(
                 "input",
-                "mean and std need one finite value for each channel, and std must be positive",
+                "it needs mean and std if it is an image, or a range of values if it is none",
             ));
         }
         let bits = spec
@@ -114,6 +111,12 @@ impl PublicModel {
     #[must_use]
     pub fn n_outputs(&self) -> usize {
         self.graph.layers.last().map_or(0, |l| l.shape.n_values())
+    }
+
+    /// Whether the outputs are classes, of which one is the answer; otherwise they are values, such as an embedding or a regression.
+    #[must_use]
+    pub fn has_classes(&self) -> bool {
+        !self.spec.labels.is_empty() || self.spec.output == OutputMode::Argmax
     }
 
     /// Channels of the result of operation `name`; 0 if there is none.

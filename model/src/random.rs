@@ -38,6 +38,7 @@ impl RandomModel {
                 width: shape[2],
                 mean: vec![0.5; shape[0]],
                 std: vec![0.25; shape[0]],
+                range: None,
             },
             labels: vec![],
             output: OutputMode::Logits,
@@ -229,6 +230,14 @@ impl RandomModel {
         self
     }
 
+    /// The input is no image but any tensor with values from `low` to `high`.
+    pub fn tensors(&mut self, low: f64, high: f64) -> &mut Self {
+        let input = &mut self.spec.input;
+        (input.mean, input.std) = (vec![], vec![]);
+        input.range = Some([low, high]);
+        self
+    }
+
     /// A random image that fits the network, with values from -1 to 1.
     pub fn input(&mut self) -> Vec<i64> {
         let shift = self.numbers.activation_fraction_bits - 8;
@@ -269,6 +278,24 @@ impl RandomModel {
         self.spec.fixed_point = Some(self.numbers.clone());
         Model::new(self.spec.clone(), self.masks.clone(), self.weights.clone())
     }
+}
+
+/// Five features from -2 to 2, eight ReLUs, three outputs that are no classes.
+///
+/// # Errors
+/// As [`RandomModel::finish`].
+pub fn features_network(name: &str) -> Result<Model> {
+    let linear = |name: &str, input: &str, out_features| Op::Linear {
+        name: name.into(),
+        input: input.into(),
+        out_features,
+    };
+    let mut model = RandomModel::new(name, [5, 1, 1], 4);
+    model.tensors(-2.0, 2.0);
+    model.op(linear("hidden", "input", 8));
+    model.relu("relu", "hidden", 8);
+    model.op(linear("out", "relu", 3));
+    model.finish(OutputMode::Logits, 8)
 }
 
 /// A CIFAR-form residual network with random weights, and `relus` of its ReLUs spread evenly over its layers.

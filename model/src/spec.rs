@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ModelError, Result};
 
 /// The version of the format that this code reads and writes.
 pub const FORMAT_VERSION: u32 = 2;
@@ -63,20 +62,25 @@ pub struct Accumulator {
     pub mean_bits: Option<u32>,
 }
 
-/// Shape and normalisation of the input image.
+/// Shape of the input, and what its values may be: pixels that are normalised, or any tensor within a range.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputSpec {
-    /// Colour channels.
+    /// Colour channels; the number of features, where there are no rows and columns.
     pub channels: usize,
     /// Rows.
     pub height: usize,
     /// Columns.
     pub width: usize,
-    /// Mean of each channel, of pixels scaled to 0..1.
+    /// Mean of each channel, of pixels scaled to 0..1. None where the input is no image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mean: Vec<f64>,
     /// Standard deviation of each channel.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub std: Vec<f64>,
+    /// Least and largest value of an input that is no image. A float model may leave it to be calibrated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<[f64; 2]>,
 }
 
 impl Accumulator {
@@ -429,59 +433,4 @@ pub struct Card {
     pub range_violations: Option<u64>,
     /// Anything else worth knowing.
     pub notes: String,
-}
-
-impl InputSpec {
-    /// Largest absolute value of a normalised image.
-    #[must_use]
-    pub fn largest(&self) -> f64 {
-        let ends = |(mean, std): (&f64, &f64)| (mean / std).abs().max(((1.0 - mean) / std).abs());
-        self.mean
-            .iter()
-            .zip(&self.std)
-            .map(ends)
-            .fold(0.0, f64::max)
-    }
-
-    /// Pixels of one image.
-    #[must_use]
-    pub const fn n_values(&self) -> usize {
-        self.channels * self.height * self.width
-    }
-
-    /// Normalises an image of bytes, row by row with interleaved channels, and rounds it to `fraction_bits`.
-    ///
-    /// Returns the values in (C, H, W) order.
-    ///
-    /// # Errors
-    /// [`ModelError::Input`] when the image has another size than the model's input.
-    pub fn quantise(
-        &self,
-        pixels: &[u8],
-        width: usize,
-        height: usize,
-        fraction_bits: u32,
-    ) -> Result<Vec<i64>> {
-        if (width, height) != (self.width, self.height) || pixels.len() != self.n_values() {
-            return Err(ModelError::Input(format!(
-                "the model takes images of {} x {} pixels with {} channels, this one has {width} x {height} pixels with {} channels; resize it first",
-                self.width,
-                self.height,
-                self.channels,
-                pixels.len().checked_div(width * height).unwrap_or(0),
-            )));
-        }
-        let scale = f64::from(1u32 << fraction_bits);
-        let mut values = Vec::with_capacity(pixels.len());
-        for ((channel, mean), std) in (0..self.channels).zip(&self.mean).zip(&self.std) {
-            values.extend(
-                pixels
-                    .iter()
-                    .skip(channel)
-                    .step_by(self.channels)
-                    .map(|&p| ((f64::from(p) / 255.0 - mean) / std * scale).round() as i64),
-            );
-        }
-        Ok(values)
-    }
 }

@@ -2,12 +2,12 @@
 //!
 //! The model's card gives size, mean and standard deviation. Pixels of another size are cropped and resized (`pi_images`, as the
 //! trainer does it too). Then each becomes (p / 255 - mean) / std. A tensor of floats is taken as already normalised, and has to
-//! have the card's shape. Whatever was guessed comes back as a note.
+//! have the card's shape; it is all that a model takes whose inputs are no images. Whatever was guessed comes back as a note.
 //!
 //! Security: everything here is the client's secret and stays in this process. No text names a pixel.
 
 use pi_images::{ImageError, Picture};
-use pi_model::PublicModel;
+use pi_model::{ModelError, PublicModel};
 
 use crate::error::ClientError;
 use crate::input::Input;
@@ -37,8 +37,8 @@ pub struct Image {
 enum Content {
     Picture(Picture),
     Tensor {
-        /// (C, H, W).
-        shape: [usize; 3],
+        /// (C, H, W), perhaps without dimensions of one.
+        shape: Vec<usize>,
         values: Vec<f32>,
     },
 }
@@ -81,11 +81,11 @@ impl Image {
         }
     }
 
-    /// A normalised tensor of this (C, H, W) shape: what the network itself takes.
+    /// A tensor of this shape: what the network itself takes, (C, H, W), where dimensions of one may be missing; of an image normalised.
     ///
     /// # Errors
     /// [`ClientError::Input`] when the shape and the values do not agree, or a value is not finite.
-    pub fn from_tensor(shape: [usize; 3], values: Vec<f32>) -> Result<Self, ClientError> {
+    pub fn from_tensor(shape: &[usize], values: Vec<f32>) -> Result<Self, ClientError> {
         let n = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         if values.is_empty() || n != Some(values.len()) {
             return Err(refused(
@@ -95,7 +95,10 @@ impl Image {
         }
         Ok(Self {
             name: "tensor".into(),
-            content: Content::Tensor { shape, values },
+            content: Content::Tensor {
+                shape: shape.to_vec(),
+                values,
+            },
         })
     }
 
@@ -119,7 +122,7 @@ impl Image {
     pub fn fit(&self, model: &PublicModel, sizing: Sizing) -> Result<Fitted, ClientError> {
         let (values, notes) = match &self.content {
             Content::Picture(picture) => self.fit_picture(model, sizing, picture)?,
-            Content::Tensor { shape, values } => (self.fit_tensor(model, *shape, values)?, vec![]),
+            Content::Tensor { shape, values } => (self.fit_tensor(model, shape, values)?, vec![]),
         };
         Ok(Fitted {
             input: Input {
@@ -138,79 +141,48 @@ impl Image {
         picture: &Picture,
     ) -> Result<(Vec<i64>, Vec<String>), ClientError> {
         let wanted = &model.spec().input;
-        let unfit = |e: ImageError| refused(&self.name, e.to_string());
+        wanted.check_images().map_err(|e| unfit(&self.name, &e))?;
+        let failed = |e: ImageError| refused(&self.name, e.to_string());
         let sized = match sizing {
-            Sizing::Resize => picture.fit(wanted.width, wanted.height).map_err(unfit)?,
+            Sizing::Resize => picture.fit(wanted.width, wanted.height).map_err(failed)?,
             Sizing::Exact => picture.clone(),
         };
-        let picture = sized.with_channels(wanted.channels).map_err(unfit)?;
+        let picture = sized.with_channels(wanted.channels).map_err(failed)?;
         let (width, height) = picture.size();
         // Of another size, the model says what it takes.
         let values = model
             .quantise(picture.bytes(), width, height)
-            .map_err(|e| refused(&self.name, e.to_string()))?;
+            .map_err(|e| unfit(&self.name, &e))?;
         Ok((values, picture.notes().to_vec()))
     }
 
     fn fit_tensor(
         &self,
         model: &PublicModel,
-        shape: [usize; 3],
+        shape: &[usize],
         values: &[f32],
     ) -> Result<Vec<i64>, ClientError> {
-        let spec = model.spec();
-        let input = &spec.input;
-        let wanted = [input.channels, input.height, input.width];
-        if shape != wanted {
+        let input = &model.spec().input;
+        if !input.takes_shape(shape) {
             return Err(refused(
                 &self.name,
                 format!(
-                    "its shape is {shape:?}, the model takes float tensors of {wanted:?} (C, H, W)"
+                    "its shape is {shape:?}, the model takes float tensors of {:?} (C, H, W)",
+                    input.shape()
                 ),
             ));
         }
-        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-            let what = if values.iter().any(|v| v.is_nan()) {
-                "NaN"
-            } else {
-                "infinity"
-            };
-            return Err(refused(
-                &self.name,
-                format!("it holds {what}; the first value that is not finite is number {at}"),
-            ));
-        }
-        let area = input.height * input.width;
-        let channels = values.chunks(area).zip(input.mean.iter().zip(&input.std));
-        let scale = f64::from(model.activation_fraction_bits()).exp2();
-        let mut quantised = Vec::with_capacity(values.len());
-        for (channel, (mean, std)) in channels {
-            // What pixels 0 and 255 become, and a little more for rounding elsewhere.
-            let slack = 0.01 / std;
-            let (low, high) = (-mean / std - slack, (1.0 - mean) / std + slack);
-            if let Some(v) = channel
-                .iter()
-                .find(|&&v| !(low..=high).contains(&f64::from(v)))
-            {
-                let side = if f64::from(*v) < low {
-                    "below"
-                } else {
-                    "above"
-                };
-                return Err(refused(
-                    &self.name,
-                    format!(
-                        "a value is {side} {low:.2} to {high:.2}, the range of normalised pixels; normalise it as the model's card says: (pixel / 255 - mean) / std, mean {:?}, std {:?}",
-                        input.mean, input.std
-                    ),
-                ));
-            }
-            let rounded = channel
-                .iter()
-                .map(|&v| (f64::from(v) * scale).round() as i64);
-            quantised.extend(rounded);
-        }
-        Ok(quantised)
+        let bits = model.activation_fraction_bits();
+        let quantised = input.quantise_tensor(values, bits);
+        quantised.map_err(|e| unfit(&self.name, &e))
+    }
+}
+
+/// What the model says of an input, under the input's name.
+fn unfit(name: &str, error: &ModelError) -> ClientError {
+    match error {
+        ModelError::Input(reason) => refused(name, reason.as_str()),
+        e => refused(name, e.to_string()),
     }
 }
 

@@ -18,11 +18,11 @@ pub struct Scored {
 /// The answer to one query.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Prediction {
-    /// The class with the largest logit.
-    pub class: usize,
+    /// The class with the largest logit; none where the outputs are no classes.
+    pub class: Option<usize>,
     /// Its label.
-    pub label: String,
-    /// All logits by class; empty when the model opens the class alone.
+    pub label: Option<String>,
+    /// All logits by class, or the outputs that are no classes; empty when the model opens the class alone.
     pub logits: Vec<f64>,
     /// What was guessed to make the image fit, and what became of kept inferences.
     pub notes: Vec<String>,
@@ -65,9 +65,10 @@ impl Prediction {
             ),
         };
         let labels = plan.model().spec().labels.clone();
+        let class = plan.model().has_classes().then_some(class);
         Self {
             class,
-            label: label(&labels, class),
+            label: class.map(|class| label(&labels, class)),
             logits,
             notes,
             stats,
@@ -75,9 +76,12 @@ impl Prediction {
         }
     }
 
-    /// The `n` classes with the largest logits, the largest first; empty when the model opens the class alone.
+    /// The `n` classes with the largest logits, the largest first; empty when the model opens the class alone, or there are no classes.
     #[must_use]
     pub fn top(&self, n: usize) -> Vec<Scored> {
+        if self.class.is_none() {
+            return vec![];
+        }
         let mut order: Vec<usize> = (0..self.logits.len()).collect();
         // Stable: of equal logits the lowest class comes first, as in the plaintext executor.
         order.sort_by(|&a, &b| self.logits[b].total_cmp(&self.logits[a]));

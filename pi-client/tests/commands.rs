@@ -442,3 +442,46 @@ fn ctrl_c_ends_within_a_second_with_one_line_in_every_phase() {
         );
     }
 }
+
+#[test]
+fn tensors_go_in_and_values_come_out_where_there_are_no_images_and_no_classes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let (folder, array) = (path("features"), path("a.npy"));
+    let model = pi_model::random::features_network("features").unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    model.save(folder.as_ref()).unwrap();
+    let url = serve_with(dir.path(), 2, 9, |o| o.models = vec![folder.clone().into()]);
+    let save = |values: [f32; 5]| {
+        let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (5,), }\n";
+        let mut file = b"\x93NUMPY\x01\x00".to_vec();
+        file.extend((header.len() as u16).to_le_bytes());
+        file.extend(header.bytes());
+        file.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        std::fs::write(&array, file).unwrap();
+    };
+    save([1.5, -0.5, 0.25, -2.0, 0.0]);
+    let said = says(&["infer", "--server", &url, "--check", &folder, &array]);
+    assert!(said.contains("   in the clear within 0.0"), "{said}");
+    assert!(!said.contains("class"), "{said}");
+    let json = says(&["infer", "--server", &url, "--json", &array]);
+    let run: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let result = &run["results"][0];
+    assert!(result["class"].is_null() && result["prediction"].is_null());
+    assert_eq!(result["outputs"].as_array().unwrap().len(), 3);
+    let said = says(&["describe", &url]);
+    for words in [
+        "float tensors (C, H, W) of [5, 1, 1]",
+        "3 values, no classes",
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+    let picture = png(dir.path(), "a.png", 8);
+    let infer = |file: &str, words: &[&str]| fails(&["infer", "--server", &url, file], words);
+    assert_eq!(
+        infer(&picture, &["a.png", "takes no images", "[5, 1, 1]"]),
+        8
+    );
+    save([1.5, 0.0, 0.0, 0.0, 2.5]);
+    assert_eq!(infer(&array, &["a.npy", "above -2.01 to 2.01"]), 8);
+}

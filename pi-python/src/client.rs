@@ -31,8 +31,9 @@ pub(crate) struct CallStats {
     offline_bytes: u64,
 }
 
-/// Classes, logits (8 bytes each in the machine's order, image by image; none if the model opens the class alone), notes.
-type Answers = (Vec<usize>, Py<PyBytes>, Vec<String>);
+/// Classes (none where the outputs are no classes), logits (8 bytes each in the machine's order, image by image; none if the model opens
+/// the class alone), notes.
+type Answers = (Vec<Option<usize>>, Py<PyBytes>, Vec<String>);
 
 /// A connection to one model.
 #[pyclass(frozen, module = "private_inference._native")]
@@ -159,11 +160,22 @@ impl NativeClient {
             .map_err(|e| raise(py, &e))
     }
 
-    /// Labels of the classes, and whether the model opens logits.
-    fn output(&self, py: Python<'_>) -> PyResult<(Vec<String>, bool)> {
+    /// Labels of the classes, whether the model opens logits, and whether its outputs are classes.
+    fn output(&self, py: Python<'_>) -> PyResult<(Vec<String>, bool, bool)> {
         let client = self.open(py)?;
-        let spec = client.description().model.spec();
-        Ok((spec.labels.clone(), spec.output == OutputMode::Logits))
+        let model = &client.description().model;
+        let opens_logits = model.spec().output == OutputMode::Logits;
+        Ok((
+            model.spec().labels.clone(),
+            opens_logits,
+            model.has_classes(),
+        ))
+    }
+
+    /// (C, H, W) of what the model takes.
+    fn input_shape(&self, py: Python<'_>) -> PyResult<[usize; 3]> {
+        let client = self.open(py)?;
+        Ok(client.description().model.spec().input.shape())
     }
 
     /// The model's name.
@@ -284,7 +296,7 @@ impl<'a> Images<'a> {
                 false => {
                     let (values, _) = chunk.as_chunks::<4>();
                     let values = values.iter().map(|v| f32::from_le_bytes(*v));
-                    Image::from_tensor(self.shape, values.collect())?
+                    Image::from_tensor(&self.shape, values.collect())?
                 }
             };
             Ok(image.named(match self.len() {

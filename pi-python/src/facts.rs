@@ -18,6 +18,7 @@ pub(crate) struct Facts {
     input_shape: (usize, usize, usize),
     mean: Vec<f64>,
     std: Vec<f64>,
+    range: Option<(f64, f64)>,
     labels: Vec<String>,
     output: &'static str,
     relus_kept: usize,
@@ -56,8 +57,10 @@ impl Facts {
             input_shape: (input.channels, input.height, input.width),
             mean: input.mean.clone(),
             std: input.std.clone(),
+            range: input.range.map(|[low, high]| (low, high)),
             labels: spec.labels.clone(),
             output: match spec.output {
+                OutputMode::Logits if !description.model.has_classes() => "values",
                 OutputMode::Logits => "logits",
                 OutputMode::Argmax => "class",
             },

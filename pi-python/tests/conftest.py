@@ -41,9 +41,9 @@ class Server:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """Folders of a model that opens logits and of one that opens the class alone."""
+    """Folders of a model that opens logits, of one that opens the class alone, and of one of features to values."""
     folders = {}
-    for name, output in {"small": "logits", "silent": "class"}.items():
+    for name, output in {"small": "logits", "silent": "class", "features": "values"}.items():
         folders[name] = tmp_path_factory.mktemp(name)
         subprocess.run([PROGRAMS / "examples" / "random_network", folders[name], name, output], check=True)
     return folders

@@ -29,7 +29,7 @@ def until(what):
 
 def test_what_the_server_says(url):
     with Client(url) as client:
-        assert client.models() == ["small", "silent"] and client.model == "small"
+        assert client.models() == ["small", "silent", "features"] and client.model == "small"
         said = client.describe()
         assert said.input_shape == (3, 8, 8) and said.labels == client.labels and len(said.labels) == 5
         assert said.output == "logits" and said.max_batch == said.batch == 4

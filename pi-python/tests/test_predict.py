@@ -148,3 +148,22 @@ def test_numbers_that_make_no_sense(client):
     for what in [lambda: client.predict(PIXELS[0], top=0), lambda: client.prepare(-1), lambda: client.prepare(1.5)]:
         with pytest.raises(UsageError):
             what()
+
+
+def test_features_in_and_values_out(serve):
+    """A model of five features, whose outputs are no classes."""
+    with Client(serve().url, model="features") as client:
+        said = client.describe()
+        assert said.input_shape == (5, 1, 1) and said.range == (-2.0, 2.0) and said.mean == () and said.output == "values"
+        rows = np.linspace(-1.5, 1.5, 10, dtype=np.float32).reshape(2, 5)
+        both = client.predict(rows)
+        assert both.shape == (2, 3)
+        np.testing.assert_allclose(client.predict(rows[1]), both[1], atol=0.1)
+        with pytest.raises(UsageError, match="no classes"):
+            client.predict(rows, top=1)
+        with pytest.raises(InputError, match="above -2.01 to 2.01"):
+            client.predict(rows + 2)
+        with pytest.raises(InputError, match="takes no images"):
+            client.predict(np.zeros((1, 1, 5), dtype=np.uint8))
+        with pytest.raises(InputError, match="shape"):
+            client.predict(np.zeros(6, dtype=np.float32))

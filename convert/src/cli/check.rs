@@ -39,7 +39,7 @@ impl Check {
         let progress = Progress::new("comparing");
         let seen = quantise::compare(&float, &integer, &images, &|n, of| progress.at(n, of))?;
         drop(progress);
-        print!("{}", table(&seen));
+        print!("{}", table(&seen, integer.public().has_classes()));
         if self.layers {
             print!("\n{}", layers(&seen));
         }
@@ -47,17 +47,14 @@ impl Check {
     }
 }
 
-fn table(seen: &Comparison) -> String {
+fn table(seen: &Comparison, has_classes: bool) -> String {
     let percent = |n: usize, of: usize| format!("{:.2} %", 100.0 * n as f64 / of.max(1) as f64);
     let mut table = Table::new(&[]).spaced(3, 0);
     table.row(["images".into(), seen.n_images.to_string()], "");
-    table.row(
-        [
-            "same top class".into(),
-            percent(seen.n_agree, seen.n_images),
-        ],
-        "",
-    );
+    if has_classes {
+        let agree = percent(seen.n_agree, seen.n_images);
+        table.row(["same top class".into(), agree], "");
+    }
     if seen.n_labelled > 0 {
         for (name, n) in [
             ("accuracy of the float model", seen.n_float_correct),

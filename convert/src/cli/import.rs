@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use pi_convert::onnx::{Options, import};
+use pi_convert::quantise::ImageSet;
 
 use super::quantise::{Numbers, calibrated};
 
@@ -44,8 +45,17 @@ pub struct Import {
     /// Standard deviation of each channel, or one for all.
     #[arg(long, value_name = "S,S,S", value_delimiter = ',', num_args = 1)]
     std: Option<Vec<f64>>,
-    /// Labels of the classes, a line each.
-    #[arg(long, value_name = "FILE")]
+    /// Inputs are tensors with values from LOW to HIGH, not images. Without it, an input of one or three maps is an image.
+    #[arg(
+        long,
+        value_name = "LOW,HIGH",
+        value_delimiter = ',',
+        num_args = 1,
+        allow_hyphen_values = true
+    )]
+    range: Option<Vec<f64>>,
+    /// Labels of the classes, a line each; `none` if outputs are no classes, such as those of an embedding or a regression.
+    #[arg(long, value_name = "FILE|none")]
     labels: Option<PathBuf>,
     /// What becomes of max pools.
     #[arg(long, value_enum, default_value = "max")]
@@ -70,12 +80,22 @@ impl Import {
                 anyhow::bail!("--input-shape needs three sizes above 0: channels, rows, columns")
             }
         };
+        let range = match self.range.as_deref() {
+            None => None,
+            Some(&[low, high]) => Some([low, high]),
+            Some(_) => anyhow::bail!("--range needs two numbers: LOW,HIGH"),
+        };
         let labels = match &self.labels {
             None => None,
+            Some(path) if path.as_os_str() == "none" => Some(vec![]),
             Some(path) => {
                 let text =
                     std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-                Some(text.lines().map(|line| line.trim().to_owned()).collect())
+                let labels: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+                if labels.is_empty() {
+                    anyhow::bail!("{} is empty; write a label on each line", path.display());
+                }
+                Some(labels)
             }
         };
         let options = Options {
@@ -83,6 +103,7 @@ impl Import {
             input_shape,
             mean: self.mean,
             std: self.std,
+            range,
             labels,
             average_pools: self.pool == Pool::Average,
         };
@@ -95,6 +116,7 @@ impl Import {
         model.spec.card.recipe.push(command);
         if let Some(images) = &self.calibrate {
             write!(std::io::stdout(), "{summary}")?;
+            let images = ImageSet::open(images, &model.spec)?;
             return calibrated(&model, images, &self.out, &self.numbers);
         }
         // Saved first: whoever reads the summary may close the pipe.

@@ -4,6 +4,7 @@ mod check;
 mod import;
 mod progress;
 mod quantise;
+mod randomise;
 
 use clap::{Parser, Subcommand};
 
@@ -21,6 +22,8 @@ enum Command {
     Import(Box<import::Import>),
     /// Make an integer model, which can be served, of a float model and some images.
     Quantise(quantise::Quantise),
+    /// Make an integer model with random weights, and fewer ReLUs, of a float model: to measure what such a network costs.
+    Randomise(randomise::Randomise),
     /// Compare a float model with the integer model that was made of it, image by image.
     Check(check::Check),
 }
@@ -34,6 +37,7 @@ impl Cli {
         match self.command {
             Command::Import(command) => command.run(),
             Command::Quantise(command) => command.run(),
+            Command::Randomise(command) => command.run(),
             Command::Check(command) => command.run(),
         }
     }

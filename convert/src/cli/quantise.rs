@@ -11,6 +11,11 @@ use pi_protocol::cost::Cost;
 
 use super::progress::Progress;
 
+/// Images that ranges are calibrated on.
+const N_IMAGES: u32 = 200;
+/// Bits of a weight.
+const WEIGHT_BITS: u32 = 8;
+
 /// Arguments of the command.
 #[derive(Args)]
 pub struct Quantise {
@@ -32,14 +37,25 @@ pub struct Quantise {
 #[derive(Args)]
 pub struct Numbers {
     /// Calibrate on at most N images, spread evenly over all.
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = N_IMAGES, value_parser = clap::value_parser!(u32).range(1..))]
     images: u32,
     /// Bits of a weight, 2 to 16. More come nearer to the float model, and make the error of the encryption larger.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=16))]
+    #[arg(long, value_name = "N", default_value_t = WEIGHT_BITS, value_parser = clap::value_parser!(u32).range(2..=16))]
     weight_bits: u32,
     /// Fraction bits of an activation, 1 to 16; by default 8, or fewer but at least 4 if values are so large that their truncation might wrap.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
     activation_bits: Option<u32>,
+}
+
+/// As the command line has them.
+impl Default for Numbers {
+    fn default() -> Self {
+        Self {
+            images: N_IMAGES,
+            weight_bits: WEIGHT_BITS,
+            activation_bits: None,
+        }
+    }
 }
 
 impl Quantise {
@@ -49,21 +65,22 @@ impl Quantise {
     /// Those of [`calibrated`], and a float model that cannot be read.
     pub fn run(self) -> anyhow::Result<()> {
         let model = FloatModel::load(&self.model)?;
-        calibrated(&model, &self.calibrate, &self.out, &self.numbers)
+        let images = ImageSet::open(&self.calibrate, &model.spec)?;
+        calibrated(&model, images, &self.out, &self.numbers)
     }
 }
 
-/// Makes an integer model of `model` in folder `out`; says what was given up, how well the two agree, and what an inference will cost.
+/// Makes an integer model of `model`, calibrated on `images`, in folder `out`; says what was given up, how well the two agree, and what an inference will cost.
 ///
 /// # Errors
 /// What the images or the network lack, or why it cannot be served.
 pub fn calibrated(
     model: &FloatModel,
-    calibrate: &Path,
+    images: ImageSet,
     out: &Path,
     numbers: &Numbers,
 ) -> anyhow::Result<()> {
-    let images = ImageSet::open(calibrate, &model.spec)?.spread(numbers.images as usize);
+    let images = images.spread(numbers.images as usize);
     let given = numbers.activation_bits;
     let given = given.map_or(String::new(), |n| format!(" --activation-bits {n}"));
     let options = Options {
@@ -103,11 +120,24 @@ fn summary(made: &Quantised, same: &Comparison) -> String {
         thousands(public.graph().n_relus() as u64),
     );
     let numbers = public.spec().fixed_point.as_ref();
+    if let Some([low, high]) = public.spec().input.range {
+        text += &format!("Inputs are tensors with values from {low:.4} to {high:.4}.\n");
+    }
+    let what = match public.spec().input.takes_images() {
+        true => "images",
+        false => "tensors",
+    };
+    let agree = match public.has_classes() {
+        true => format!(
+            "on {} of these the top class is that of the float model, the logits differ",
+            same.n_agree
+        ),
+        false => "on these the outputs differ".to_owned(),
+    };
     text += &format!(
-        "Activations have {} fraction bits. Calibrated on {} images; on {} of these the top class is that of the float model, the logits differ by {:.2} % (root mean square).\n",
+        "Activations have {} fraction bits. Calibrated on {} {what}; {agree} by {:.2} % (root mean square).\n",
         numbers.map_or(0, |n| n.activation_fraction_bits),
         made.report.n_images,
-        same.n_agree,
         100.0 * same.logits.relative()
     );
     if !made.report.dropped.is_empty() {

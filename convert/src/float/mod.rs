@@ -65,6 +65,18 @@ pub fn visit(
     input: &[f32],
     mut seen: impl FnMut(&Op, &[f32]),
 ) -> Result<Vec<f32>> {
+    alter(model, input, |op, values| seen(op, values))
+}
+
+/// As [`visit`]; `change` may change each result before others read it.
+///
+/// # Errors
+/// As [`visit`].
+pub(crate) fn alter(
+    model: &FloatModel,
+    input: &[f32],
+    mut change: impl FnMut(&Op, &mut [f32]),
+) -> Result<Vec<f32>> {
     let shapes = model.check()?;
     check_input(input, shapes["input"])?;
     let mut last_reader = HashMap::new();
@@ -79,14 +91,14 @@ pub fn visit(
     let mut output = "input";
     for (i, op) in model.spec.ops.iter().enumerate() {
         results.now = i;
-        let values = apply(model, op, &shapes, &mut results);
+        let mut values = apply(model, op, &shapes, &mut results);
         if !values.iter().all(|v| v.is_finite()) {
             return Err(ModelError::Op {
                 op: op.name().to_owned(),
                 reason: "its result is infinite or not a number; the weights are too large for this input, or the input is not normalised as the model's card says".to_owned(),
             });
         }
-        seen(op, &values);
+        change(op, &mut values);
         results.free();
         results.values.insert(op.name(), values);
         output = op.name();

@@ -41,7 +41,9 @@ pub struct Options {
     pub mean: Option<Vec<f64>>,
     /// Standard deviation of each channel.
     pub std: Option<Vec<f64>>,
-    /// A label for each class.
+    /// Least and largest value of an input that is no image.
+    pub range: Option<[f64; 2]>,
+    /// A label for each class; an empty list where outputs are no classes.
     pub labels: Option<Vec<String>>,
     /// Max pools become average pools.
     pub average_pools: bool,
@@ -88,6 +90,7 @@ pub fn import(path: &Path, options: &Options) -> Result<(FloatModel, Summary)> {
         average: options.average_pools,
         normalised: options.mean.is_some() || options.std.is_some(),
     };
+    notes.extend(input_note(&network.spec.input, options));
     notes.extend(rewrite::run(&mut network, &lowered.output, choice)?);
     network.spec.labels = labels(&network, options)?;
     network.spec.card.notes = notes.join(". ");
@@ -97,7 +100,23 @@ pub fn import(path: &Path, options: &Options) -> Result<(FloatModel, Summary)> {
     Ok((model, summary))
 }
 
-/// The image and its normalisation as the user states them; 0 and 1 where not.
+/// What is told of an input that is taken for no image.
+fn input_note(input: &InputSpec, options: &Options) -> Option<String> {
+    let [channels, height, width] = input.shape();
+    let shape = format!("{channels} x {height} x {width}");
+    match (input.takes_images(), options.range) {
+        (true, _) => None,
+        (_, Some([low, high])) => Some(format!(
+            "inputs are tensors of {shape} with values from {low} to {high}"
+        )),
+        (_, None) => Some(format!(
+            "inputs of {shape} are taken for tensors, not images, with values in the range of those that it is calibrated on; say --range if you know it, or --mean and --std if they are pixels"
+        )),
+    }
+}
+
+/// The input as the user states it. Where nothing is said, one or three maps are an image, whose normalisation is 0 and 1 until it is
+/// guessed.
 fn input(graph: &Graph, options: &Options) -> Result<InputSpec> {
     let (channels, height, width) = match *graph.input_dims.as_slice() {
         [_, c] => (c, 1, 1),
@@ -114,6 +133,31 @@ fn input(graph: &Graph, options: &Options) -> Result<InputSpec> {
             all.len()
         ))),
     };
+    let stated = options.mean.is_some() || options.std.is_some();
+    let is_image = stated || matches!(channels, 1 | 3) && height.min(width) > 1;
+    if stated && options.range.is_some() {
+        return Err(ImportError::Option(
+            "--mean and --std are for images, --range for tensors that are none; leave one of them out".into(),
+        ));
+    }
+    if let Some([low, high]) = options.range.filter(|[low, high]| {
+        let ordered = low < high && low.is_finite() && high.is_finite();
+        !ordered
+    }) {
+        return Err(ImportError::Option(format!(
+            "--range {low},{high} needs two numbers, the lower one first"
+        )));
+    }
+    if options.range.is_some() || !is_image {
+        return Ok(InputSpec {
+            channels,
+            height,
+            width,
+            mean: vec![],
+            std: vec![],
+            range: options.range,
+        });
+    }
     let (mean, std) = (
         each(&options.mean, "--mean", 0.0)?,
         each(&options.std, "--std", 1.0)?,
@@ -129,6 +173,7 @@ fn input(graph: &Graph, options: &Options) -> Result<InputSpec> {
         width,
         mean,
         std,
+        range: None,
     })
 }
 
@@ -142,7 +187,7 @@ fn labels(network: &Network, options: &Options) -> Result<Vec<String>> {
     let n = shapes[last].n_values();
     match &options.labels {
         None => Ok((0..n).map(|i| format!("class {i}")).collect()),
-        Some(labels) if labels.len() == n => Ok(labels.clone()),
+        Some(labels) if labels.is_empty() || labels.len() == n => Ok(labels.clone()),
         Some(labels) => Err(ImportError::Option(format!(
             "the file of labels has {} lines, the network {n} classes; give a line for each",
             labels.len()

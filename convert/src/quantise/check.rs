@@ -127,7 +127,10 @@ fn belong_together(float: &FloatModel, fixed: &Model) -> Result<()> {
     let (ours, theirs) = (&float.spec, fixed.public().spec());
     let name = |spec: &ModelSpec| {
         let last = spec.ops.last().map(|op| op.name().to_owned());
-        (spec.input.clone(), last)
+        let mut input = spec.input.clone();
+        // Calibrated, where the float model leaves it open.
+        input.range = input.range.or(theirs.input.range);
+        (input, last)
     };
     if name(ours) == name(theirs) {
         return Ok(());

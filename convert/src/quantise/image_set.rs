@@ -1,4 +1,4 @@
-//! Images to calibrate and compare with: a folder of PNG or JPEG files, or one .npy file of normalised tensors.
+//! Images to calibrate and compare with: a folder of PNG or JPEG files, or one .npy file of tensors as the network takes them.
 //!
 //! A folder holds images, or one folder of images for each class. Files are decoded when they are asked for, as a client decodes them,
 //! so that a large set needs no memory.
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use pi_images::Picture;
 use pi_images::npy::{self, Array};
+use pi_model::ModelError;
 use pi_model::graph::shapes;
 use pi_model::spec::{InputSpec, ModelSpec, Op};
 
@@ -55,6 +56,13 @@ impl ImageSet {
     pub fn open(path: &Path, spec: &ModelSpec) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(|e| Error::images(path, e.to_string()))?;
         let entries = if metadata.is_dir() {
+            if !spec.input.takes_images() {
+                let reason = format!(
+                    "it is a folder, and the model takes no images; give a .npy file of float32 tensors {}",
+                    of_shape(&spec.input)
+                );
+                return Err(Error::images(path, reason));
+            }
             folder(path, spec)?
         } else {
             array(path, &spec.input)?
@@ -101,6 +109,25 @@ impl ImageSet {
             });
         }
         self
+    }
+
+    /// Range of the values of inputs that are no images: that of these, and a quarter more at either end; none where there are only files.
+    #[must_use]
+    pub fn range(&self) -> Option<[f64; 2]> {
+        let tensors = self.entries.iter().filter_map(|e| match &e.content {
+            Content::Tensor(values) => Some(values),
+            Content::File(_) => None,
+        });
+        let values = tensors.flatten().map(|&v| f64::from(v));
+        let ends = values.fold(None, |ends: Option<[f64; 2]>, v| {
+            let [low, high] = ends.unwrap_or([v; 2]);
+            Some([low.min(v), high.max(v)])
+        });
+        ends.map(|[low, high]| {
+            // All alike: any span will do.
+            let more = if low < high { (high - low) / 4.0 } else { 1.0 };
+            [low - more, high + more]
+        })
     }
 
     /// Number of images.
@@ -260,16 +287,15 @@ fn array(path: &Path, input: &InputSpec) -> Result<Vec<Entry>> {
         ));
     }
     let array = npy::parse(&bytes).map_err(|e| Error::images(path, e.to_string()))?;
-    let due = [input.channels, input.height, input.width];
-    let wanted = format!("normalised float32 tensors (N, C, H, W) of {due:?} each are needed");
+    let wanted = format!("float32 tensors {} are needed", of_shape(input));
     let (shape, values) = match array {
         Array::Floats { shape, values } => (shape, values),
         Array::Bytes { .. } => {
             return Err(Error::images(path, format!("it holds bytes; {wanted}")));
         }
     };
-    let tail = shape.len().checked_sub(3).map(|n| &shape[n..]);
-    if shape.len() > 4 || tail != Some(&due) {
+    let many = shape.get(1..).is_some_and(|one| input.takes_shape(one));
+    if !many && !input.takes_shape(&shape) {
         let reason = format!("its shape is {shape:?}; {wanted}");
         return Err(Error::images(path, reason));
     }
@@ -289,41 +315,23 @@ fn array(path: &Path, input: &InputSpec) -> Result<Vec<Entry>> {
     entries.collect()
 }
 
-/// Refuses what no normalised image is: a client could not send it.
+/// What a file of tensors has to hold.
+fn of_shape(input: &InputSpec) -> String {
+    let normalised = if input.takes_images() {
+        ", normalised"
+    } else {
+        ""
+    };
+    format!("(N, C, H, W) of {:?} each{normalised}", input.shape())
+}
+
+/// Refuses what a client could not send.
 fn check_tensor(name: &str, values: &[f32], input: &InputSpec) -> Result<()> {
-    if values.len() != input.n_values() {
-        return Err(Error::named(
-            name,
-            format!(
-                "it has {} values, the model takes {}",
-                values.len(),
-                input.n_values()
-            ),
-        ));
-    }
-    if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-        return Err(Error::named(
-            name,
-            format!("value number {at} is infinite or not a number"),
-        ));
-    }
-    let planes = values.chunks(input.height * input.width);
-    for (plane, (mean, std)) in planes.zip(input.mean.iter().zip(&input.std)) {
-        // What pixels 0 and 255 become, and a little more for rounding elsewhere.
-        let slack = 0.01 / std;
-        let (low, high) = (-mean / std - slack, (1.0 - mean) / std + slack);
-        let beyond = |v: &&f32| !(low..=high).contains(&f64::from(**v));
-        if let Some(v) = plane.iter().find(beyond) {
-            return Err(Error::named(
-                name,
-                format!(
-                    "the value {v} is not within {low:.2} to {high:.2}, the range of normalised pixels; normalise it as the model's card says: (pixel / 255 - mean) / std, mean {:?}, std {:?}",
-                    input.mean, input.std
-                ),
-            ));
-        }
-    }
-    Ok(())
+    let checked = input.check_values(values);
+    checked.map_err(|e| match e {
+        ModelError::Input(reason) => Error::named(name, reason),
+        e => e.into(),
+    })
 }
 
 #[cfg(test)]
@@ -402,18 +410,18 @@ mod tests {
         let set = ImageSet::open(&path, &spec).unwrap();
         assert_eq!((set.len(), set.image(1, 4).unwrap().integers[0]), (2, 24));
         for (dtype, shape, data, what) in [
-            ("<f4", "(2, 3, 8, 2)", of(0.0), "[2, 3, 8, 2]; normalised"),
             (
                 "<f4",
-                "(2, 3, 4, 4)",
-                of(f32::NAN),
-                "image 0: value number 0",
+                "(2, 3, 8, 2)",
+                of(0.0),
+                "[2, 3, 8, 2]; float32 tensors",
             ),
+            ("<f4", "(2, 3, 4, 4)", of(f32::NAN), "image 0: it holds NaN"),
             (
                 "<f4",
                 "(2, 3, 4, 4)",
                 of(255.0),
-                "the value 255 is not within",
+                "image 0: a value is above",
             ),
             ("<f4", "(0, 3, 4, 4)", vec![], "holds no images"),
             ("|u1", "(2, 3, 4, 4)", vec![0; 96], "it holds bytes"),
@@ -427,5 +435,30 @@ mod tests {
         says(ImageSet::of_tensors(vec![], input), &["there are none"]);
         let short = ImageSet::of_tensors(vec![vec![0.0; 3]], input);
         says(short, &["tensor 0", "3 values"]);
+    }
+    #[test]
+    fn tensors_that_are_no_images() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.npy");
+        let mut net = Net::new([5, 1, 1], 0);
+        net.conv("out", "input", 2, Window::square(1, 1, 0));
+        let spec = &mut net.model.spec;
+        (spec.input.mean, spec.input.std) = (vec![], vec![]);
+        let rows: Vec<u8> = (0u8..10).flat_map(|i| f32::from(i).to_le_bytes()).collect();
+        npy(&path, "<f4", "(2, 5)", &rows);
+        let set = ImageSet::open(&path, spec).unwrap();
+        assert_eq!((set.len(), set.image(1, 4).unwrap().floats[0]), (2, 5.0));
+        assert_eq!(set.range(), Some([-2.25, 11.25]));
+        npy(&path, "<f4", "(5,)", &rows[..20]);
+        assert_eq!(ImageSet::open(&path, spec).unwrap().len(), 1);
+        npy(&path, "<f4", "(5, 2)", &rows);
+        says(
+            ImageSet::open(&path, spec),
+            &["[5, 2]; float32", "[5, 1, 1]"],
+        );
+        says(ImageSet::open(dir.path(), spec), &["takes no images"]);
+        spec.input.range = Some([0.0, 5.0]);
+        npy(&path, "<f4", "(2, 5)", &rows);
+        says(ImageSet::open(&path, spec), &["image 1: a value is above"]);
     }
 }

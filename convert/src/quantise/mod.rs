@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use pi_model::graph::Layer;
 use pi_model::plan::{MAX_FAILURES, MAX_OUTPUT_BITS, RingPlan};
-use pi_model::spec::{Accumulator, FixedPoint, ModelSpec};
+use pi_model::spec::{Accumulator, FixedPoint, InputSpec, ModelSpec};
 use pi_model::{FloatModel, Model, PublicModel};
 
 pub use check::{Comparison, Difference, compare};
@@ -97,8 +97,13 @@ pub fn quantise(
             "there are no images to calibrate on; give some that look like those to come",
         ));
     }
+    let mut input = model.spec.input.clone();
+    if !input.takes_images() && input.range.is_none() {
+        input.range = images.range();
+    }
     let mut draft = Draft {
         model,
+        input,
         activation_bits: options.activation_bits.unwrap_or(ACTIVATION_BITS[0]),
         fewest_bits: options.activation_bits.unwrap_or(ACTIVATION_BITS[1]),
         weights: Weights::new(model, options.weight_bits)?,
@@ -157,6 +162,8 @@ fn finish_card(spec: &mut ModelSpec, model: &FloatModel, n_images: usize, option
 /// A model whose fraction bits are still being lowered.
 struct Draft<'a> {
     model: &'a FloatModel,
+    /// Its input, with a range if it takes no images.
+    input: InputSpec,
     activation_bits: u32,
     fewest_bits: u32,
     weights: Weights<'a>,
@@ -172,6 +179,7 @@ impl Draft<'_> {
                 weight_fraction_bits: self.weights.bits().clone(),
                 accumulators,
             }),
+            input: self.input.clone(),
             ..self.model.spec.clone()
         }
     }

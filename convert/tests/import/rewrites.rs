@@ -205,12 +205,12 @@ fn zeros_move_into_the_convolution() {
 #[test]
 fn the_networks_own_normalisation_becomes_that_of_the_input() {
     let net = |mean: &[f32], std: &[f32]| {
-        Net::new(&[1, 2, 4, 4])
-            .floats("m", &[2, 1, 1], mean)
-            .floats("d", &[2, 1, 1], std)
+        Net::new(&[1, 3, 4, 4])
+            .floats("m", &[3, 1, 1], mean)
+            .floats("d", &[3, 1, 1], std)
             .node("Sub", "x m", "a", &[])
             .node("Div", "a d", "b", &[])
-            .conv("b", "y", &[3, 2, 3, 3], &[ints("pads", &[1, 1, 1, 1])])
+            .conv("b", "y", &[3, 3, 3, 3], &[ints("pads", &[1, 1, 1, 1])])
     };
     let close = |got: &[f64], expected: &[f64]| {
         assert!(
@@ -218,27 +218,30 @@ fn the_networks_own_normalisation_becomes_that_of_the_input() {
             "{got:?} {expected:?}"
         );
     };
-    assert_eq!(net(&[0.25, 0.5], &[0.5, 2.0]).check().0, "1 conv2d");
-    let (model, _) = net(&[0.25, 0.5], &[0.5, 2.0])
+    assert_eq!(
+        net(&[0.25, 0.5, 0.5], &[0.5, 2.0, 2.0]).check().0,
+        "1 conv2d"
+    );
+    let (model, _) = net(&[0.25, 0.5, 0.5], &[0.5, 2.0, 2.0])
         .import(&Options::default())
         .unwrap();
-    close(&model.spec.input.mean, &[0.25, 0.5]);
-    close(&model.spec.input.std, &[0.5, 2.0]);
+    close(&model.spec.input.mean, &[0.25, 0.5, 0.5]);
+    close(&model.spec.input.std, &[0.5, 2.0, 2.0]);
     // Numbers for pixels from 0 to 255.
-    let (model, _) = net(&[102.0, 51.0], &[51.0, 25.5])
+    let (model, _) = net(&[102.0, 51.0, 51.0], &[51.0, 25.5, 25.5])
         .import(&Options::default())
         .unwrap();
-    close(&model.spec.input.mean, &[0.4, 0.2]);
-    close(&model.spec.input.std, &[0.2, 0.1]);
+    close(&model.spec.input.mean, &[0.4, 0.2, 0.2]);
+    close(&model.spec.input.std, &[0.2, 0.1, 0.1]);
     // Behind the user's own normalisation.
     let options = Options {
         mean: Some(vec![0.5]),
-        std: Some(vec![0.25, 0.5]),
+        std: Some(vec![0.25, 0.5, 0.5]),
         ..Options::default()
     };
-    let (model, _) = net(&[1.0, 1.0], &[2.0, 2.0]).import(&options).unwrap();
-    close(&model.spec.input.mean, &[0.75, 1.0]);
-    close(&model.spec.input.std, &[0.5, 1.0]);
+    let (model, _) = net(&[1.0; 3], &[2.0; 3]).import(&options).unwrap();
+    close(&model.spec.input.mean, &[0.75, 1.0, 1.0]);
+    close(&model.spec.input.std, &[0.5, 1.0, 1.0]);
 }
 
 #[test]
@@ -267,4 +270,47 @@ fn what_the_file_does_not_say_is_guessed() {
         (model.spec.name.as_str(), model.spec.labels[1].as_str()),
         ("zebra", "zebra")
     );
+}
+
+#[test]
+fn what_is_no_image_is_a_tensor() {
+    let options = Options::default;
+    let net = |dims: &[i64]| {
+        let net = Net::new(dims);
+        match *dims {
+            [_, c] => net
+                .random("w", &[4, c])
+                .node("Gemm", "x w", "y", &[int("transB", 1)]),
+            _ => net.conv("x", "y", &[4, dims[1], 1, 1], &[]),
+        }
+    };
+    for dims in [&[1, 5][..], &[1, 7, 4, 4], &[1, 3, 1, 9]] {
+        let (model, summary) = net(dims).import(&options()).unwrap();
+        let input = &model.spec.input;
+        assert!(!input.takes_images() && input.range.is_none(), "{dims:?}");
+        assert!(summary.notes[0].contains("--range"), "{:?}", summary.notes);
+    }
+    let ranged = Options {
+        range: Some([-1.0, 4.0]),
+        labels: Some(vec![]),
+        ..options()
+    };
+    let (model, _) = net(&[1, 3, 4, 4]).import(&ranged).unwrap();
+    assert_eq!(model.spec.input.range, Some([-1.0, 4.0]));
+    assert!(model.spec.labels.is_empty());
+    let stated = Options {
+        mean: Some(vec![0.5]),
+        ..options()
+    };
+    let (model, _) = net(&[1, 7, 4, 4]).import(&stated).unwrap();
+    assert!(model.spec.input.takes_images());
+    for (range, mean) in [([0.0, 1.0], Some(vec![0.5])), ([1.0, 0.0], None)] {
+        let wrong = Options {
+            range: Some(range),
+            mean,
+            ..options()
+        };
+        let said = net(&[1, 5]).import(&wrong).unwrap_err().to_string();
+        assert!(said.contains("--range"), "{said}");
+    }
 }

@@ -49,6 +49,7 @@ impl FloatModel {
                 "it has integer weights already; a float model is needed here".into(),
             ));
         }
+        self.spec.input.check()?;
         let shapes = shapes(&self.spec)?;
         for op in &self.spec.ops {
             let name = op.name();

@@ -15,12 +15,15 @@ pub(crate) struct Outcome {
     image: String,
     /// The true label, where known.
     label: Option<String>,
-    /// The predicted label.
-    prediction: String,
+    /// The predicted label, where there are classes.
+    prediction: Option<String>,
     /// The predicted class.
-    class: usize,
+    class: Option<usize>,
     /// Labels and logits, the largest first; empty when only the class is opened.
     top: Vec<(String, f64)>,
+    /// The outputs in their order, where they are no classes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    outputs: Vec<f64>,
     /// Online seconds.
     seconds: f64,
     /// Comparison with the model in the clear.
@@ -30,10 +33,10 @@ pub(crate) struct Outcome {
 /// Comparison with the model in the clear.
 #[derive(Serialize)]
 pub(crate) struct Check {
-    /// The label that the plaintext executor predicts.
-    prediction: String,
+    /// The label that the plaintext executor predicts, where there are classes.
+    prediction: Option<String>,
     /// Whether both predict the same class.
-    agrees: bool,
+    agrees: Option<bool>,
     /// Largest difference of a logit, where logits are opened.
     max_logit_error: Option<f64>,
     /// Values outside the ranges for which the protocol is correct. They spoil an inference, and the model's
@@ -49,7 +52,7 @@ pub(crate) struct Run {
     n_labelled: usize,
     /// Right ones among them.
     n_correct: usize,
-    /// Images compared with the model in the clear.
+    /// Images whose class was compared with that of the model in the clear.
     n_checked: usize,
     /// Agreeing ones among them.
     n_agree: usize,
@@ -93,6 +96,10 @@ impl Outcome {
             prediction: answer.label.clone(),
             class: answer.class,
             top: top.map(|scored| (scored.label, scored.logit)).collect(),
+            outputs: match answer.class {
+                Some(_) => vec![],
+                None => answer.logits.clone(),
+            },
             seconds: answer.stats.online_seconds,
             check,
         }
@@ -115,9 +122,11 @@ impl Check {
         let scale = f64::from(fraction_bits).exp2();
         let pairs = answer.logits.iter().zip(&clear.logits);
         let differences = pairs.map(|(private, clear)| (private - *clear as f64 / scale).abs());
+        let labels = &model.public().spec().labels;
+        let expected = answer.class.map(|_| clear.class());
         Ok(Self {
-            prediction: label(&model.public().spec().labels, clear.class()),
-            agrees: clear.class() == answer.class,
+            prediction: expected.map(|class| label(labels, class)),
+            agrees: answer.class.map(|class| class == clear.class()),
             max_logit_error: differences.reduce(f64::max),
             n_range_violations: clear.n_range_violations,
         })
@@ -136,14 +145,12 @@ impl Run {
         error: Option<String>,
     ) -> Self {
         let labelled = results.iter().filter(|r| r.label.is_some());
-        let checked = results.iter().filter_map(|r| r.check.as_ref());
+        let checked = results.iter().filter_map(|r| r.check.as_ref()?.agrees);
         Self {
             n_labelled: labelled.clone().count(),
-            n_correct: labelled
-                .filter(|r| r.label.as_ref() == Some(&r.prediction))
-                .count(),
+            n_correct: labelled.filter(|r| r.label == r.prediction).count(),
             n_checked: checked.clone().count(),
-            n_agree: checked.filter(|c| c.agrees).count(),
+            n_agree: checked.filter(|&agrees| agrees).count(),
             results,
             report,
             error,
@@ -158,7 +165,7 @@ impl Run {
     pub(crate) fn differs(&self) -> Option<Differs> {
         let checks = || self.results.iter().filter_map(|r| r.check.as_ref());
         let differs = Differs {
-            n_checked: self.n_checked,
+            n_checked: checks().count(),
             n_other: self.n_checked - self.n_agree,
             n_outside: checks().filter(|c| c.n_range_violations > 0).count(),
         };
@@ -207,7 +214,8 @@ impl Lines {
 
     pub(crate) fn line(&self, r: &Outcome) -> String {
         let (image, label) = (self.image, self.label);
-        let (name, prediction) = (shown(&r.image), shown(&r.prediction));
+        let (name, prediction) = (shown(&r.image), r.prediction.as_deref().map(shown));
+        let prediction = prediction.unwrap_or_else(|| outputs(&r.outputs));
         let mut text = format!("{name:image$}  {prediction:label$}");
         if let Some((_, logit)) = r.top.first() {
             let n_others = self.top.map_or(2, |n| usize::from(n) - 1);
@@ -218,7 +226,7 @@ impl Lines {
             }
         }
         match &r.label {
-            Some(truth) if *truth == r.prediction => text += "   right",
+            _ if r.label.is_some() && r.label == r.prediction => text += "   right",
             Some(truth) => text += &format!("   wrong, it is {}", shown(truth)),
             None => {}
         }
@@ -234,13 +242,30 @@ fn scored((label, logit): &(String, f64)) -> String {
     format!("{} {logit:.2}", shown(label))
 }
 
+/// The first outputs of those that are no classes.
+fn outputs(values: &[f64]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = values
+        .iter()
+        .take(SHOWN)
+        .map(|v| format!("{v:.3}"))
+        .collect();
+    let mut text = shown.join(" ");
+    if values.len() > SHOWN {
+        let _ = write!(text, " ... ({} values; --json prints all)", values.len());
+    }
+    text
+}
+
 fn compared(check: &Check) -> String {
-    let mut text = match check.agrees {
-        true => "   as in the clear".to_owned(),
-        false => format!("   IN THE CLEAR IT IS {}", shown(&check.prediction)),
+    let mut text = match (check.agrees, &check.prediction) {
+        (Some(false), Some(other)) => format!("   IN THE CLEAR IT IS {}", shown(other)),
+        (Some(_), _) => "   as in the clear".to_owned(),
+        (None, _) => "   in the clear".to_owned(),
     };
     if let Some(error) = check.max_logit_error {
-        let _ = write!(text, ", logits within {error:.3}");
+        let what = check.agrees.map_or("", |_| ", logits");
+        let _ = write!(text, "{what} within {error:.3}");
     }
     if check.n_range_violations > 0 {
         let _ = write!(

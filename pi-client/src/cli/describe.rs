@@ -106,12 +106,25 @@ fn in_words(description: &Description, costs: &[Cost; 2], tls: bool) -> String {
     row("data", card.dataset.clone());
     row(
         "input",
-        format!(
-            "{} x {} pixels, {} channels; other sizes are resized",
-            input.width, input.height, input.channels
-        ),
+        match input.range {
+            Some([low, high]) => format!(
+                "float tensors (C, H, W) of {:?}, values from {low:.4} to {high:.4}",
+                input.shape()
+            ),
+            None => format!(
+                "{} x {} pixels, {} channels; other sizes are resized",
+                input.width, input.height, input.channels
+            ),
+        },
     );
     row("labels", spec.labels.join(", "));
+    if !description.model.has_classes() {
+        let n = description.model.n_outputs();
+        row(
+            "outputs",
+            format!("{} values, no classes", thousands(n as u64)),
+        );
+    }
     row(
         "ReLUs",
         format!(
@@ -186,6 +199,9 @@ fn query_costs([one, many]: &[Cost; 2]) -> [String; 3] {
 fn who_learns(description: &Description, tls: bool) -> [&'static str; 3] {
     [
         match description.model.spec().output {
+            OutputMode::Logits if !description.model.has_classes() => {
+                "all outputs, the network's operations and which ReLUs it keeps; no weight"
+            }
             OutputMode::Logits => {
                 "the logits of all labels, the network's operations and which ReLUs it keeps; no weight"
             }

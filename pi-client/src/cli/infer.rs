@@ -59,7 +59,7 @@ pub(crate) struct InferArgs {
     /// Refuse images of another size than the model's instead of resizing them.
     #[arg(long)]
     exact_size: bool,
-    /// PNG, JPEG or .npy files (uint8 pixels (H, W, C), or float32 (C, H, W) normalised already); - reads one from standard input.
+    /// PNG, JPEG or .npy files (uint8 pixels (H, W, C), or float32 (C, H, W) as the network takes them); - reads one from standard input.
     #[arg(required_unless_present = "cifar", value_name = "IMAGE")]
     images: Vec<PathBuf>,
 }
@@ -136,6 +136,10 @@ fn suits(
     }
     if args.top.is_some() && spec.output == OutputMode::Argmax {
         eprintln!("note: this model opens the label alone, so there is nothing for --top to show");
+    } else if args.top.is_some() && !description.model.has_classes() {
+        eprintln!(
+            "note: this model's outputs are no classes, so there is nothing for --top to show"
+        );
     }
     Ok(())
 }
@@ -172,7 +176,7 @@ impl<'a> Source<'a> {
         match self {
             Self::File { path, size } => {
                 let is_other = *size != Some((wanted.width, wanted.height));
-                if size.is_none() || sizing == Sizing::Exact && is_other {
+                if size.is_none() || !wanted.takes_images() || sizing == Sizing::Exact && is_other {
                     Image::open(path)?.fit(model, sizing)?;
                 }
             }

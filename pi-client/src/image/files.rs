@@ -61,26 +61,24 @@ impl Image {
 }
 
 impl Image {
-    /// Bytes are (H, W, C) or (H, W), floats (C, H, W). A leading dimension of one is dropped.
+    /// Bytes are (H, W, C) or (H, W), with or without a leading dimension of one; floats have the model's shape.
     fn of_array(name: &str, array: Array) -> Result<Self, ClientError> {
         let one = |shape: Vec<usize>| match shape[..] {
             [1, a, b, c] => vec![a, b, c],
             _ => shape,
         };
-        let wrong = |shape: &[usize], kind, wanted| {
-            let said = format!("its shape is {shape:?}; an array of {kind} is taken as {wanted}");
-            Err(refused(name, said))
-        };
         let image = match array {
             Array::Bytes { shape, values } => match one(shape)[..] {
                 [height, width, channels] => Self::from_pixels(width, height, channels, values)?,
                 [height, width] => Self::from_pixels(width, height, 1, values)?,
-                ref shape => return wrong(shape, "uint8", "(H, W, C) or (H, W)"),
+                ref shape => {
+                    let said = format!(
+                        "its shape is {shape:?}; an array of uint8 is taken as (H, W, C) or (H, W)"
+                    );
+                    return Err(refused(name, said));
+                }
             },
-            Array::Floats { shape, values } => match one(shape)[..] {
-                [c, h, w] => Self::from_tensor([c, h, w], values)?,
-                ref shape => return wrong(shape, "float32", "(C, H, W)"),
-            },
+            Array::Floats { shape, values } => Self::from_tensor(&shape, values)?,
         };
         Ok(image.named(name))
     }

@@ -53,7 +53,7 @@ fn tensors_are_checked() {
     let zero: Vec<f32> = (0..192)
         .map(|i| (-spec.mean[i / 64] / spec.std[i / 64]) as f32)
         .collect();
-    let tensor = |values| Image::from_tensor([3, 8, 8], values).unwrap();
+    let tensor = |values| Image::from_tensor(&[3, 8, 8], values).unwrap();
     let black = Image::from_pixels(8, 8, 3, vec![0; 192]).unwrap();
     assert_eq!(
         tensor(zero.clone())
@@ -73,9 +73,29 @@ fn tensors_are_checked() {
         values[100] = value;
         says(tensor(values).fit(&model, Sizing::Exact), what);
     }
-    let wrong = Image::from_tensor([8, 8, 3], zero).unwrap();
+    let wrong = Image::from_tensor(&[8, 8, 3], zero).unwrap();
     says(wrong.fit(&model, Sizing::Exact), "[3, 8, 8]");
-    assert!(Image::from_tensor([3, 8, 8], vec![0.0; 5]).is_err());
+    assert!(Image::from_tensor(&[3, 8, 8], vec![0.0; 5]).is_err());
+}
+
+#[test]
+fn a_model_may_take_tensors_alone() {
+    let mut spec = model(3).spec().clone();
+    spec.input.mean.clear();
+    spec.input.std.clear();
+    spec.input.range = Some([-8.0, 8.0]);
+    let masks = model(3).masks().clone().into_iter().collect();
+    let model = PublicModel::new(spec, masks).unwrap();
+    let tensor = |value| Image::from_tensor(&[1, 3, 8, 8], vec![value; 192]).unwrap();
+    let fitted = tensor(-7.5).fit(&model, Sizing::Exact).unwrap();
+    let scale = 1 << model.activation_fraction_bits();
+    assert_eq!(fitted.input.values[..], [-15 * scale / 2; 192]);
+    says(
+        tensor(9.0).fit(&model, Sizing::Exact),
+        "above -8.01 to 8.01",
+    );
+    let picture = Image::from_pixels(8, 8, 3, vec![0; 192]).unwrap();
+    says(picture.fit(&model, Sizing::Resize), "takes no images");
 }
 
 #[test]
@@ -104,11 +124,12 @@ fn arrays_have_the_axes_of_an_image() {
         ("|u1", "(1, 2, 1, 3)", 6),
         ("<f4", "(3, 2, 1)", 24),
         ("<f4", "(1, 3, 2, 1)", 24),
+        ("<f4", "(4,)", 16),
     ] {
         Image::decode("a.npy", &file(dtype, shape, n)).unwrap();
     }
     for (dtype, shape, n, what) in [
-        ("<f4", "(4,)", 16, "float32 is taken as (C, H, W)"),
+        ("<f4", "(4,)", 12, "broken"),
         ("|u1", "(2, 1, 2, 1)", 4, "(H, W, C) or (H, W)"),
         ("|u1", "(2, 2)", 3, "broken"),
     ] {

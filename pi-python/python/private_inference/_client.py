@@ -71,8 +71,9 @@ class Client:
             n_retries=_natural("n_retries", n_retries),
             timeout=_seconds("timeout", timeout),
         )
-        labels, self._opens_logits = self._native.output()
+        labels, self._opens_logits, self._has_classes = self._native.output()
         self._labels = tuple(labels)
+        self._input_shape = tuple(self._native.input_shape())
         self._model = self._native.model()
 
     @overload
@@ -84,14 +85,14 @@ class Client:
     def predict(
         self, array: npt.ArrayLike, top: Optional[int] = None
     ) -> Union[Prediction, List[Scored], List[List[Scored]]]:
-        """Classifies one image or a batch.
+        """Runs the network on one image or a batch.
 
-        Pixels are ``uint8`` of shape (H, W, C), (H, W) or (N, H, W, C); normalised tensors are ``float32`` of shape (C, H, W) or
-        (N, C, H, W). Each image uses up one prepared inference; what is missing is prepared first, together.
+        Pixels are ``uint8`` of shape (H, W, C), (H, W) or (N, H, W, C); tensors as the network takes them, those of images normalised,
+        are ``float32`` of shape (C, H, W) or (N, C, H, W), without H and W where the model says that they are 1. Each image uses up one prepared inference; what is missing is prepared first, together.
 
         Returns the logits, ``float64`` of shape (classes,) or (N, classes). From a model that opens the class alone: the class, an
         ``int`` or ``int64`` of shape (N,). With ``top``: the best classes with their labels, the best first; a list of such
-        lists for a batch.
+        lists for a batch. From a model whose outputs are no classes: these, in place of the logits.
 
         Warns with :class:`InputWarning` if something was guessed to make the array fit.
 
@@ -99,18 +100,21 @@ class Client:
         """
         if top is not None and _natural("top", top) == 0:
             raise UsageError("top is at least 1")
-        are_pixels, is_batch, images = _images(array)
+        if top is not None and not self._has_classes:
+            raise UsageError("this model's outputs are no classes, so none is the best; leave top out")
+        are_pixels, is_batch, images = _images(array, self._input_shape)
         shape = list(images.shape[1:])
         classes, raw, notes = self._native.predict(are_pixels, shape, images.tobytes())
         for note in notes:
             warnings.warn(note, InputWarning, stacklevel=2)
         logits = np.frombuffer(raw, dtype=np.float64).reshape(len(classes), -1).copy()
         if top is not None:
-            scored = [self._best(c, row, top) for c, row in zip(classes, logits)]
+            scored = [self._best(c, row, top) for c, row in zip(classes, logits) if c is not None]
             return scored if is_batch else scored[0]
         if self._opens_logits:
             return logits if is_batch else logits[0]
-        return np.asarray(classes, dtype=np.int64) if is_batch else classes[0]
+        numbers = np.asarray(classes, dtype=np.int64)
+        return numbers if is_batch else int(numbers[0])
 
     def prepare(self, n: int) -> None:
         """Prepares at least ``n`` more inferences, in whole batches. Needs no image."""
@@ -183,10 +187,11 @@ class Client:
         return self._labels[class_] if class_ < len(self._labels) else f"class {class_}"
 
 
-def _images(array: npt.ArrayLike) -> Tuple[bool, bool, npt.NDArray[Any]]:
+def _images(array: npt.ArrayLike, wanted_shape: Tuple[int, ...]) -> Tuple[bool, bool, npt.NDArray[Any]]:
     """Whether they are pixels, whether it is a batch, and the images as (N, H, W, C) or (N, C, H, W)."""
     given = np.asarray(array)
     shape = given.shape
+    is_batch = given.ndim == 4
     if given.dtype == np.uint8:
         wanted = "(H, W, C), (H, W) or (N, H, W, C)"
         images = given[..., np.newaxis] if given.ndim == 2 else given
@@ -197,6 +202,13 @@ def _images(array: npt.ArrayLike) -> Tuple[bool, bool, npt.NDArray[Any]]:
     elif given.dtype.kind == "f" and given.dtype.itemsize == 4:
         wanted = "(C, H, W) or (N, C, H, W)"
         images = given.astype("<f4", copy=False)
+        c, h, w = wanted_shape
+        # A row of values, or one of each channel, may be given without dimensions of one.
+        short = [s for s, fits in (((c, w), h == 1), ((c,), h == w == 1)) if fits]
+        if shape in short or shape[1:] in short:
+            wanted = " or ".join(str(s) for s in short)
+            is_batch = shape not in short
+            images = images.reshape((-1, c, h, w))
     else:
         advice = {
             "i": "; if these are pixels from 0 to 255: array.astype(numpy.uint8)",
@@ -207,7 +219,6 @@ def _images(array: npt.ArrayLike) -> Tuple[bool, bool, npt.NDArray[Any]]:
             f"array: its type is {given.dtype}; uint8 pixels (H, W, C) and normalised float32 tensors (C, H, W) are taken"
             + advice.get(given.dtype.kind, "")
         )
-    is_batch = given.ndim == 4
     if images.ndim == 3:
         images = images[np.newaxis]
     if images.ndim != 4 or images.size == 0:

@@ -51,11 +51,14 @@ class Description:
     input_shape: Tuple[int, int, int]
     """(C, H, W)."""
     mean: Tuple[float, ...]
-    """Of each channel, of pixels scaled to 0..1."""
+    """Of each channel, of pixels scaled to 0..1; empty where the inputs are no images."""
     std: Tuple[float, ...]
+    range: Optional[Tuple[float, float]]
+    """Least and largest value of a model whose inputs are no images; it has no mean and std."""
     labels: Tuple[str, ...]
     output: str
-    """What this client learns of the result: "logits" of all classes, or the "class" alone. The server learns neither."""
+    """What this client learns of the result: "logits" of all classes, the "class" alone, or "values" that are no classes. The server
+    learns nothing of it."""
     relus_kept: int
     relus_total: int
     accuracy: Optional[float]

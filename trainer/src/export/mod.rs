@@ -250,6 +250,7 @@ fn build(
             width,
             mean: frame.normaliser.mean.clone(),
             std: frame.normaliser.std.clone(),
+            range: None,
         },
         labels: frame.labels.clone(),
         output: OutputMode::Logits,

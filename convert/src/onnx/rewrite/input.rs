@@ -10,6 +10,9 @@ const IMAGENET: [[f64; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
 /// Takes multiplications and additions right behind the image into its normalisation. `stated`: the user gave one, which comes before
 /// that of the network; otherwise it is guessed.
 pub fn fold(network: &mut Network, stated: bool, notes: &mut Vec<String>) {
+    if !network.spec.input.takes_images() {
+        return;
+    }
     let mut folded = None;
     while let Some(affine) = first(network) {
         let (mut scale, mut shift) = folded.unwrap_or_else(|| {

@@ -174,19 +174,17 @@ impl GrpcInferenceService for Service {
         let asked = request.get_ref();
         self.check(&asked.name, &asked.version)?;
         let model = &self.0.client.description().model;
-        let input = &model.spec().input;
+        let (datatype, shape) = tensor::input_of(model);
         let tensor = |(name, datatype, shape): (&str, &str, Vec<i64>)| TensorMetadata {
             name: name.into(),
             datatype: datatype.into(),
             shape,
         };
-        let shape = [input.channels, input.height, input.width].map(|n| n as i64);
-        let shape = [&[-1], &shape[..]].concat();
         Ok(Response::new(ModelMetadataResponse {
             name: self.0.name().to_owned(),
             versions: vec!["1".into()],
             platform: PLATFORM.into(),
-            inputs: vec![tensor((INPUT, "UINT8", shape))],
+            inputs: vec![tensor((INPUT, datatype, shape))],
             outputs: tensor::outputs_of(model).into_iter().map(tensor).collect(),
         }))
     }

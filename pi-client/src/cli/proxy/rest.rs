@@ -140,7 +140,7 @@ async fn about_model(State(proxy): State<Arc<Proxy>>, Path(path): Path<ModelPath
         return unknown(&proxy, &path);
     }
     let model = &proxy.client.description().model;
-    let input = &model.spec().input;
+    let (datatype, shape) = tensor::input_of(model);
     let outputs = tensor::outputs_of(model).into_iter();
     let outputs: Vec<Value> = outputs
         .map(|(name, datatype, shape)| json!({"name": name, "datatype": datatype, "shape": shape}))
@@ -153,8 +153,8 @@ async fn about_model(State(proxy): State<Arc<Proxy>>, Path(path): Path<ModelPath
             "platform": PLATFORM,
             "inputs": [{
                 "name": INPUT,
-                "datatype": "UINT8",
-                "shape": [-1, input.channels, input.height, input.width],
+                "datatype": datatype,
+                "shape": shape,
             }],
             "outputs": outputs,
         }),

@@ -1,7 +1,7 @@
 //! Tensors of the Open Inference Protocol: into images, and answers into tensors.
 //!
-//! Shapes are (N, C, H, W), or (N, H, W, C) for bytes, N left out for one image. UINT8 is pixels, of any size; FP32 is normalised as
-//! the model's card says, of the model's size.
+//! Shapes are (N, C, H, W), or (N, H, W, C) for bytes, N left out for one image. UINT8 is pixels, of any size; FP32 is what the network
+//! takes, of the model's size, where dimensions of one may be missing: normalised as the card says, if it takes images.
 
 use pi_client::{ClientError, Image, Prediction};
 use pi_model::PublicModel;
@@ -195,15 +195,22 @@ impl Tensor {
                 self.shape, input.channels, input.height, input.width, input.channels
             ))
         };
-        let (n, [a, b, c]) = match self.shape[..] {
-            [a, b, c] => (1, [a, b, c]),
-            [n, a, b, c] => (n, [a, b, c]),
+        let (n, [a, b, c]) = match (&self.data, &self.shape[..]) {
+            (Data::F32(_), shape) if input.takes_shape(shape) => (1, input.shape()),
+            (Data::F32(_), [n, shape @ ..]) if input.takes_shape(shape) => (*n, input.shape()),
+            (_, &[a, b, c]) => (1, [a, b, c]),
+            (_, &[n, a, b, c]) => (n, [a, b, c]),
             _ => return Err(wrong()),
         };
         if n > MAX_IMAGES {
             return Err(refused(format!(
                 "{n} images in a request; at most {MAX_IMAGES} are taken"
             )));
+        }
+        if matches!(self.data, Data::U8(_)) && !input.takes_images() {
+            return Err(refused(
+                "the model takes no images, so it takes FP32, not UINT8",
+            ));
         }
         // Channels come first where the shape says so, and last otherwise.
         let is_planes = a == input.channels && (c != input.channels || b == input.height);
@@ -214,7 +221,7 @@ impl Tensor {
         Ok((0..n).map(move |i| {
             let range = i * size..(i + 1) * size;
             match &self.data {
-                Data::F32(values) => Image::from_tensor([a, b, c], values[range].to_vec()),
+                Data::F32(values) => Image::from_tensor(&[a, b, c], values[range].to_vec()),
                 Data::U8(values) if is_planes => {
                     let (v, area) = (&values[range], b * c);
                     let pixels = (0..area).flat_map(|i| (0..a).map(move |ch| v[ch * area + i]));
@@ -261,9 +268,22 @@ pub(crate) fn outputs_of(model: &PublicModel) -> Vec<(&'static str, &'static str
     let logits = ("logits", "FP32", vec![-1, model.n_outputs() as i64]);
     let class = ("class", "INT64", vec![-1]);
     match model.spec().output {
+        OutputMode::Logits if !model.has_classes() => vec![logits],
         OutputMode::Logits => vec![logits, class],
         OutputMode::Argmax => vec![class],
     }
+}
+
+/// Datatype and shape of the input; -1 stands for the number of images.
+pub(crate) fn input_of(model: &PublicModel) -> (&'static str, Vec<i64>) {
+    let input = &model.spec().input;
+    let datatype = if input.takes_images() {
+        "UINT8"
+    } else {
+        "FP32"
+    };
+    let shape = input.shape().map(|n| n as i64);
+    (datatype, [&[-1], &shape[..]].concat())
 }
 
 /// The outputs called `names`, or all of them.
@@ -286,7 +306,10 @@ pub(crate) fn outputs(
                 let logits = answers.iter().flat_map(|a| a.logits.iter());
                 Values::F32(logits.map(|&l| l as f32).collect())
             }
-            _ => Values::I64(answers.iter().map(|a| a.class as i64).collect()),
+            _ => {
+                let classes = answers.iter().filter_map(|a| a.class);
+                Values::I64(classes.map(|class| class as i64).collect())
+            }
         };
         Output {
             name,
@@ -325,4 +348,34 @@ pub(crate) fn costs(answers: &[Prediction]) -> Vec<(&'static str, f64)> {
             sum(|a| f64::from(u8::from(a.stats.prepared_ahead))),
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pi_model::random::features_network;
+
+    #[test]
+    fn what_is_no_image_comes_as_floats() {
+        let model = features_network("features").unwrap();
+        let model = model.public();
+        assert_eq!(input_of(model), ("FP32", vec![-1, 5, 1, 1]));
+        assert_eq!(outputs_of(model), [("logits", "FP32", vec![-1, 3])]);
+        assert!(check_names(model, &["class"]).is_err());
+        let tensor = |shape: &[i64], data| Tensor::new(shape, data).unwrap().images(model);
+        for (shape, n) in [
+            (&[5][..], 1),
+            (&[2, 5], 2),
+            (&[2, 5, 1, 1], 2),
+            (&[1, 5], 1),
+        ] {
+            let images = tensor(shape, Data::F32(vec![0.5; 5 * n])).unwrap();
+            assert_eq!(images.len(), n, "{shape:?}");
+            for image in images {
+                image.unwrap().fit(model, pi_client::Sizing::Exact).unwrap();
+            }
+        }
+        let said = tensor(&[1, 5, 1, 1], Data::U8(vec![0; 5])).err().unwrap();
+        assert!(said.to_string().contains("takes no images"), "{said}");
+    }
 }
