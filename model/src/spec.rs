@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-
 /// The version of the format that this code reads and writes.
 pub const FORMAT_VERSION: u32 = 2;
 

@@ -17,7 +17,7 @@ async fn main() -> Result<(), ClientError> {
         }
         println!(
             "{path}: {} in {:.3} s online, {:.3} s prepared {}",
-            answer.label,
+            answer.label.unwrap_or_default(),
             answer.stats.online_seconds,
             answer.stats.offline_seconds,
             if answer.stats.prepared_ahead {

@@ -11,7 +11,7 @@
 //! let client = Client::connect(config).await?;
 //! client.prepare(2).await?;
 //! let prediction = client.infer(&Image::open("cat.png")?).await?;
-//! println!("{} in {:.3} s", prediction.label, prediction.stats.online_seconds);
+//! println!("{} in {:.3} s", prediction.label.unwrap_or_default(), prediction.stats.online_seconds);
 //! # Ok(())
 //! # }
 //! ```

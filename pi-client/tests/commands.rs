@@ -476,7 +476,7 @@ fn tensors_go_in_and_values_come_out_where_there_are_no_images_and_no_classes() 
     ] {
         assert!(said.contains(words), "{said}");
     }
-    let picture = png(dir.path(), "a.png", 8);
+    let picture = png(dir.path(), "a.png", 8).to_string_lossy().into_owned();
     let infer = |file: &str, words: &[&str]| fails(&["infer", "--server", &url, file], words);
     assert_eq!(
         infer(&picture, &["a.png", "takes no images", "[5, 1, 1]"]),
