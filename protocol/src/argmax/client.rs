@@ -10,7 +10,7 @@ use crate::kept::{Kept, Reader, Writer};
 use crate::transfers::client::send_choices;
 use crate::wire::channel::Channel;
 use crate::wire::ledger::Work;
-use crate::wire::{Item, Phase, Step, Wire, malformed};
+use crate::wire::{Item, Phase, Step, Wire};
 
 /// What the client keeps for the argmax of one inference.
 pub(crate) struct Material {
