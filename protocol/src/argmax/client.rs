@@ -10,7 +10,7 @@ use crate::kept::{Kept, Reader, Writer};
 use crate::transfers::client::send_choices;
 use crate::wire::channel::Channel;
 use crate::wire::ledger::Work;
-use crate::wire::{Item, Phase, Step, Wire, malformed};
+use crate::wire::{Item, Phase, Step, Wire};
 
 /// What the client keeps for the argmax of one inference.
 pub(crate) struct Material {
@@ -67,25 +67,17 @@ impl Material {
         let (layer, messages) = (argmax.layer, argmax.messages(circuits.scheme));
         let labels = wire.receive(item.tag(Step::Labels, layer), &messages)?;
         let decode = wire.receive(item.tag(Step::DecodeBits, layer), &messages)?;
-        let class =
-            wire.ledger
-                .time_of_layer(Phase::Online, "evaluate", layer, || -> Result<_> {
-                    let circuit = circuits.instances(&argmax.circuit, 1, item.tweak(layer)?);
-                    let (labels, _) = labels.as_chunks::<{ ActiveLabel::BYTES }>();
-                    let outputs = evaluate(&circuit, &self.tables, labels, &self.labels)?;
-                    let bits = outputs
-                        .iter()
-                        .zip(&decode)
-                        .map(|(label, &decode)| label.colour() ^ (decode & 1));
-                    Ok(bits
-                        .enumerate()
-                        .fold(0usize, |class, (i, bit)| class | usize::from(bit) << i))
-                })?;
-        if class >= argmax.n_classes {
-            let why = format!("class {class} of {}", argmax.n_classes);
-            return Err(malformed(item.tag(Step::Labels, layer), &why));
-        }
-        Ok(class)
+        wire.ledger
+            .time_of_layer(Phase::Online, "evaluate", layer, || -> Result<_> {
+                let circuit = circuits.instances(&argmax.circuit, 1, item.tweak(layer)?);
+                let (labels, _) = labels.as_chunks::<{ ActiveLabel::BYTES }>();
+                let outputs = evaluate(&circuit, &self.tables, labels, &self.labels)?;
+                let bits = outputs
+                    .iter()
+                    .zip(&decode)
+                    .map(|(label, &decode)| label.colour() ^ (decode & 1));
+                Ok(class_of(bits, argmax.n_classes))
+            })
     }
 
     /// Bytes that [`Self::write`] writes.
@@ -107,5 +99,27 @@ impl Material {
             tables,
             labels: Zeroizing::new(labels.map(ActiveLabel::from_cot).collect()),
         })
+    }
+}
+
+/// The class that `bits` spell, least significant first. A server that follows the protocol opens one of the `n_classes`; where another one
+/// makes it more, the answer is the last class: an error would show that server whether its change of the bits led there, and so a
+/// bit about the class.
+fn class_of(bits: impl Iterator<Item = u8>, n_classes: usize) -> usize {
+    let class = bits
+        .enumerate()
+        .fold(0usize, |class, (i, bit)| class | usize::from(bit) << i);
+    class.min(n_classes - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_bits_of_a_class_are_refused() {
+        let class = |number: u8| class_of((0..3).map(|i| number >> i & 1), 5);
+        assert_eq!([0, 1, 4].map(class), [0, 1, 4]);
+        assert_eq!([5, 6, 7].map(class), [4; 3]);
     }
 }

@@ -1,14 +1,18 @@
 //! How large the error of a layer can be, and whether its products fit.
 //!
 //! y_c + s differs from W r by the rounded noise of the inputs (lambda dropped bits and e, spread by the weights), of the
-//! response (dropped bits and e1, spread by the client's key), and of the public key (e, spread by u). As sub-Gaussian
+//! response (dropped bits and e1, spread by the client's key, and e0), and of the public key (e, spread by u). As sub-Gaussian
 //! variables their sum has, in units of a share, variance
-//! [(4^lambda / 12 + s^2) |w|^2 + (4^drop / 12 + s^2) |z|^2 + s^2 (|u|^2 + 1)] / 4^h, s = 3.2; the two roundings add 1/6.
+//! [(4^lambda / 12 + s^2) |w|^2 + (4^drop / 12 + s1^2) |z|^2 + s^2 |u|^2 + s0^2] / 4^h, s = 3.2 the deviation of e, s1 = 4.9 that of u and
+//! e1, s0 = 16,473 that of e0; the two roundings add 1/6.
 //! Dropped bits are replaced by their half, which is 1/2 above their mean. So the sum has a mean, too: half of what a constant 1 in
 //! every input and in z would become, at most [S + N] / 2 / 2^h, where S is the largest sum of signed weights (`largest_sum`).
 
 use super::ntt::PRODUCT_BITS;
-use super::params::{DEGREE, MODULUS_BITS, NOISE_DEVIATION, RlweParams};
+use super::params::{
+    BLINDING_DEVIATION, DEGREE, HIDING_DEVIATION, LARGEST_BLINDING, MODULUS_BITS, NOISE_DEVIATION,
+    RlweParams,
+};
 use crate::{Error, Result};
 
 /// Bound on the error of the coefficients of a response polynomial.
@@ -21,9 +25,10 @@ pub struct ErrorBound {
 
 impl ErrorBound {
     /// For weights whose squares add up to `weights_squared` over all filters and inputs of the polynomial and whose signed sums are
-    /// at most `largest_sum`, and for the largest ternary z and u.
+    /// at most `largest_sum`, for the largest ternary z and for a u that is larger with a probability below 2^-100.
     pub fn new(params: &RlweParams, weights_squared: u64, largest_sum: u64) -> Self {
-        let bound = Self::for_norms(params, weights_squared as f64, DEGREE as f64, DEGREE as f64);
+        let largest_u = 1.3 * average_u();
+        let bound = Self::for_norms(params, weights_squared as f64, DEGREE as f64, largest_u);
         let unit = f64::from(params.noise_bits()).exp2();
         let mean = (largest_sum as f64 + DEGREE as f64) / 2.0 / unit;
         Self { mean, ..bound }
@@ -33,8 +38,9 @@ impl ErrorBound {
         let power = |bits: u32| 4f64.powi(bits as i32);
         let noise = NOISE_DEVIATION * NOISE_DEVIATION;
         let sum = (power(params.lambda()) / 12.0 + noise) * weights
-            + (power(params.drop()) / 12.0 + noise) * key
-            + noise * (u + 1.0);
+            + (power(params.drop()) / 12.0 + BLINDING_DEVIATION * BLINDING_DEVIATION) * key
+            + noise * u
+            + HIDING_DEVIATION * HIDING_DEVIATION;
         let variance = sum / power(params.noise_bits());
         Self {
             mean: 0.0,
@@ -42,11 +48,11 @@ impl ErrorBound {
         }
     }
 
-    /// Root mean square of the error in units of a share, with the average ternary z and u.
+    /// Root mean square of the error in units of a share, with the average z and u.
     #[cfg(test)]
     pub fn typical_rms(params: &RlweParams, weights_squared: u64) -> f64 {
         let average = DEGREE as f64 * 2.0 / 3.0;
-        let bound = Self::for_norms(params, weights_squared as f64, average, average);
+        let bound = Self::for_norms(params, weights_squared as f64, average, average_u());
         (bound.variance + 1.0 / 6.0).sqrt()
     }
 
@@ -72,13 +78,18 @@ impl ErrorBound {
     }
 }
 
+/// The mean of |u|^2.
+fn average_u() -> f64 {
+    DEGREE as f64 * BLINDING_DEVIATION * BLINDING_DEVIATION
+}
+
 /// Whether a response polynomial is exact: its weights' absolute values add up to `weights_sum` over all filters and inputs;
-/// the ternary u is added here.
+/// the largest u is added here.
 ///
 /// # Errors
 /// If the sum of products could leave the range of the two primes.
 pub fn check_products(weights_sum: u64) -> Result<()> {
-    let norm = weights_sum as f64 + DEGREE as f64;
+    let norm = weights_sum as f64 + DEGREE as f64 * f64::from(LARGEST_BLINDING);
     if f64::from(MODULUS_BITS) + norm.log2() + 1.0 <= PRODUCT_BITS {
         Ok(())
     } else {

@@ -87,7 +87,7 @@ kernels! {
     fn shift(low: &[Lanes], high: &[Lanes], offset: u128, bits: u32, noise: &mut [Lanes]);
     /// Turns uniform words into samples of a symmetric distribution, two's complement: `cumulative[i]` is 2^63 times the
     /// probability of an absolute value up to i.
-    fn sample(cumulative: &[u64; 29], words: &mut [Lanes]);
+    fn sample(cumulative: &[u64], words: &mut [Lanes]);
 }
 
 #[inline(always)]
@@ -436,7 +436,7 @@ mod generic {
     }
 
     #[inline(always)]
-    pub(super) fn sample<V: Vector>(cumulative: &[u64; 29], words: &mut [Lanes]) {
+    pub(super) fn sample<V: Vector>(cumulative: &[u64], words: &mut [Lanes]) {
         let (zero, one) = (V::splat(0), V::splat(1));
         for vector in words {
             let word = V::load(vector);

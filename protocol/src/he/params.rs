@@ -12,6 +12,12 @@ pub const DEGREE: usize = 4096;
 pub const MODULUS_BITS: u32 = 72;
 /// Standard deviation of the noise.
 pub(super) const NOISE_DEVIATION: f64 = 3.2;
+/// Standard deviation of u and e1, which blind a response.
+pub(super) const BLINDING_DEVIATION: f64 = 4.9;
+/// Largest coefficient of u and e1.
+pub(super) const LARGEST_BLINDING: u32 = 45;
+/// Standard deviation of e0, which hides what the rest of a response's noise tells of u and e1.
+pub(super) const HIDING_DEVIATION: f64 = 16_472.7;
 /// Q - 1.
 pub(super) const MODULUS_MASK: u128 = (1 << MODULUS_BITS) - 1;
 

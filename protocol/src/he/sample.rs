@@ -1,21 +1,21 @@
-//! Random polynomials: uniform modulo Q from a public seed, ternary, and discrete Gaussian noise.
+//! Random polynomials: uniform modulo Q from a public seed, ternary, and discrete Gaussians of three deviations.
 //!
-//! Noise comes from a cumulative distribution table with 63 bits of precision (Peikert, CRYPTO 2010, section 5.2): every
-//! sample is compared with every entry, so time does not depend on it. The statistical distance from the discrete Gaussian
-//! of deviation 3.2 is below 2^-60 for each coefficient, tail and rounding of the table included. Uniform and ternary
-//! coefficients are exact.
+//! Those of deviation 3.2 and 4.9 come from cumulative distribution tables with 63 bits of precision (Peikert, CRYPTO 2010, section
+//! 5.2): every sample is compared with every entry, so time does not depend on it. The statistical distance from the discrete
+//! Gaussian is at most 2^-60 for each coefficient, tail and rounding of the table included. The widest is a sum of multiples of
+//! eight samples of deviation 4.9 ([`wide_lanes`]), 2^-57 away. Uniform and ternary coefficients are exact.
 
 use super::field::VECTORS;
 use super::kernel;
 use super::lanes::Lanes;
 use super::ntt::{Coefficient, Poly};
-use super::params::{DEGREE, MODULUS_BITS};
+use super::params::{DEGREE, LARGEST_BLINDING, MODULUS_BITS};
 use rand::{CryptoRng, Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use zeroize::Zeroizing;
 
-/// 2^63 times the probability that |x| <= i, rounded, for i = 0 ..= 28.
-const CUMULATIVE: [u64; 29] = [
+/// For deviation 3.2: 2^63 times the probability that |x| <= i, rounded, for i = 0 ..= 28.
+const NOISE: [u64; 29] = [
     0x0ff5_2b40_64a1_f258,
     0x2e5a_25d4_026f_ff6e,
     0x489a_e268_2e3d_b9bb,
@@ -46,6 +46,63 @@ const CUMULATIVE: [u64; 29] = [
     0x7fff_ffff_ffff_ffc6,
     0x7fff_ffff_ffff_fffc,
 ];
+
+/// The same for deviation 4.9 and i = 0 ..= 44.
+const BLINDING: [u64; LARGEST_BLINDING as usize] = [
+    0x0a6b_dd8d_5164_895e,
+    0x1ed5_a16a_0f02_e456,
+    0x3202_e909_8342_491e,
+    0x434a_bb65_7d08_b432,
+    0x523a_7b27_8ff4_6718,
+    0x5e9c_ba5a_6f28_e24d,
+    0x6875_efa8_c0bb_f3be,
+    0x6ff9_3045_adfb_9599,
+    0x7578_7406_68fc_8ee4,
+    0x7954_287b_a25d_3b86,
+    0x7bed_1c4e_64f1_292c,
+    0x7d9a_83ad_9bdb_ef78,
+    0x7ea4_7f34_b24a_25a7,
+    0x7f42_8812_8f56_129c,
+    0x7f9c_9919_f356_e76f,
+    0x7fcd_d59f_8c38_2125,
+    0x7fe7_a703_3e22_eeb2,
+    0x7ff4_a35f_c7db_764c,
+    0x7ffa_e73c_862b_7fa7,
+    0x7ffd_cd77_1cfa_5b3e,
+    0x7fff_16f0_56b1_6191,
+    0x7fff_a339_9fbb_174d,
+    0x7fff_dc85_502f_9d7f,
+    0x7fff_f2f7_8190_8d14,
+    0x7fff_fb66_cb5e_ca5a,
+    0x7fff_fe71_1ae8_6bfc,
+    0x7fff_ff7e_337e_130b,
+    0x7fff_ffd7_71aa_ccb1,
+    0x7fff_fff3_d547_2703,
+    0x7fff_fffc_7ede_d985,
+    0x7fff_ffff_07ed_ce39,
+    0x7fff_ffff_be26_4f38,
+    0x7fff_ffff_ef38_72fa,
+    0x7fff_ffff_fbe5_59a1,
+    0x7fff_ffff_ff09_5756,
+    0x7fff_ffff_ffc8_6b8e,
+    0x7fff_ffff_fff3_fae2,
+    0x7fff_ffff_fffd_8152,
+    0x7fff_ffff_ffff_80c8,
+    0x7fff_ffff_ffff_e7ae,
+    0x7fff_ffff_ffff_fb8a,
+    0x7fff_ffff_ffff_ff37,
+    0x7fff_ffff_ffff_ffde,
+    0x7fff_ffff_ffff_fffa,
+    0x7fff_ffff_ffff_ffff,
+];
+
+/// Factors of the samples of deviation 4.9 that [`wide_lanes`] adds up.
+///
+/// If x and y are independent discrete Gaussians over the integers of deviations s and t, x + k y is one of deviation
+/// sqrt(s^2 + k^2 t^2) up to a relative error of about 2^-62 of each probability, provided that 1 / s^2 + 1 / (k t)^2 <= 1 / (k e)^2, with
+/// e = 1.511 the smoothing parameter of the integers for 2^-64, divided by sqrt(2 pi) (Peikert, CRYPTO 2010, theorem 3.1). Each factor
+/// is the largest that this allows after those before it.
+const WIDE: [u64; 8] = [1, 3, 9, 29, 94, 304, 986, 3198];
 
 /// Independent ChaCha20 streams under one key, so that polynomials may be drawn in parallel and in any order.
 pub(super) struct Streams(Zeroizing<[u8; 32]>);
@@ -97,6 +154,34 @@ pub(super) fn ternary(rng: &mut impl CryptoRng) -> Zeroizing<Vec<i32>> {
     coefficients
 }
 
+/// A polynomial from the discrete Gaussian of deviation 4.9, no coefficient above [`LARGEST_BLINDING`] in absolute value.
+pub(super) fn blinding(rng: &mut impl CryptoRng) -> Zeroizing<Vec<i32>> {
+    let lanes = blinding_lanes(rng);
+    let words = lanes.iter().flat_map(|lanes| lanes.0);
+    Zeroizing::new(words.map(|e| e as i64 as i32).collect())
+}
+
+/// The same, as differences to add modulo 2^64.
+pub(super) fn blinding_lanes(rng: &mut impl CryptoRng) -> Zeroizing<Vec<Lanes>> {
+    let mut values = words(rng);
+    kernel::sample(&BLINDING, &mut values);
+    values
+}
+
+/// Coefficients from the discrete Gaussian of deviation 16,472, as differences to add modulo 2^64.
+pub(super) fn wide_lanes(rng: &mut impl CryptoRng) -> Zeroizing<Vec<Lanes>> {
+    let mut sum = Zeroizing::new(vec![Lanes([0; 8]); VECTORS]);
+    for factor in WIDE {
+        let part = blinding_lanes(rng);
+        for (sum, part) in sum.iter_mut().zip(part.iter()) {
+            for (s, p) in sum.0.iter_mut().zip(part.0) {
+                *s = s.wrapping_add(factor.wrapping_mul(p));
+            }
+        }
+    }
+    sum
+}
+
 /// Coefficients from the discrete Gaussian of deviation 3.2, as differences to add modulo 2^128.
 pub(super) fn gaussian(rng: &mut impl CryptoRng) -> Zeroizing<Vec<u128>> {
     let noise = gaussian_lanes(rng);
@@ -105,20 +190,27 @@ pub(super) fn gaussian(rng: &mut impl CryptoRng) -> Zeroizing<Vec<u128>> {
 }
 
 /// The same, as differences to add modulo 2^64.
-pub(super) fn gaussian_lanes(rng: &mut impl CryptoRng) -> Zeroizing<Vec<Lanes>> {
-    let mut noise = Zeroizing::new(Vec::with_capacity(VECTORS));
-    let mut words = Zeroizing::new([0u64; 256]);
-    while noise.len() < VECTORS {
-        rng.fill(words.as_mut());
-        noise.extend(words.as_chunks().0.iter().map(|&lanes| Lanes(lanes)));
-    }
-    kernel::sample(&CUMULATIVE, &mut noise);
+fn gaussian_lanes(rng: &mut impl CryptoRng) -> Zeroizing<Vec<Lanes>> {
+    let mut noise = words(rng);
+    kernel::sample(&NOISE, &mut noise);
     noise
+}
+
+/// A uniform word for each coefficient.
+fn words(rng: &mut impl CryptoRng) -> Zeroizing<Vec<Lanes>> {
+    let mut lanes = Zeroizing::new(Vec::with_capacity(VECTORS));
+    let mut words = Zeroizing::new([0u64; 256]);
+    while lanes.len() < VECTORS {
+        rng.fill(words.as_mut());
+        lanes.extend(words.as_chunks().0.iter().map(|&word| Lanes(word)));
+    }
+    lanes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::he::params::{BLINDING_DEVIATION, HIDING_DEVIATION, NOISE_DEVIATION};
 
     fn moments(values: &[f64]) -> (f64, f64) {
         let n = values.len() as f64;
@@ -129,31 +221,146 @@ mod tests {
         )
     }
 
-    #[test]
-    fn noise_has_the_stated_distribution() {
+    fn drawn(draw: impl Fn(&mut ChaCha20Rng) -> Zeroizing<Vec<Lanes>>) -> Vec<f64> {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
-        let noise: Vec<f64> = (0..256)
-            .flat_map(|_| {
-                gaussian(&mut rng)
-                    .iter()
-                    .map(|&e| e as i128 as f64)
-                    .collect::<Vec<_>>()
-            })
-            .collect();
-        let (mean, deviation) = moments(&noise);
-        assert!(
-            mean.abs() < 0.02 && (deviation - 3.2).abs() < 0.02,
-            "mean {mean}, deviation {deviation}"
-        );
-        let share = |x: f64| noise.iter().filter(|&&e| e == x).count() as f64 / noise.len() as f64;
-        for x in [-7.0f64, -3.0, 0.0, 3.0, 7.0] {
-            let expected =
-                (-x * x / (2.0 * 3.2 * 3.2)).exp() / (3.2 * (2.0 * std::f64::consts::PI).sqrt());
+        let polys: Vec<_> = (0..256).map(|_| draw(&mut rng)).collect();
+        let words = polys.iter().flat_map(|p| p.iter().flat_map(|v| v.0));
+        words.map(|e| e as i64 as f64).collect()
+    }
+
+    /// Compares moments, and the share of five values (or of ranges of values) with the density of a Gaussian.
+    fn check_distribution(values: &[f64], deviation: f64) {
+        let (mean, got) = moments(values);
+        let n = values.len() as f64;
+        // Five deviations of either estimate.
+        assert!(mean.abs() < 5.0 * deviation / n.sqrt(), "mean {mean}");
+        let slack = 5.0 * deviation / (2.0 * n).sqrt();
+        assert!((got - deviation).abs() < slack, "deviation {got}");
+        let kurtosis = values.iter().map(|v| (v / deviation).powi(4)).sum::<f64>() / n;
+        assert!((kurtosis - 3.0).abs() < 0.05, "kurtosis {kurtosis}");
+        let width = (deviation / 5.0).floor().max(1.0);
+        for bin in [-10.0, -5.0, -1.0, 0.0, 3.0, 6.0] {
+            let x = bin * width;
+            let inside = |e: &&f64| (**e - x).abs() <= (width - 1.0) / 2.0;
+            let share = values.iter().filter(inside).count() as f64 / n;
+            let cells = if width > 1.0 {
+                width - 1.0 + f64::from(width as u32 % 2)
+            } else {
+                1.0
+            };
+            let density = (-x * x / (2.0 * deviation * deviation)).exp()
+                / (deviation * (2.0 * std::f64::consts::PI).sqrt());
+            let expected = density * cells;
             assert!(
-                (share(x) - expected).abs() < 2e-3,
-                "{x}: {} instead of {expected}",
-                share(x)
+                (share - expected).abs() < 2e-3,
+                "{x}: {share} instead of {expected}"
             );
+        }
+    }
+
+    #[test]
+    fn gaussians_have_the_stated_distributions() {
+        check_distribution(&drawn(|rng| gaussian_lanes(rng)), NOISE_DEVIATION);
+        let blinding = drawn(|rng| blinding_lanes(rng));
+        check_distribution(&blinding, BLINDING_DEVIATION);
+        let largest = blinding.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        assert!(largest <= f64::from(LARGEST_BLINDING));
+        check_distribution(&drawn(|rng| wide_lanes(rng)), HIDING_DEVIATION);
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let narrow: Vec<f64> = blinding_lanes(&mut rng.clone())
+            .iter()
+            .flat_map(|v| v.0)
+            .map(|e| e as i64 as f64)
+            .collect();
+        let of_u: Vec<f64> = blinding(&mut rng).iter().map(|&e| f64::from(e)).collect();
+        assert_eq!(narrow, of_u);
+    }
+
+    #[test]
+    fn tables_are_those_of_their_deviations() {
+        for (table, deviation) in [
+            (&NOISE[..], NOISE_DEVIATION),
+            (&BLINDING, BLINDING_DEVIATION),
+        ] {
+            let weight = |x: usize| (-((x * x) as f64) / (2.0 * deviation * deviation)).exp();
+            let total = 1.0 + 2.0 * (1..200).map(weight).sum::<f64>();
+            let mut sum = 0.0;
+            for (i, &entry) in table.iter().enumerate() {
+                sum += if i == 0 { 1.0 } else { 2.0 * weight(i) };
+                let got = entry as f64 / 2f64.powi(63);
+                assert!((got - sum / total).abs() < 1e-14, "{i}: {got}");
+            }
+            assert!(table.is_sorted() && table.last() >= Some(&((1 << 63) - 8)));
+        }
+    }
+
+    /// Factors and deviations satisfy the condition that is stated at [`WIDE`], and the sum has the stated deviation.
+    #[test]
+    fn sums_of_gaussians_are_smooth() {
+        let smooth =
+            ((2.0 * (1.0 + 2f64.powi(64))).ln() / (2.0 * std::f64::consts::PI.powi(2))).sqrt();
+        assert!((smooth - 1.511).abs() < 1e-3, "{smooth}");
+        let base = BLINDING_DEVIATION.powi(2);
+        let mut variance = base;
+        for &factor in &WIDE[1..] {
+            let k = (factor as f64).powi(2);
+            assert!(
+                1.0 / variance + 1.0 / (k * base) <= 1.0 / (k * smooth * smooth),
+                "{factor}"
+            );
+            variance += k * base;
+        }
+        assert!(
+            (variance.sqrt() - HIDING_DEVIATION).abs() < 0.1,
+            "{}",
+            variance.sqrt()
+        );
+    }
+
+    /// The numbers of SECURITY.md, 4.5: with probability 1 - 2^-40 over a key no embedding of (e, z) has a square above `LARGEST`; then
+    /// what a client learns leaves (u, e1) as wide as two samples of deviation 3.2.
+    #[test]
+    fn hints_leave_enough_of_the_blinding() {
+        const LARGEST: f64 = 1.7e6;
+        let n = DEGREE as f64;
+        let [of_e, of_z] = [n * NOISE_DEVIATION.powi(2), n * 2.0 / 3.0];
+        // The tail of a sum of squares of sub-Gaussian variables, by its moment generating function, over N / 2 pairs of embeddings.
+        let delta = of_e / LARGEST;
+        let tail = -(1.0 - delta) * LARGEST / of_e
+            - (delta * (1.0 - (1.0 - delta) * of_z / of_e)).ln()
+            + (n / 2.0).ln();
+        assert!(tail / std::f64::consts::LN_2 < -40.0, "{tail}");
+        let precision = BLINDING_DEVIATION.powi(-2) + LARGEST * HIDING_DEVIATION.powi(-2);
+        let left = (2.0 * precision).powf(-0.5);
+        assert!(left > NOISE_DEVIATION, "{left}");
+        // log2 of 1 / epsilon for which deviation 3.2 / sqrt(2) smooths Z^(2N).
+        let smooth = NOISE_DEVIATION.powi(2) * std::f64::consts::PI.powi(2) - (4.0 * n).ln();
+        assert!(smooth / std::f64::consts::LN_2 > 131.0, "{smooth}");
+
+        let mut rng = ChaCha20Rng::seed_from_u64(5);
+        let roots: Vec<[f64; 2]> = (0..2 * DEGREE)
+            .map(|i| (std::f64::consts::PI * i as f64 / n).sin_cos())
+            .map(|(sin, cos)| [cos, sin])
+            .collect();
+        for _ in 0..2 {
+            let z: Vec<f64> = ternary(&mut rng).iter().map(|&c| f64::from(c)).collect();
+            let e: Vec<f64> = gaussian(&mut rng)
+                .iter()
+                .map(|&c| c as i128 as f64)
+                .collect();
+            let square = |root: usize| {
+                let mut sums = [0.0; 4];
+                for (j, (z, e)) in z.iter().zip(&e).enumerate() {
+                    let [cos, sin] = roots[root * j % (2 * DEGREE)];
+                    for (sum, term) in sums.iter_mut().zip([z * cos, z * sin, e * cos, e * sin]) {
+                        *sum += term;
+                    }
+                }
+                sums.iter().map(|s| s * s).sum::<f64>()
+            };
+            // Every eighth embedding: all take seconds.
+            let largest = (1..DEGREE).step_by(16).map(square).fold(0.0, f64::max);
+            assert!(largest < LARGEST, "{largest}");
         }
     }
 

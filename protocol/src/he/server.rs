@@ -1,7 +1,7 @@
 //! The server's half: convolutions of the client's ciphertexts with plain weights.
 //!
-//! For each response polynomial acc = sum of (c0, c1) * w + u * (b, a) + (e0, e1), with fresh ternary u and noise, so acc1
-//! is independent of the weights under RLWE. The upper bits of acc1 travel; round(acc0 / 2^h) is the server's share.
+//! For each response polynomial acc = sum of (c0, c1) * w + u * (b, a) + (e0, e1), with fresh Gaussian u, e1 and e0, so acc1
+//! is independent of the weights under RLWE, even given what acc0 shows of u and e1 (SECURITY.md, 4.5). The upper bits of acc1 travel; round(acc0 / 2^h) is the server's share.
 //! Weight polynomials are transformed when they are needed and serve all groups of the batch. A source's ciphertexts take
 //! 128 KiB for each polynomial, and so do the sums of a response.
 
@@ -166,10 +166,10 @@ impl ServerSource {
     /// Adds a fresh encryption of zero and rounds both halves.
     fn finish(&self, key: &PublicKey, sum: [Poly<Ntt>; 2], rng: &mut impl CryptoRng) -> Answer {
         let [mut acc0, mut acc1] = sum;
-        let u = Poly::from_small(&sample::ternary(rng));
+        let u = Poly::from_small(&sample::blinding(rng));
         acc0.add_product(&key.b, &u);
         acc1.add_product(&key.a, &u);
-        let (mut e0, mut e1) = (sample::gaussian_lanes(rng), sample::gaussian_lanes(rng));
+        let (mut e0, mut e1) = (sample::wide_lanes(rng), sample::blinding_lanes(rng));
         let (acc0, acc1) = (acc0.into_words(), acc1.into_words());
         let top = acc1.shifted(&mut e1, 0, self.params.drop());
         let (half, bits) = self.params.rounding();
