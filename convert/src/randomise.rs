@@ -65,7 +65,7 @@ fn input(spec: &InputSpec, rng: &mut impl Rng) -> Vec<f32> {
     let area = spec.height * spec.width;
     let channel = |c: usize| -> Vec<f32> {
         let [low, high] = spec.bounds(c).unwrap_or([-1.0, 1.0]);
-        let value = || rng.random_range(low..high) as f32;
+        let value = || (low + (high - low) * rng.random::<f64>()) as f32;
         std::iter::repeat_with(value).take(area).collect()
     };
     (0..spec.channels).flat_map(channel).collect()

@@ -180,6 +180,7 @@ impl PublicPlan {
                 RingPlan::INNER
             }
         };
+        check_input(model)?;
         let (sources, responses) = sources::plan(graph, batch, &goal, ring_of)?;
         let tensor_bits = (0..graph.tensors.len())
             .map(|t| ring_of(t).share_bits)
@@ -328,6 +329,34 @@ impl PublicPlan {
     pub fn logit_fraction_bits(&self) -> u32 {
         self.graph().layers.last().map_or(0, |l| l.fraction_bits)
     }
+}
+
+/// Bits of the ring in which the input is shared.
+#[must_use]
+pub fn input_bits(graph: &Graph) -> u32 {
+    let last = graph.layers.last();
+    if last.is_some_and(|last| last.reads(graph).any(|tensor| tensor == 0)) {
+        RingPlan::opened(graph.output_bits()).share_bits
+    } else {
+        RingPlan::INNER.share_bits
+    }
+}
+
+/// Whether every input within the model's range has a place in its ring.
+fn check_input(model: &PublicModel) -> Result<()> {
+    let bits = input_bits(model.graph());
+    let scale = f64::from(model.activation_fraction_bits()).exp2();
+    let largest = model.spec().input.largest() * scale;
+    if largest < f64::from(bits - 1).exp2() {
+        return Ok(());
+    }
+    Err(ModelError::op(
+        "input",
+        format!(
+            "its largest values need {:.0} bits, more than {bits}: scale inputs down, and the first weights up",
+            largest.log2().floor() + 2.0
+        ),
+    ))
 }
 
 /// Tensors that the last layer reads, which nothing else may read.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use pi_model::PublicModel;
-use pi_model::plan::RingPlan;
+use pi_model::plan;
 
 use crate::error::ClientError;
 
@@ -39,9 +39,7 @@ impl Input {
             let n = self.values.len();
             return refused(format!("it has {n} values; the model takes {n_values}"));
         }
-        // The narrowest ring in which an input is ever shared.
-        let opened = RingPlan::opened(model.graph().output_bits());
-        let bits = opened.share_bits.min(RingPlan::INNER.share_bits);
+        let bits = plan::input_bits(model.graph());
         let limit = 1i64 << (bits - 1);
         match self.values.iter().all(|v| (-limit..limit).contains(v)) {
             true => Ok(()),
@@ -92,7 +90,7 @@ pub fn cifar10(
             let (label, planes) = record.split_at(1);
             let label = label.first().copied().unwrap_or(u8::MAX) as usize;
             let n_labels = model.n_outputs();
-            if label >= n_labels {
+            if model.has_classes() && label >= n_labels {
                 return Err(fail(format!(
                     "record {index} has class {label}, the model knows {n_labels}"
                 )));

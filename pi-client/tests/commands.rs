@@ -462,7 +462,10 @@ fn tensors_go_in_and_values_come_out_where_there_are_no_images_and_no_classes() 
     };
     save([1.5, -0.5, 0.25, -2.0, 0.0]);
     let said = says(&["infer", "--server", &url, "--check", &folder, &array]);
-    assert!(said.contains("   in the clear within 0.0"), "{said}");
+    assert!(
+        said.contains("   as in the clear, outputs within 0.0"),
+        "{said}"
+    );
     assert!(!said.contains("class"), "{said}");
     let json = says(&["infer", "--server", &url, "--json", &array]);
     let run: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -18,7 +18,7 @@ pub struct Check {
     /// Folder of the integer model.
     #[arg(value_name = "INTEGER")]
     integer: PathBuf,
-    /// Folder of PNG or JPEG images, or of one folder of them for each class, which gives accuracies too; or a .npy file of normalised
+    /// Folder of PNG or JPEG images, or of one folder of them for each class, which gives accuracies too; or a .npy file of
     /// tensors (N, C, H, W).
     #[arg(value_name = "IMAGES")]
     images: PathBuf,

@@ -111,7 +111,8 @@ impl ImageSet {
         self
     }
 
-    /// Range of the values of inputs that are no images: that of these, and a quarter more at either end; none where there are only files.
+    /// Range of the values of inputs that are no images: that of these, a quarter more at either end, rounded outwards to one
+    /// significant digit, since clients see it and it shall not tell the extremes of these; none where there are only files.
     #[must_use]
     pub fn range(&self) -> Option<[f64; 2]> {
         let tensors = self.entries.iter().filter_map(|e| match &e.content {
@@ -126,7 +127,7 @@ impl ImageSet {
         ends.map(|[low, high]| {
             // All alike: any span will do.
             let more = if low < high { (high - low) / 4.0 } else { 1.0 };
-            [low - more, high + more]
+            [-round_up(more - low), round_up(high + more)]
         })
     }
 
@@ -210,7 +211,7 @@ fn folder(dir: &Path, spec: &ModelSpec) -> Result<Vec<Entry>> {
         let folders: Vec<&Path> = classes.iter().map(|(folder, _)| folder.as_path()).collect();
         let labels = labels(dir, &folders, spec)?;
         for ((_, files), label) in classes.into_iter().zip(labels) {
-            found.extend(files.into_iter().map(|file| (file, Some(label))));
+            found.extend(files.into_iter().map(|file| (file, label)));
         }
     } else {
         found.extend(files.into_iter().map(|file| (file, None)));
@@ -229,8 +230,11 @@ fn folder(dir: &Path, spec: &ModelSpec) -> Result<Vec<Entry>> {
     Ok(found.into_iter().map(entry).collect())
 }
 
-/// The class of each folder: by its name if all are labels of the model, else by its place if there are as many as the model has classes.
-fn labels(dir: &Path, folders: &[&Path], spec: &ModelSpec) -> Result<Vec<usize>> {
+/// The class of each folder, where the outputs are classes: by its name if all are labels of the model, else by its place if there are as many as the model has classes.
+fn labels(dir: &Path, folders: &[&Path], spec: &ModelSpec) -> Result<Vec<Option<usize>>> {
+    if spec.labels.is_empty() {
+        return Ok(vec![None; folders.len()]);
+    }
     let name = |folder: &Path| {
         let name = folder.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
@@ -240,14 +244,14 @@ fn labels(dir: &Path, folders: &[&Path], spec: &ModelSpec) -> Result<Vec<usize>>
         spec.labels.iter().position(|label| *label == name)
     };
     let named: Vec<Option<usize>> = folders.iter().map(label).collect();
-    if let Some(labels) = named.iter().copied().collect::<Option<Vec<usize>>>() {
-        return Ok(labels);
+    if named.iter().all(Option::is_some) {
+        return Ok(named);
     }
     let shapes = shapes(spec)?;
     let last = spec.ops.last().map_or("input", Op::name);
     let n_classes = shapes[last].n_values();
     if n_classes == folders.len() {
-        return Ok((0..n_classes).collect());
+        return Ok((0..n_classes).map(Some).collect());
     }
     let stranger = named.iter().position(Option::is_none).unwrap_or(0);
     Err(Error::images(
@@ -283,7 +287,7 @@ fn array(path: &Path, input: &InputSpec) -> Result<Vec<Entry>> {
     if !bytes.starts_with(npy::MAGIC) {
         return Err(Error::images(
             path,
-            "it is no .npy file; give one of normalised tensors, or a folder of PNG or JPEG images",
+            "it is no .npy file; give one of tensors, or a folder of PNG or JPEG images",
         ));
     }
     let array = npy::parse(&bytes).map_err(|e| Error::images(path, e.to_string()))?;
@@ -313,6 +317,16 @@ fn array(path: &Path, input: &InputSpec) -> Result<Vec<Entry>> {
         })
     });
     entries.collect()
+}
+
+/// The next number above that has one significant digit.
+fn round_up(value: f64) -> f64 {
+    let digit = 10f64.powf(value.abs().log10().floor());
+    if digit > 0.0 && digit.is_finite() {
+        (value / digit).ceil() * digit
+    } else {
+        value
+    }
 }
 
 /// What a file of tensors has to hold.
@@ -392,6 +406,10 @@ mod tests {
         png(&dir.path().join("cow/1.png"), 0);
         let what = ["3 folders", "2 classes", "'bird'"];
         says(ImageSet::open(dir.path(), &spec), &what);
+        let mut embedding = spec.clone();
+        embedding.labels.clear();
+        let set = ImageSet::open(dir.path(), &embedding).unwrap();
+        assert_eq!((set.len(), set.label(0)), (4, None));
         png(&dir.path().join("1.png"), 0);
         let set = ImageSet::open(dir.path(), &spec).unwrap();
         assert_eq!((set.len(), set.label(0)), (1, None));
@@ -448,7 +466,18 @@ mod tests {
         npy(&path, "<f4", "(2, 5)", &rows);
         let set = ImageSet::open(&path, spec).unwrap();
         assert_eq!((set.len(), set.image(1, 4).unwrap().floats[0]), (2, 5.0));
-        assert_eq!(set.range(), Some([-2.25, 11.25]));
+        // From 0 to 9, a quarter more, one digit.
+        assert_eq!(set.range(), Some([-3.0, 20.0]));
+        for (value, up) in [
+            (0.0, 0.0),
+            (11.25, 20.0),
+            (0.021, 0.03),
+            (-2.25, -2.0),
+            (-11.0, -10.0),
+            (4.0, 4.0),
+        ] {
+            assert!((round_up(value) - up).abs() < 1e-12, "{value}");
+        }
         npy(&path, "<f4", "(5,)", &rows[..20]);
         assert_eq!(ImageSet::open(&path, spec).unwrap().len(), 1);
         npy(&path, "<f4", "(5, 2)", &rows);

@@ -35,8 +35,9 @@ pub(crate) struct Outcome {
 pub(crate) struct Check {
     /// The label that the plaintext executor predicts, where there are classes.
     prediction: Option<String>,
-    /// Whether both predict the same class.
-    agrees: Option<bool>,
+    /// Whether both predict the same class; where there are no classes, whether no output is off by more than a twentieth of the
+    /// largest.
+    agrees: bool,
     /// Largest difference of a logit, where logits are opened.
     max_logit_error: Option<f64>,
     /// Values outside the ranges for which the protocol is correct. They spoil an inference, and the model's
@@ -52,7 +53,7 @@ pub(crate) struct Run {
     n_labelled: usize,
     /// Right ones among them.
     n_correct: usize,
-    /// Images whose class was compared with that of the model in the clear.
+    /// Images compared with the model in the clear.
     n_checked: usize,
     /// Agreeing ones among them.
     n_agree: usize,
@@ -67,7 +68,7 @@ pub(crate) struct Run {
 /// Answers that are not as in the clear.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "of {n_checked} images compared with the model in the clear {n_other} have another class, and {n_outside} have values outside the model's ranges"
+    "of {n_checked} images compared with the model in the clear {n_other} have another answer, and {n_outside} have values outside the model's ranges"
 )]
 pub(crate) struct Differs {
     n_checked: usize,
@@ -92,7 +93,10 @@ impl Outcome {
         let top = answer.top(n_top).into_iter();
         Self {
             image: input.name.clone(),
-            label: input.label.map(|class| label(labels, class)),
+            label: input
+                .label
+                .filter(|_| answer.class.is_some())
+                .map(|class| label(labels, class)),
             prediction: answer.label.clone(),
             class: answer.class,
             top: top.map(|scored| (scored.label, scored.logit)).collect(),
@@ -122,12 +126,18 @@ impl Check {
         let scale = f64::from(fraction_bits).exp2();
         let pairs = answer.logits.iter().zip(&clear.logits);
         let differences = pairs.map(|(private, clear)| (private - *clear as f64 / scale).abs());
+        let error = differences.reduce(f64::max);
+        let sizes = clear.logits.iter().map(|&l| (l as f64 / scale).abs());
+        let largest = sizes.fold(0.0, f64::max);
         let labels = &model.public().spec().labels;
         let expected = answer.class.map(|_| clear.class());
         Ok(Self {
             prediction: expected.map(|class| label(labels, class)),
-            agrees: answer.class.map(|class| class == clear.class()),
-            max_logit_error: differences.reduce(f64::max),
+            agrees: match answer.class {
+                Some(class) => class == clear.class(),
+                None => error.is_some_and(|error| error <= largest / 20.0),
+            },
+            max_logit_error: error,
             n_range_violations: clear.n_range_violations,
         })
     }
@@ -145,12 +155,12 @@ impl Run {
         error: Option<String>,
     ) -> Self {
         let labelled = results.iter().filter(|r| r.label.is_some());
-        let checked = results.iter().filter_map(|r| r.check.as_ref()?.agrees);
+        let checked = results.iter().filter_map(|r| r.check.as_ref());
         Self {
             n_labelled: labelled.clone().count(),
             n_correct: labelled.filter(|r| r.label == r.prediction).count(),
             n_checked: checked.clone().count(),
-            n_agree: checked.filter(|&agrees| agrees).count(),
+            n_agree: checked.filter(|c| c.agrees).count(),
             results,
             report,
             error,
@@ -165,7 +175,7 @@ impl Run {
     pub(crate) fn differs(&self) -> Option<Differs> {
         let checks = || self.results.iter().filter_map(|r| r.check.as_ref());
         let differs = Differs {
-            n_checked: checks().count(),
+            n_checked: self.n_checked,
             n_other: self.n_checked - self.n_agree,
             n_outside: checks().filter(|c| c.n_range_violations > 0).count(),
         };
@@ -259,13 +269,16 @@ fn outputs(values: &[f64]) -> String {
 
 fn compared(check: &Check) -> String {
     let mut text = match (check.agrees, &check.prediction) {
-        (Some(false), Some(other)) => format!("   IN THE CLEAR IT IS {}", shown(other)),
-        (Some(_), _) => "   as in the clear".to_owned(),
-        (None, _) => "   in the clear".to_owned(),
+        (true, _) => "   as in the clear".to_owned(),
+        (false, Some(other)) => format!("   IN THE CLEAR IT IS {}", shown(other)),
+        (false, None) => "   NOT AS IN THE CLEAR".to_owned(),
     };
     if let Some(error) = check.max_logit_error {
-        let what = check.agrees.map_or("", |_| ", logits");
-        let _ = write!(text, "{what} within {error:.3}");
+        let what = match check.prediction {
+            Some(_) => "logits",
+            None => "outputs",
+        };
+        let _ = write!(text, ", {what} within {error:.3}");
     }
     if check.n_range_violations > 0 {
         let _ = write!(

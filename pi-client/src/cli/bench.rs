@@ -1,4 +1,5 @@
-//! The command `bench`: a session with inferences of a grey image, and the medians of its phases.
+//! The command `bench`: a session with inferences of a grey image, or of a tensor in the middle of its range, and the medians of its
+//! phases.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -140,13 +141,19 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     })
 }
 
-/// Answers a grey image `n` times: the seconds of each, and what the session cost.
+/// Answers the same input `n` times: the seconds of each, and what the session cost.
 async fn measure(config: Config, n: usize) -> Result<(Vec<f64>, Report), ClientError> {
     let client = Client::connect(config).await?;
     let model = &client.description().model;
-    let shape = &model.spec().input;
-    let grey = vec![127; shape.n_values()];
-    let image = Image::from_pixels(shape.width, shape.height, shape.channels, grey)?;
+    let input = &model.spec().input;
+    let middle = |c| {
+        input
+            .bounds(c)
+            .map_or(0.0, |[low, high]| f64::midpoint(low, high))
+    };
+    let area = input.height * input.width;
+    let values = (0..input.n_values()).map(|i| middle(i / area) as f32);
+    let image = Image::from_tensor(&input.shape(), values.collect())?;
     let input = image.fit(model, Sizing::Exact)?.input;
     let mut online = Vec::with_capacity(n);
     let mut series = client.series(n);

@@ -41,8 +41,8 @@ pub(crate) struct InferArgs {
     /// Print the traffic of each layer.
     #[arg(long)]
     by_layer: bool,
-    /// Compare with this model in the clear, on this machine. For who has the model anyway. Ends with code 10 if a class differs or
-    /// a value leaves the model's ranges.
+    /// Compare with this model in the clear, on this machine. For who has the model anyway. Ends with code 10 if a class differs (an
+    /// output by more than a twentieth of the largest, where there are no classes) or a value leaves the model's ranges.
     #[arg(long, value_name = "MODEL_DIR")]
     check: Option<PathBuf>,
     /// Read images from a file of CIFAR-10's binary version and report the accuracy.

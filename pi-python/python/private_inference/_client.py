@@ -88,7 +88,7 @@ class Client:
         """Runs the network on one image or a batch.
 
         Pixels are ``uint8`` of shape (H, W, C), (H, W) or (N, H, W, C); tensors as the network takes them, those of images normalised,
-        are ``float32`` of shape (C, H, W) or (N, C, H, W), without H and W where the model says that they are 1. Each image uses up one prepared inference; what is missing is prepared first, together.
+        are ``float32`` of shape (C, H, W) or (N, C, H, W), where H, or H and W, may be left out if they are 1. Each image uses up one prepared inference; what is missing is prepared first, together.
 
         Returns the logits, ``float64`` of shape (classes,) or (N, classes). From a model that opens the class alone: the class, an
         ``int`` or ``int64`` of shape (N,). With ``top``: the best classes with their labels, the best first; a list of such
@@ -204,8 +204,8 @@ def _images(array: npt.ArrayLike, wanted_shape: Tuple[int, ...]) -> Tuple[bool, 
         images = given.astype("<f4", copy=False)
         c, h, w = wanted_shape
         # A row of values, or one of each channel, may be given without dimensions of one.
-        short = [s for s, fits in (((c, w), h == 1), ((c,), h == w == 1)) if fits]
-        if shape in short or shape[1:] in short:
+        short = [s for s, fits in (((c, w), h == 1), ((c,), h == w == 1), ((w,), c == h == 1)) if fits]
+        if shape != wanted_shape and (shape in short or shape[1:] in short):
             wanted = " or ".join(str(s) for s in short)
             is_batch = shape not in short
             images = images.reshape((-1, c, h, w))

@@ -52,7 +52,6 @@ fn version(model: &Served) -> String {
 fn metadata(model: &Served) -> ModelMetadataResponse {
     let public = model.model().public();
     let (spec, input) = (public.spec(), &public.spec().input);
-    let shape = [input.channels, input.height, input.width];
     let (output, datatype, n) = match spec.output {
         OutputMode::Logits => ("logits", "FP32", public.n_outputs()),
         OutputMode::Argmax => ("class", "INT64", 1),
@@ -63,8 +62,13 @@ fn metadata(model: &Served) -> ModelMetadataResponse {
         platform: PLATFORM.into(),
         inputs: vec![TensorMetadata {
             name: "image".into(),
-            datatype: "UINT8".into(),
-            shape: shape.map(|n| n as i64).to_vec(),
+            datatype: if input.takes_images() {
+                "UINT8"
+            } else {
+                "FP32"
+            }
+            .into(),
+            shape: input.shape().map(|n| n as i64).to_vec(),
         }],
         outputs: vec![TensorMetadata {
             name: output.into(),

@@ -6,7 +6,7 @@
 //! [(4^lambda / 12 + s^2) |w|^2 + (4^drop / 12 + s1^2) |z|^2 + s^2 |u|^2 + s0^2] / 4^h, s = 3.2 the deviation of e, s1 = 4.9 that of u and
 //! e1, s0 = 16,473 that of e0; the two roundings add 1/6.
 //! Dropped bits are replaced by their half, which is 1/2 above their mean. So the sum has a mean, too: half of what a constant 1 in
-//! every input and in z would become, at most [S + N] / 2 / 2^h, where S is the largest sum of signed weights (`largest_sum`).
+//! every input and in z would become, at most [S + |z|^2] / 2 / 2^h, where S is the largest sum of signed weights (`largest_sum`).
 
 use super::ntt::PRODUCT_BITS;
 use super::params::{
@@ -25,12 +25,13 @@ pub struct ErrorBound {
 
 impl ErrorBound {
     /// For weights whose squares add up to `weights_squared` over all filters and inputs of the polynomial and whose signed sums are
-    /// at most `largest_sum`, for the largest ternary z and for a u that is larger with a probability below 2^-100.
+    /// at most `largest_sum`, for a ternary z and a u that are longer with a probability below 2^-90.
     pub fn new(params: &RlweParams, weights_squared: u64, largest_sum: u64) -> Self {
-        let largest_u = 1.3 * average_u();
-        let bound = Self::for_norms(params, weights_squared as f64, DEGREE as f64, largest_u);
+        // On average two thirds of the coefficients of z are not 0.
+        let (largest_z, largest_u) = (0.75 * DEGREE as f64, 1.3 * average_u());
+        let bound = Self::for_norms(params, weights_squared as f64, largest_z, largest_u);
         let unit = f64::from(params.noise_bits()).exp2();
-        let mean = (largest_sum as f64 + DEGREE as f64) / 2.0 / unit;
+        let mean = (largest_sum as f64 + largest_z) / 2.0 / unit;
         Self { mean, ..bound }
     }
 

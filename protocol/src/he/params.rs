@@ -1,6 +1,7 @@
 //! Parameters of the encryption, and rounding.
 //!
-//! Q = 2^(k + h) is 2^72 always, N = 4096, secrets are ternary, noise has standard deviation 3.2. The standard of
+//! Q = 2^(k + h) is 2^72 always, N = 4096, keys are ternary, noise has standard deviation 3.2; what blinds responses is wider, and as
+//! hard as secrets of deviation 3.2 (SECURITY.md, 4.5). The standard of
 //! homomorphicencryption.org (Albrecht et al., 2018, table 1) allows log Q up to 109 at N = 4096 for 128 bits of classical
 //! security with ternary secrets; 72 bits leave about 170.
 

@@ -3,7 +3,7 @@
 //! Those of deviation 3.2 and 4.9 come from cumulative distribution tables with 63 bits of precision (Peikert, CRYPTO 2010, section
 //! 5.2): every sample is compared with every entry, so time does not depend on it. The statistical distance from the discrete
 //! Gaussian is at most 2^-60 for each coefficient, tail and rounding of the table included. The widest is a sum of multiples of
-//! eight samples of deviation 4.9 ([`wide_lanes`]), 2^-57 away. Uniform and ternary coefficients are exact.
+//! eight samples of deviation 4.9 ([`wide_lanes`]), 2^-56.9 away. Uniform and ternary coefficients are exact.
 
 use super::field::VECTORS;
 use super::kernel;
@@ -261,19 +261,19 @@ mod tests {
     #[test]
     fn gaussians_have_the_stated_distributions() {
         check_distribution(&drawn(|rng| gaussian_lanes(rng)), NOISE_DEVIATION);
-        let blinding = drawn(|rng| blinding_lanes(rng));
-        check_distribution(&blinding, BLINDING_DEVIATION);
-        let largest = blinding.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        let narrow = drawn(|rng| blinding_lanes(rng));
+        check_distribution(&narrow, BLINDING_DEVIATION);
+        let largest = narrow.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         assert!(largest <= f64::from(LARGEST_BLINDING));
         check_distribution(&drawn(|rng| wide_lanes(rng)), HIDING_DEVIATION);
         let mut rng = ChaCha20Rng::seed_from_u64(1);
-        let narrow: Vec<f64> = blinding_lanes(&mut rng.clone())
+        let of_lanes: Vec<f64> = blinding_lanes(&mut rng.clone())
             .iter()
             .flat_map(|v| v.0)
             .map(|e| e as i64 as f64)
             .collect();
         let of_u: Vec<f64> = blinding(&mut rng).iter().map(|&e| f64::from(e)).collect();
-        assert_eq!(narrow, of_u);
+        assert_eq!(of_lanes, of_u);
     }
 
     #[test]
