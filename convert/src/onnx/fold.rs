@@ -171,12 +171,17 @@ fn constant_of_shape(node: &Node, shape: &Constant) -> Result<Constant> {
     }
 }
 
-fn cast(node: &Node, c: &Constant) -> Constant {
+/// Whether a `Cast` node makes real numbers.
+pub fn is_to_real(node: &Node) -> bool {
     use super::proto::data_type as t;
-    let to_real = matches!(
+    matches!(
         node.int("to").and_then(|to| i32::try_from(to).ok()),
         Some(t::FLOAT | t::DOUBLE | t::FLOAT16 | t::BFLOAT16)
-    );
+    )
+}
+
+fn cast(node: &Node, c: &Constant) -> Constant {
+    let to_real = is_to_real(node);
     let values = match &c.values {
         Values::Ints(_) if to_real => Values::Floats(c.to_floats()),
         Values::Floats(v) if !to_real => Values::Ints(v.iter().map(|&v| v as i64).collect()),

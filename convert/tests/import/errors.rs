@@ -4,7 +4,7 @@ use pi_convert::onnx::proto::{OperatorSetIdProto, StringStringEntryProto};
 use pi_convert::onnx::{ImportError, NEWEST_OPSET, Options, import};
 use prost::Message as _;
 
-use super::net::{Net, int, ints, value};
+use super::net::{Net, int, ints, text, value};
 
 fn net() -> Net {
     Net::new(&[1, 2, 4, 4])
@@ -235,6 +235,21 @@ fn operators_are_listed_together() {
 }
 
 #[test]
+fn what_follows_a_product_of_results_is_judged_too() {
+    let net = net()
+        .node("GlobalAveragePool", "x", "gate", &[])
+        .node("Mul", "gate x", "m", &[])
+        .node("Cast", "m", "c", &[int("to", 6)])
+        .node("Pad", "c", "p", &[text("mode", "reflect")])
+        .node("Sigmoid", "p", "y", &[]);
+    let ImportError::Unsupported(refusals) = net.import(&Options::default()).unwrap_err() else {
+        panic!("{}", net.refused())
+    };
+    let names: Vec<_> = refusals.iter().map(|r| r.node.as_str()).collect();
+    assert_eq!(names, ["mul1", "cast2", "pad3", "sigmoid4"]);
+}
+
+#[test]
 fn what_the_output_does_not_need_is_not_judged() {
     let net = net()
         .node("LSTM", "x", "other", &[])
@@ -326,6 +341,19 @@ fn operators_that_fit_only_sometimes() {
             "a flattened map",
         ),
         (net().norm("x", "y", &[1.0; 3]), "3 values for 2 channels"),
+        (
+            constant
+                .clone()
+                .sizes("yes", &[1])
+                .node("Dropout", "x one yes", "y", &[]),
+            "in training mode, where it drops",
+        ),
+        (
+            net()
+                .node("Cast", "x", "i", &[int("to", 6)])
+                .node("Cast", "i", "y", &[int("to", 1)]),
+            "makes integers",
+        ),
     ];
     for (net, expected) in cases {
         let text = net.refused();

@@ -3,6 +3,8 @@
 use pi_model::graph::Shape;
 use pi_model::spec::{Op, Window};
 
+use super::super::constant::Constant;
+use super::super::fold;
 use super::super::shape;
 use super::builder::{Builder, Call, Result, Value, View};
 use super::windows::{dims, map_op};
@@ -239,9 +241,10 @@ fn flatten(b: &mut Builder, name: &str, input: &str) -> Result<String> {
 /// `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, `Identity`, `Dropout` and the like: the same elements under another shape.
 ///
 /// # Errors
-/// A sentence.
+/// A sentence, also where the elements would not be the same.
 pub fn reshape(b: &mut Builder, call: &Call) -> Result<Vec<Value>> {
     let (node, view) = (call.node, call.view(0)?);
+    changes_elements(call)?;
     let second = call.inputs.get(1).and_then(|v| match v {
         Some(Value::Constant(c)) => Some(&**c),
         _ => None,
@@ -263,6 +266,19 @@ pub fn reshape(b: &mut Builder, call: &Call) -> Result<Vec<Value>> {
         view.op = source.op;
     }
     Ok(vec![Value::View(view)])
+}
+
+/// Refuses a `Dropout` that drops and a `Cast` that rounds.
+fn changes_elements(call: &Call) -> Result<()> {
+    match call.node.op_type() {
+        "Dropout" if call.constant(2)?.and_then(Constant::to_ints) == Some(vec![1]) => Err(
+            "it is in training mode, where it drops values at random; call model.eval() before the export".into(),
+        ),
+        "Cast" if !fold::is_to_real(call.node) => Err(
+            "it makes integers of a result, which is no ReLU; export the network without it".into(),
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn view_of(op: String) -> View {

@@ -77,7 +77,7 @@ pub fn reason(op_type: &str) -> String {
     format!("{why}; {way_out}")
 }
 
-/// What the nodes after a refused one may go on with, so that they are judged too: its input, where the shapes are the same.
+/// What the nodes after a refused one may go on with, so that they are judged too: its largest input, where the shapes are the same.
 pub fn result(call: &Call) -> Vec<Value> {
     let keeps_shape = matches!(
         call.node.op_type(),
@@ -115,11 +115,26 @@ pub fn result(call: &Call) -> Vec<Value> {
             | "Floor"
             | "Ceil"
             | "Clip"
+            | "Mul"
+            | "Div"
+            | "Min"
+            | "Dropout"
+            | "Cast"
+            | "BatchNormalization"
             | "QuantizeLinear"
             | "DequantizeLinear"
     );
-    match call.inputs.first() {
-        Some(Some(view)) if keeps_shape => vec![view.clone()],
-        _ => vec![],
+    if !keeps_shape {
+        return vec![];
     }
+    let views = call
+        .inputs
+        .iter()
+        .flatten()
+        .filter_map(|value| match value {
+            Value::View(view) => Some(view),
+            _ => None,
+        });
+    let largest = views.max_by_key(|view| view.dims.iter().product::<usize>());
+    largest.cloned().map(Value::View).into_iter().collect()
 }
