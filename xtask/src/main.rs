@@ -19,7 +19,7 @@ usage: cargo xtask demo [--models DIR] [--images N]
        cargo xtask house
            how long files and functions are, and which files import each other, against their bounds
        cargo xtask python [ARGS]
-           builds the Python client, installs it into a virtual environment of its own, and runs pytest ARGS
+           builds the Python client, installs it into a virtual environment of its own, and runs pytest ARGS: the client, and ONNX imports
        cargo xtask instructions [--write]
            instructions of each kernel, by valgrind, against those on record
        cargo xtask trainer ARGS

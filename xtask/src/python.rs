@@ -1,8 +1,8 @@
-//! The Python client's checks: a virtual environment in the user's cache gets maturin, NumPy and pytest by pip, maturin builds the
-//! wheel in the profile of the tests (most of it is built already then), pip installs it there, and pytest runs it against
-//! a real server.
+//! The checks in Python: a virtual environment in the user's cache gets maturin, NumPy, pytest, ONNX and onnxruntime by pip, maturin
+//! builds the wheel of the client in the profile of the tests (most of it is built already then), pip installs it there, and pytest runs
+//! it against a real server, and `pi-convert` against ONNX's own tests and onnxruntime.
 //!
-//! `PI_PYTHON` names an interpreter that has the three packages already; nothing is fetched then, but the wheel is installed into it.
+//! `PI_PYTHON` names an interpreter that has the packages already; nothing is fetched then, but the wheel is installed into it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,8 +13,16 @@ use crate::libtorch;
 use crate::test::{install, runs, step};
 use crate::workspace::{build, program, root};
 
-const REQUIREMENTS: [&str; 3] = ["maturin>=1.9,<2", "numpy>=1.21", "pytest>=7"];
-const PROGRAMS: [&str; 10] = [
+const REQUIREMENTS: [&str; 5] = [
+    "maturin>=1.9,<2",
+    "numpy>=1.21",
+    "pytest>=7",
+    "onnx>=1.17,<2",
+    "onnxruntime>=1.19,<2",
+];
+/// How messages name them.
+const PACKAGES: &str = "maturin, numpy, pytest, onnx and onnxruntime";
+const PROGRAMS: [&str; 14] = [
     "--quiet",
     "--package",
     "pi-server",
@@ -22,16 +30,20 @@ const PROGRAMS: [&str; 10] = [
     "pi-client",
     "--package",
     "pi-model",
+    "--package",
+    "pi-convert",
     "--bins",
     "--example",
     "random_network",
+    "--example",
+    "outputs",
 ];
 /// An extension module is linked to no Python; maturin builds it so, and lints must not need one either.
 pub const EXTENSION: (&str, &str) = ("PYO3_BUILD_EXTENSION_MODULE", "1");
 
-/// `cargo xtask python ARGS`: builds and tests the package alone.
+/// `cargo xtask python ARGS`: builds what these tests need, and runs them alone.
 pub fn run(args: &[String]) -> Result<()> {
-    println!("== server, client and a model");
+    println!("== programs and a model");
     test(args)
 }
 
@@ -64,7 +76,7 @@ pub fn test(args: &[String]) -> Result<()> {
     let _ = std::fs::remove_dir_all(&wheels);
     built?;
     step(
-        "tests of the Python client",
+        "tests in Python",
         Command::new(&python)
             .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
             .args(args)
@@ -101,7 +113,7 @@ fn environment() -> Result<PathBuf> {
         let python = PathBuf::from(python);
         if !is_ready(&python) {
             bail!(
-                "PI_PYTHON is {}, which lacks one of maturin, numpy and pytest: install them there",
+                "PI_PYTHON is {}, which lacks one of {PACKAGES}: install them there",
                 python.display()
             );
         }
@@ -126,20 +138,20 @@ fn environment() -> Result<PathBuf> {
             .arg(&dir),
         "python3 -m venv must work: apt-get install python3-venv, or your system's equivalent; or set PI_CACHE_DIR to a writable folder",
     )?;
-    println!("fetching maturin, numpy and pytest (40 MB), once");
+    println!("fetching {PACKAGES} (70 MB), once");
     pip(
         &python,
         &["--only-binary=:all:", "--no-cache-dir"],
         &REQUIREMENTS,
     )?;
     if !is_ready(&python) {
-        bail!("pip installed maturin, numpy and pytest, but python3 cannot use them");
+        bail!("pip installed {PACKAGES}, but python3 cannot use them");
     }
     Ok(python)
 }
 
 fn is_ready(python: &Path) -> bool {
-    let check = "import maturin, numpy, pytest, pip";
+    let check = "import maturin, numpy, pytest, onnx, onnxruntime, pip";
     let quiet = Command::new(python)
         .args(["-c", check])
         .stdout(Stdio::null())
@@ -168,7 +180,7 @@ fn pip(python: &Path, flags: &[&str], what: &[&str]) -> Result<()> {
     let text = String::from_utf8_lossy(&out.stderr);
     let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
     bail!(
-        "pip could not install {}:\n{}\ncheck the network, or set a mirror in pip's configuration; or install maturin, numpy and pytest \
+        "pip could not install {}:\n{}\ncheck the network, or set a mirror in pip's configuration; or install {PACKAGES} \
          into a virtual environment of your own and set PI_PYTHON to its python",
         what.join(", "),
         lines[lines.len().saturating_sub(6)..].join("\n")
