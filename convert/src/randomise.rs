@@ -122,7 +122,7 @@ mod tests {
             net.relu(&relu, &conv);
             from = relu;
         }
-        let all = net.model.masks.values().map(|m| m.kept().len()).sum();
+        let all: usize = net.model.masks.values().map(|m| m.kept().len()).sum();
         let made = randomise(&net.model, 1_000, 5).unwrap();
         made.check().unwrap();
         let kept: usize = made.masks.values().map(|m| m.kept().len()).sum();
