@@ -117,10 +117,9 @@ pub fn teacher(args: &TrainArgs) -> Result<()> {
             return model_folder::take(&setting, model, args, recipe, &path);
         }
         Some(model) => {
-            let net = setting.imported_net(model)?;
-            let start = checkpoint::fingerprint(&net.state())?;
-            recipe.choices.push(format!("from={start}"));
-            net
+            let own = model_folder::fingerprint(model)?;
+            recipe.choices.push(format!("model={own}"));
+            setting.imported_net(model)?
         }
         None => setting.net(args.seed, &[])?,
     };

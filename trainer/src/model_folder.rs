@@ -9,9 +9,10 @@ use pi_model::artifact::SPEC_FILE;
 use pi_model::spec::{ModelSpec, Op};
 use pi_trainer::checkpoint;
 use pi_trainer::data::{DatasetKind, Images};
-use pi_trainer::net::{self, Arch, Graph, MaskSet};
+use pi_trainer::net::{self, Arch, MaskSet};
 use pi_trainer::recipe::{IMPORTED, Progress, Recipe};
 use std::path::Path;
+use tch::Tensor;
 
 impl ModelArgs {
     /// The folder that it is; none where it is a name.
@@ -64,7 +65,12 @@ impl ModelArgs {
 }
 
 /// Refuses images that are not those of a float model.
-pub fn fits(model: &FloatModel, images: &Images, labels: &[String]) -> Result<()> {
+pub fn fits(
+    model: &FloatModel,
+    n_outputs: usize,
+    images: &Images,
+    labels: &[String],
+) -> Result<()> {
     let spec = &model.spec;
     let input = &spec.input;
     if images.shape != [input.channels, input.height, input.width] {
@@ -77,7 +83,6 @@ pub fn fits(model: &FloatModel, images: &Images, labels: &[String]) -> Result<()
             images.shape
         );
     }
-    let n_outputs = Graph::of_model(model, false)?.n_classes;
     if n_outputs != images.n_classes {
         bail!(
             "{} has {n_outputs} outputs, and these images have {} classes: give the images that it was trained for (as --data and --dataset)",
@@ -103,23 +108,18 @@ pub fn take(
     mut recipe: Recipe,
     path: &Path,
 ) -> Result<()> {
-    let net = setting.imported_net(model)?;
-    let own = checkpoint::fingerprint(&net.state())?;
+    let own = format!("model={}", fingerprint(model)?);
     if path.exists() {
-        let (_, state): (Progress, _) = checkpoint::load(path)?;
-        if !args.resume || checkpoint::fingerprint(&state)? != own {
-            bail!(
-                "{} exists{}; choose another --out",
-                path.display(),
-                if args.resume {
-                    " and holds other weights"
-                } else {
-                    ""
-                }
-            );
-        }
-        println!("{}: taken from the model folder already", path.display());
-        return Ok(());
+        let (progress, _): (Progress, _) = checkpoint::load(path)?;
+        let why = match args.resume {
+            true if progress.recipe.choices.contains(&own) => {
+                println!("{}: taken from the model folder already", path.display());
+                return Ok(());
+            }
+            true => " and holds other weights",
+            false => "",
+        };
+        bail!("{} exists{why}; choose another --out", path.display());
     }
     let pools = model.spec.ops.iter();
     let n_pools = pools.filter(|op| matches!(op, Op::MaxPool { .. })).count();
@@ -130,10 +130,21 @@ pub fn take(
     }
     // Nothing was trained here: no epochs, and no seed.
     (recipe.epochs, recipe.seed) = (0, 0);
-    recipe.choices = vec![IMPORTED.into()];
+    recipe.choices = vec![IMPORTED.into(), own];
+    let net = setting.imported_net(model)?;
     let mut progress = setting.progress(recipe, None);
     progress.device = "imported".into();
     checkpoint::save(path, &progress, &net.state(), size(args))?;
     let masks = MaskSet::all_relu(&setting.graph).on(setting.device);
     setting.report(&net, &masks, path, &progress)
+}
+
+/// A digest of a float model's weights.
+pub fn fingerprint(model: &FloatModel) -> Result<String> {
+    let tensors = model.weights.iter().flat_map(|(name, own)| {
+        let part =
+            |part: &str, values: &[f32]| (format!("{name}.{part}"), Tensor::from_slice(values));
+        [part("weight", &own.weight), part("bias", &own.bias)]
+    });
+    Ok(checkpoint::fingerprint(&tensors.collect())?)
 }

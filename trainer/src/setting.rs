@@ -55,9 +55,11 @@ impl Setting {
         };
         let (graph, normaliser) = match &imported {
             Some(model) => {
-                model_folder::fits(model, &train, &args.dataset.labels(dir)?)?;
+                let graph = Graph::of_model(model, true)?;
+                let labels = args.dataset.labels(dir)?;
+                model_folder::fits(model, graph.n_classes, &train, &labels)?;
                 let InputSpec { mean, std, .. } = model.spec.input.clone();
-                (Graph::of_model(model, true)?, Normaliser { mean, std })
+                (graph, Normaliser { mean, std })
             }
             None => (
                 Arch::parse(args.arch(), train.shape, train.n_classes)?.graph(),

@@ -421,6 +421,21 @@ mod tests {
         assert_eq!(image.floats[0], (0.2 - 0.5) / 0.25);
         assert_eq!(image.integers[0], -307);
         assert_eq!((image.floats[16], image.floats[47]), (-2.0, 2.0));
+        // The same from memory.
+        let pixels = [51u8, 0, 255].repeat(16);
+        let one = || std::iter::once((pixels.clone(), 1));
+        let of_pixels = ImageSet::of_pixels(one(), &spec.input).unwrap();
+        let same = of_pixels.image(0, 8).unwrap();
+        assert_eq!(
+            (&same.floats, &same.integers),
+            (&image.floats, &image.integers)
+        );
+        assert_eq!(of_pixels.label(0), Some(1));
+        let short = one().map(|(p, label)| (p[1..].to_vec(), label));
+        says(
+            ImageSet::of_pixels(short, &spec.input),
+            &["47 values", "3 x 4 x 4"],
+        );
         assert_eq!(set.clone().spread(2).len(), 2);
         assert_eq!(set.spread(9).len(), 3);
         // Other names: by their place.
