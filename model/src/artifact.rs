@@ -16,7 +16,7 @@ use crate::kernel::Conv2d;
 use crate::linear;
 use crate::public::PublicModel;
 use crate::relu_set::ReluSet;
-use crate::spec::{FORMAT_VERSION, ModelSpec};
+use crate::spec::{Card, FORMAT_VERSION, ModelSpec};
 
 mod float;
 mod tensors;
@@ -136,6 +136,13 @@ impl Model {
     #[must_use]
     pub const fn public(&self) -> &PublicModel {
         &self.public
+    }
+
+    /// The same model with another card.
+    #[must_use]
+    pub fn with_card(mut self, card: Card) -> Self {
+        self.public.set_card(card);
+        self
     }
 
     /// A digest of all weights and biases, made at its first use: what was prepared with these is of no use with others.

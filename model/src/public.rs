@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ModelError, Result};
 use crate::graph::{Graph, Layer, shapes};
 use crate::relu_set::ReluSet;
-use crate::spec::{FORMAT_VERSION, ModelSpec, OutputMode};
+use crate::spec::{Card, FORMAT_VERSION, ModelSpec, OutputMode};
 
 /// A model without its weights, checked and compiled.
 #[derive(Clone, Debug)]
@@ -79,6 +79,11 @@ impl PublicModel {
             return Err(ModelError::Plan("it cannot be encoded as JSON".into()));
         }
         Ok(model)
+    }
+
+    /// The card says nothing that is checked or compiled.
+    pub(crate) fn set_card(&mut self, card: Card) {
+        self.spec.card = card;
     }
 
     /// The content of `model.json`.

@@ -61,6 +61,7 @@ pub fn all(args: &AllArgs) -> Result<()> {
             checkpoint,
             width,
             name: None,
+            float: false,
             teacher: Some(teacher.clone()),
             numbers: numbers.clone(),
             only_missing: true,
@@ -121,8 +122,8 @@ fn student(args: &AllArgs, relus: usize) -> (SearchArgs, FinetuneArgs) {
 /// found after a night. Returns the models that will come out and the checkpoints they come from.
 fn plan(args: &AllArgs) -> Result<Vec<(String, PathBuf)>> {
     let setting = Setting::new(&args.train.model, args.train.hold_out)?;
-    let (arch, dataset) = (&setting.arch, args.train.model.dataset.name());
-    let all: usize = arch.relu_counts().iter().sum();
+    let (graph, dataset) = (&setting.graph, args.train.model.dataset.name());
+    let all: usize = graph.relu_counts().iter().sum();
     let mut planned = Vec::new();
     let checkpoint = match &args.teacher {
         Some(path) => {
@@ -130,28 +131,25 @@ fn plan(args: &AllArgs) -> Result<Vec<(String, PathBuf)>> {
             path.clone()
         }
         None => {
-            commands::recipe("teacher", &args.train).check()?;
+            commands::recipe("teacher", &args.train)?.check()?;
             args.train.out.join("teacher.safetensors")
         }
     };
-    planned.push((model_name(&arch.name, dataset, all, all), checkpoint));
+    planned.push((model_name(&graph.name, dataset, all, all), checkpoint));
     if args.train_proxy {
         let mut proxy = args.train.clone();
         proxy.epochs = args.proxy_epochs;
-        commands::recipe("sensitivity", &proxy).check()?;
+        commands::recipe("sensitivity", &proxy)?.check()?;
     }
-    args.train
-        .model
-        .dataset
-        .labels(args.train.model.data_dir()?)?;
+    setting.labels(&args.train.model)?;
     setting.net(0, &args.search.widths)?;
     for &relus in &args.search.relus {
         let (search, finetune) = student(args, relus);
-        let kept = commands::check_search(&search, arch)?.kept;
+        let kept = commands::check_search(&search, graph)?.kept;
         commands::check_finetune(&finetune, &args.search.widths)?;
         let checkpoint = finetune.train.out.join("student.safetensors");
         // How many ReLUs a narrower form keeps is not known yet.
-        let name = model_name(&arch.name, dataset, kept.iter().sum(), all);
+        let name = model_name(&graph.name, dataset, kept.iter().sum(), all);
         if planned.iter().any(|(other, _)| *other == name) {
             bail!(
                 "--relus: two of the networks would be called {name}; leave one of the budgets away"

@@ -192,6 +192,7 @@ mod tests {
         ];
         let sizes = Arch::parse("resnet18", [3, 32, 32], 100)
             .unwrap()
+            .graph()
             .relu_counts();
         let kept = allocate(&sizes, &known_densities("resnet18", 17), 99_988).unwrap();
         assert_eq!(kept.iter().sum::<usize>(), 99_988);
@@ -208,6 +209,7 @@ mod tests {
         for arch in Arch::NAMES {
             let n = Arch::parse(arch, [3, 64, 64], 10)
                 .unwrap()
+                .graph()
                 .relu_counts()
                 .len();
             assert_eq!(known_densities(arch, n).len(), n);
@@ -215,7 +217,10 @@ mod tests {
         }
         assert_eq!(known_densities("wrn22-8", 19)[1], 0.863);
         // A late layer of VGG-16 is small and nearly as sensitive as can be: it fills up first.
-        let sizes = Arch::parse("vgg16", [3, 32, 32], 10).unwrap().relu_counts();
+        let sizes = Arch::parse("vgg16", [3, 32, 32], 10)
+            .unwrap()
+            .graph()
+            .relu_counts();
         let kept = allocate(&sizes, &known_densities("vgg16", 13), 100_000).unwrap();
         assert_eq!(kept[12], sizes[12]);
         assert!(kept[0] < kept[4] && kept.iter().sum::<usize>() == 100_000);
@@ -225,6 +230,7 @@ mod tests {
     fn totals_are_exact_and_no_layer_overflows_for_any_budget() {
         let sizes = Arch::parse("resnet20", [3, 32, 32], 10)
             .unwrap()
+            .graph()
             .relu_counts();
         let densities = known_densities("resnet20", sizes.len());
         assert!(densities.is_sorted_by(|a, b| a >= b));
@@ -239,7 +245,7 @@ mod tests {
 
     #[test]
     fn whole_channels_come_as_close_as_the_smallest_channel() {
-        let arch = Arch::parse("resnet8", [3, 32, 32], 10).unwrap();
+        let arch = Arch::parse("resnet8", [3, 32, 32], 10).unwrap().graph();
         let (sizes, shapes) = (arch.relu_counts(), arch.relu_shapes());
         let planes: Vec<usize> = shapes.iter().map(|s| (s[1] * s[2]) as usize).collect();
         let densities = known_densities("resnet8", sizes.len());

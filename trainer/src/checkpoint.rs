@@ -4,7 +4,7 @@
 //! file, never half of one.
 
 use crate::error::{Error, Result, io_error};
-use crate::net::{Arch, Mask};
+use crate::net::{Graph, Mask};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -273,10 +273,10 @@ pub fn stored_masks(state: &State, path: &Path) -> Result<Vec<Mask>> {
     Ok(masks)
 }
 
-/// Masks of every ReLU layer of `arch`; all-ReLU masks if the state holds none.
-pub fn load_masks(arch: &Arch, state: &State, path: &Path) -> Result<Vec<Mask>> {
+/// Masks of every ReLU layer of `graph`; all-ReLU masks if the state holds none.
+pub fn load_masks(graph: &Graph, state: &State, path: &Path) -> Result<Vec<Mask>> {
     if !state.iter().any(|(n, _)| n.starts_with("mask.")) {
-        return Ok(arch.relu_shapes().into_iter().map(Mask::ones).collect());
+        return Ok(graph.relu_shapes().into_iter().map(Mask::ones).collect());
     }
     let one = |(i, shape): (usize, [i64; 3])| {
         let name = format!("mask.{i}");
@@ -297,7 +297,8 @@ pub fn load_masks(arch: &Arch, state: &State, path: &Path) -> Result<Vec<Mask>> 
             }
         }
     };
-    arch.relu_shapes()
+    graph
+        .relu_shapes()
         .into_iter()
         .enumerate()
         .map(one)
@@ -312,8 +313,8 @@ mod tests {
     fn round_trip_and_no_temporary_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/x.safetensors");
-        let arch = Arch::custom(&[4], 1, [3, 4, 4], 2);
-        let masks: Vec<Mask> = arch
+        let graph = crate::net::Arch::custom(&[4], 1, [3, 4, 4], 2).graph();
+        let masks: Vec<Mask> = graph
             .relu_shapes()
             .iter()
             .map(|s| Mask::random(*s, 17, 1))
@@ -321,7 +322,7 @@ mod tests {
         save(&path, &vec![1u32, 2], &mask_state(&masks), Size::default()).unwrap();
         let (meta, state) = load::<Vec<u32>>(&path).unwrap();
         assert_eq!(meta, [1, 2]);
-        assert_eq!(load_masks(&arch, &state, &path).unwrap(), masks);
+        assert_eq!(load_masks(&graph, &state, &path).unwrap(), masks);
         assert_eq!(
             std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
             1

@@ -13,7 +13,8 @@ use std::path::PathBuf;
 /// Trains networks that keep few ReLUs (SENet, ICLR 2023) and exports them for private inference.
 ///
 /// Every stage writes one checkpoint into --out each minute and after each epoch; a stopped run
-/// goes on exactly where it was with --resume. Stages: teacher, search, finetune, then export.
+/// goes on exactly where it was with --resume. Stages: teacher, search, finetune, then export. The network is
+/// one of the architectures with names, or any with ReLUs that `pi-convert import` has made a folder of (--arch).
 #[derive(Parser)]
 #[command(name = "pi-trainer", version)]
 pub struct Cli {
@@ -25,7 +26,8 @@ pub struct Cli {
 /// What the trainer does.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Train the network with every ReLU (writes teacher.safetensors)
+    /// Train the network with every ReLU (writes teacher.safetensors); of a model folder the weights are taken
+    /// as they are, and trained on only if --epochs is given
     Teacher(TrainArgs),
     /// How sensitive each layer is and how many ReLUs it keeps (stage 1): table, JSON, plot
     Sensitivity(SensitivityArgs),
@@ -36,7 +38,7 @@ pub enum Command {
     /// All stages in a row for one or several budgets, each skipped if its result is there; then export
     /// and report
     All(AllArgs),
-    /// Write a checkpoint as a fixed-point model, calibrated and measured
+    /// Write a checkpoint as a fixed-point model, calibrated and measured, or as a float model (--float)
     Export(ExportArgs),
     /// Accuracy of a checkpoint, or of an exported model by the plaintext executor, on the test set
     Evaluate(EvaluateArgs),
@@ -62,10 +64,10 @@ pub struct ModelArgs {
     /// Image set
     #[arg(long, value_enum, default_value = "cifar10")]
     pub dataset: DatasetKind,
-    /// Side of the images read from folders [default: 64 tiny-imagenet, 224 folder]
+    /// Side of the images read from folders [default: 64 tiny-imagenet, 224 folder; a model folder's own]
     #[arg(long, value_name = "PIXELS")]
     pub image_size: Option<usize>,
-    #[arg(long, help = format!("Architecture [default: {DEFAULT_ARCH}; `import`: the file's]: {}", Arch::FAMILIES))]
+    #[arg(long, value_name = "NAME|FOLDER", help = format!("Architecture [default: {DEFAULT_ARCH}; `import`: the file's]: {}. Or the folder of a float model, as `pi-convert import` or `export --float` writes it: any network with ReLUs, whose weights and normalisation are then the teacher's", Arch::FAMILIES))]
     pub arch: Option<String>,
     /// Use only the first images of the training set, to try things out
     #[arg(long, value_name = "N")]
@@ -93,7 +95,7 @@ pub struct TrainArgs {
     /// Epochs, batch, learning rates and schedule; each can be given on its own as well
     #[arg(long, value_enum, default_value = "short")]
     pub preset: Preset,
-    /// Passes over the training images [default: the preset's]
+    /// Passes over the training images [default: the preset's; a model folder's weights are a teacher already]
     #[arg(long)]
     pub epochs: Option<usize>,
     /// Peak learning rate [default: the preset's]
@@ -335,6 +337,9 @@ pub struct ExportArgs {
     /// Which of the widths that were trained together; 0 is the full one
     #[arg(long, default_value_t = 0)]
     pub width: usize,
+    /// Write the float model instead, for `pi-convert quantise` or `--arch`
+    #[arg(long)]
+    pub float: bool,
     /// Settings of the numbers.
     #[command(flatten)]
     pub numbers: NumberArgs,
@@ -350,7 +355,7 @@ pub struct NumberArgs {
     #[arg(long, value_name = "DIR")]
     pub models: Option<PathBuf>,
     /// Fraction bits of every activation
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=15))]
+    #[arg(long, visible_alias = "activation-bits", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=15))]
     pub fraction_bits: u32,
     /// Bits of a weight, 2 to 16 [default: 8, or as many up to 12 as keep the accuracy within 0.15 points
     /// of the float one on the held-out images, or on the calibration images where none were held out]

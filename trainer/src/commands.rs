@@ -4,13 +4,14 @@ use crate::cli::{
     BenchArgs, DEFAULT_ARCH, FinetuneArgs, ModelArgs, SearchArgs, SearchOptions, TargetOptions,
     TrainArgs,
 };
+use crate::model_folder;
 use crate::setting::Setting;
 use anyhow::{Context, Result, bail};
 use pi_trainer::checkpoint::{self, Size};
 use pi_trainer::data::{self, Augment, Mix};
 use pi_trainer::finetune::{Finetune, Losses};
 use pi_trainer::loss::{Pram, Targets};
-use pi_trainer::net::{Arch, MaskSet, Net};
+use pi_trainer::net::{Arch, Graph, MaskSet, Net};
 use pi_trainer::optim::Schedule;
 use pi_trainer::recipe::{Progress, Recipe};
 use pi_trainer::search::{Options, Search};
@@ -35,7 +36,7 @@ impl ModelArgs {
             .context("--data DIR is needed: the folder with the image set's own files")
     }
 
-    /// The architecture's name.
+    /// The architecture as it was given.
     pub fn arch(&self) -> &str {
         self.arch.as_deref().unwrap_or(DEFAULT_ARCH)
     }
@@ -61,13 +62,13 @@ pub fn command_line() -> String {
 }
 
 /// The preset's settings with those that were given.
-pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
+pub fn recipe(stage: &str, args: &TrainArgs) -> Result<Recipe> {
     let preset = args.preset.of(stage);
     let smoothing = args.label_smoothing.unwrap_or(preset.label_smoothing);
-    Recipe {
+    Ok(Recipe {
         stage: stage.into(),
         dataset: args.model.dataset.name().into(),
-        arch: args.model.arch().into(),
+        arch: args.model.network()?,
         epochs: args.epochs.unwrap_or(preset.epochs),
         batch: args.batch.unwrap_or(preset.batch),
         lr: Schedule {
@@ -103,17 +104,27 @@ pub fn recipe(stage: &str, args: &TrainArgs) -> Recipe {
         widths: vec![],
         relu_budget: None,
         choices: vec![],
-    }
+    })
 }
 
-/// Trains the all-ReLU network.
+/// Trains the all-ReLU network; that of a model folder is taken as it is unless its epochs are given.
 pub fn teacher(args: &TrainArgs) -> Result<()> {
     let setting = Setting::new(&args.model, args.hold_out)?;
-    let net = setting.net(args.seed, &[])?;
     let path = args.out.join("teacher.safetensors");
-    let recipe = recipe("teacher", args);
+    let mut recipe = recipe("teacher", args)?;
+    let net = match &setting.imported {
+        Some(model) if args.epochs.is_none() => {
+            return model_folder::take(&setting, model, args, recipe, &path);
+        }
+        Some(model) => {
+            let own = model_folder::fingerprint(model)?;
+            recipe.choices.push(format!("model={own}"));
+            setting.imported_net(model)?
+        }
+        None => setting.net(args.seed, &[])?,
+    };
     let mut stage = Teacher {
-        masks: MaskSet::all_relu(&setting.arch),
+        masks: MaskSet::all_relu(&setting.graph),
         label_smoothing: recipe.label_smoothing,
     };
     let progress = setting.progress(recipe, None);
@@ -161,12 +172,14 @@ fn load_any_teacher(
         );
     }
     setting.expect_images(&progress, &path)?;
-    let arch = Arch::parse(
-        &progress.recipe.arch,
-        setting.arch.input,
-        setting.arch.n_classes,
-    )?;
-    let net = Net::on(&arch, 0, setting.device);
+    let graph = &setting.graph;
+    let net = match progress.recipe.arch == graph.name {
+        true => setting.net(0, &[])?,
+        false => {
+            let arch = Arch::parse(&progress.recipe.arch, graph.input, graph.n_classes)?;
+            Net::on(&arch.graph(), 0, setting.device)
+        }
+    };
     net.load_state(&state)
         .with_context(|| path.display().to_string())?;
     Ok((net, progress, path))
@@ -196,8 +209,8 @@ impl SearchOptions {
 }
 
 /// ReLUs to keep in each layer, and where the shares of the layers come from.
-fn relu_budget(arch: &Arch, args: &SearchOptions) -> Result<(Vec<usize>, &'static str)> {
-    let sizes = arch.relu_counts();
+fn relu_budget(graph: &Graph, args: &SearchOptions) -> Result<(Vec<usize>, &'static str)> {
+    let sizes = graph.relu_counts();
     let (mut kept, from) = match (&args.relu_list, &args.densities) {
         (Some(list), _) => (budget::explicit(&sizes, list)?, "given list"),
         (None, Some(densities)) => {
@@ -205,9 +218,9 @@ fn relu_budget(arch: &Arch, args: &SearchOptions) -> Result<(Vec<usize>, &'stati
             (kept, "given or trained densities")
         }
         (None, None) => {
-            let known = budget::known_densities(&arch.name, sizes.len());
+            let known = budget::known_densities(&graph.name, sizes.len());
             let kept = budget::allocate(&sizes, &known, args.one_budget()?)?;
-            let from = match budget::is_published(&arch.name) {
+            let from = match budget::is_published(&graph.name) {
                 true => "published densities",
                 false => "ResNet-18's published densities, interpolated over the depth",
             };
@@ -215,7 +228,7 @@ fn relu_budget(arch: &Arch, args: &SearchOptions) -> Result<(Vec<usize>, &'stati
         }
     };
     if args.per_channel {
-        let planes = arch.relu_planes();
+        let planes = graph.relu_planes();
         let wanted = kept.iter().sum::<usize>();
         kept = budget::whole_channels(&sizes, &planes, &kept);
         if wanted > 0 && kept.iter().all(|&n| n == 0) {
@@ -240,10 +253,10 @@ pub struct Searched {
 }
 
 /// Checks the settings of a search for a network.
-pub fn check_search(args: &SearchArgs, arch: &Arch) -> Result<Searched> {
+pub fn check_search(args: &SearchArgs, graph: &Graph) -> Result<Searched> {
     let given = &args.options;
     let preset = args.train.preset.of("search");
-    let recipe = recipe("search", &args.train);
+    let recipe = recipe("search", &args.train)?;
     recipe.check()?;
     let options = Options {
         selection: given.selection.unwrap_or(preset.selection),
@@ -253,8 +266,8 @@ pub fn check_search(args: &SearchArgs, arch: &Arch) -> Result<Searched> {
         empty_layers: given.empty_layers,
         targets: args.targets.or(preset.targets, recipe.label_smoothing)?,
     };
-    let (kept, budgets_from) = relu_budget(arch, given)?;
-    options.check(arch, &kept)?;
+    let (kept, budgets_from) = relu_budget(graph, given)?;
+    options.check(graph, &kept)?;
     Ok(Searched {
         kept,
         budgets_from,
@@ -272,7 +285,7 @@ pub fn search(args: &SearchArgs) -> Result<()> {
         budgets_from,
         mut recipe,
         options,
-    } = check_search(args, &setting.arch)?;
+    } = check_search(args, &setting.graph)?;
     let (teacher, trained) = load_teacher(&setting, args.teacher.as_deref(), &args.train)?;
     println!(
         "ReLUs by layer: {kept:?}, {} in all, by {budgets_from}",
@@ -320,7 +333,7 @@ pub fn search(args: &SearchArgs) -> Result<()> {
 /// Checks the settings of a fine-tuning over widths.
 pub fn check_finetune(args: &FinetuneArgs, widths: &[f64]) -> Result<(Recipe, Losses)> {
     let preset = args.train.preset.of("finetune");
-    let recipe = recipe("finetune", &args.train);
+    let recipe = recipe("finetune", &args.train)?;
     recipe.check()?;
     let losses = Losses {
         targets: args.targets.or(preset.targets, recipe.label_smoothing)?,
@@ -371,7 +384,7 @@ pub fn finetune(args: &FinetuneArgs) -> Result<()> {
     let net = setting.net(args.train.seed, &widths)?;
     net.load_state(&state)
         .with_context(|| found.display().to_string())?;
-    let load_masks = || checkpoint::load_masks(&setting.arch, &state, &found);
+    let load_masks = || checkpoint::load_masks(&setting.graph, &state, &found);
     let masks = MaskSet::new(load_masks()?);
     recipe.relu_budget = Some(masks.n_kept());
     recipe.widths = widths;
@@ -390,7 +403,7 @@ pub fn finetune(args: &FinetuneArgs) -> Result<()> {
 
 /// Prints images a second of each stage, and of the same step in plain libtorch.
 pub fn bench(args: &BenchArgs) -> Result<()> {
-    let arch = Arch::parse(&args.arch, [3, 32, 32], args.classes)?;
+    let arch = Arch::parse(&args.arch, [3, 32, 32], args.classes)?.graph();
     let device = device::parse(&args.device)?;
     let threads = match &args.threads[..] {
         [] => vec![all_cores()],

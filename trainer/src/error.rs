@@ -63,14 +63,9 @@ pub enum Error {
     /// Arguments that do not go together.
     #[error("{0}")]
     Usage(String),
-    /// A folded weight is too large for the bits that weights have.
-    #[error("export: a folded weight of {max} does not fit {bits} bits; raise --weight-bits")]
-    WeightBits {
-        /// The largest weight.
-        max: f64,
-        /// Bits of a weight with its sign.
-        bits: u32,
-    },
+    /// The network has no integers of the bits that were asked for.
+    #[error("export: {0}")]
+    Quantise(#[from] pi_convert::quantise::Error),
     /// The exported model does not fit the protocol's numbers.
     #[error("export: {0}")]
     Export(String),

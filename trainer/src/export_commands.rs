@@ -3,6 +3,7 @@
 use crate::cli::{EvaluateArgs, ExportArgs, NumberArgs, SamplesArgs};
 use crate::setting::{self, Setting};
 use anyhow::{Context, Result, bail};
+use pi_convert::quantise;
 use pi_model::spec::Card;
 use pi_model::{Model, PublicPlan};
 use pi_trainer::Error;
@@ -12,7 +13,7 @@ use pi_trainer::export::{self, Exported, Frame, Precision};
 use pi_trainer::net::{MaskSet, Net, prefix_masks};
 use pi_trainer::report::Outcome;
 use pi_trainer::run::Progress;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A network of one of its widths with its masks, and how it came about.
 fn load(setting: &Setting, path: &Path, width: usize) -> Result<(Net, MaskSet, Progress)> {
@@ -21,7 +22,7 @@ fn load(setting: &Setting, path: &Path, width: usize) -> Result<(Net, MaskSet, P
     let net = setting.net(0, &progress.recipe.widths)?;
     net.load_state(&state)
         .with_context(|| path.display().to_string())?;
-    let masks = checkpoint::load_masks(&setting.arch, &state, path)?;
+    let masks = checkpoint::load_masks(&setting.graph, &state, path)?;
     if width >= net.n_widths() {
         bail!(
             "--width {width}: widths count from 0 for the full one, and {} holds {}",
@@ -33,7 +34,7 @@ fn load(setting: &Setting, path: &Path, width: usize) -> Result<(Net, MaskSet, P
         return Ok((net, MaskSet::new(masks).on(setting.device), progress));
     }
     let net = net.detached_width(width);
-    let masks = prefix_masks(&masks, &net.arch);
+    let masks = prefix_masks(&masks, &net.graph);
     Ok((net, MaskSet::new(masks).on(setting.device), progress))
 }
 
@@ -45,16 +46,18 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     if !progress.finished() {
         println!("note: {} is not finished", args.checkpoint.display());
     }
-    let total: usize = net.arch.relu_counts().iter().sum();
-    let kept = masks.n_kept();
+    let (total, kept) = (net.graph.relu_counts().iter().sum(), masks.n_kept());
     let width = match args.width {
         0 => String::new(),
         i => format!("-w{}", progress.recipe.widths[i - 1]),
     };
-    let form = format!("{}{width}", net.arch.name);
-    let name = plain_name(args, &form, kept, total)?;
-    let models = args.numbers.models.clone();
-    let dir = models.unwrap_or_else(|| "models".into()).join(&name);
+    let form = format!("{}{width}", net.graph.name);
+    let (name, dir) = destination(args, &form, kept, total)?;
+    let frame = Frame {
+        name,
+        normaliser: progress.normaliser.clone(),
+        labels: setting.labels(&args.model)?,
+    };
     let origin = format!("Checkpoint {}", checkpoint::fingerprint(&net.state())?);
     let there = refuse_another(&dir, &origin)?;
     let asked = asked(&args.numbers);
@@ -62,24 +65,34 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         println!("{}: exported and measured already", dir.display());
         return Ok(());
     }
-    let teacher = match &args.teacher {
-        Some(path) => Some(load(&setting, path, 0)?),
-        None => None,
-    };
-    let frame = Frame {
-        name: name.clone(),
-        normaliser: progress.normaliser.clone(),
-        labels: args.model.dataset.labels(args.model.data_dir()?)?,
-    };
     let numbers = &args.numbers;
+    let float = setting.test_accuracy(&net, &masks, &progress.normaliser);
+    let mut card = Card {
+        architecture: format!("{}{width}", setting.graph.name),
+        dataset: args.model.dataset.name().into(),
+        relus_total: total,
+        relus_kept: kept,
+        float_accuracy: Some(round(float)),
+        teacher_accuracy: teacher_accuracy(&setting, args)?.map(round),
+        ..of_training(numbers, &progress)
+    };
+    if args.float {
+        card.notes = format!("{origin}.");
+        let mut model = export::float_model(&net, masks.masks(), &frame)?;
+        model.spec.card = card;
+        model.save(&dir)?;
+        println!(
+            "{}: {kept} of {total} ReLUs, float {float:.2} %",
+            dir.display()
+        );
+        return Ok(());
+    }
     let calibration = setting.train.slice(0, numbers.calibrate);
     let judged = judged(&setting, &progress, &calibration);
-    let (done, lost) = quantise(&net, &masks, &frame, numbers, &calibration, &judged)?;
+    let (done, lost) = integers(&net, &masks, &frame, numbers, &calibration, &judged)?;
     // A model that cannot be served must fail here, not at the server.
-    let wraps = PublicPlan::new(done.parts.model()?.public(), 1)?.expected_failures();
-    let tested = export::survey(&done.parts.model()?, &setting.test)?;
-    let float = setting.test_accuracy(&net, &masks, &progress.normaliser);
-    let teacher = teacher.map(|(net, masks, p)| setting.test_accuracy(&net, &masks, &p.normaliser));
+    let wraps = PublicPlan::new(done.model.public(), 1)?.expected_failures();
+    let tested = export::survey(&done.model, &setting.test)?;
     let violations = done.calibration.n_range_violations + tested.n_range_violations;
     let notes = Notes {
         wraps,
@@ -89,24 +102,12 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         asked,
         n_calibration: calibration.len(),
     };
-    let card = Card {
-        architecture: format!("{}{width}", setting.arch.name),
-        dataset: args.model.dataset.name().into(),
-        relus_total: total,
-        relus_kept: kept,
-        float_accuracy: Some(round(float)),
-        fixed_accuracy: Some(round(tested.accuracy())),
-        teacher_accuracy: teacher.map(round),
-        range_violations: Some(violations),
-        notes: notes.text(&masks, &progress, &done)?,
-        ..of_training(numbers, &progress)
-    };
-    let mut parts = done.parts;
-    parts.spec.card = card;
-    parts
-        .model()?
-        .save(&dir)
-        .with_context(|| format!("writing {}", dir.display()))?;
+    card.fixed_accuracy = Some(round(tested.accuracy()));
+    card.range_violations = Some(violations);
+    card.notes = notes.text(&masks, &progress, &done)?;
+    let largest = done.calibration.max_accumulators;
+    let saved = done.model.with_card(card).save(&dir);
+    saved.with_context(|| format!("writing {}", dir.display()))?;
     Outcome::add_fixed(&args.checkpoint, args.width, tested.accuracy())?;
     println!(
         "{}: {kept} of {total} ReLUs, float {float:.2} %, fixed point {:.2} % of {} test images, {violations} values out of range",
@@ -114,9 +115,21 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         tested.accuracy(),
         tested.n_images
     );
-    let largest = &done.calibration.max_accumulators;
     println!("largest accumulators: {largest:?}");
     Ok(())
+}
+
+/// Of the teacher, if one was given.
+fn teacher_accuracy(setting: &Setting, args: &ExportArgs) -> Result<Option<f64>> {
+    let Some(path) = &args.teacher else {
+        return Ok(None);
+    };
+    let (net, masks, progress) = load(setting, path, 0)?;
+    Ok(Some(setting.test_accuracy(
+        &net,
+        &masks,
+        &progress.normaliser,
+    )))
 }
 
 /// Whether the model that is there, with this card, was made as asked and measured.
@@ -138,14 +151,25 @@ fn judged(setting: &Setting, progress: &Progress, calibration: &Images) -> (Imag
     }
 }
 
-/// The folder's name: as told, or made of what the model is.
-fn plain_name(args: &ExportArgs, form: &str, kept: usize, total: usize) -> Result<String> {
+/// The model's name, as told or made of what the model is, and the folder of that name.
+fn destination(
+    args: &ExportArgs,
+    form: &str,
+    kept: usize,
+    total: usize,
+) -> Result<(String, PathBuf)> {
     let default = || model_name(form, args.model.dataset.name(), kept, total);
+    let default = || match args.float {
+        true => format!("{}-float", default()),
+        false => default(),
+    };
     let name = args.name.clone().unwrap_or_else(default);
     if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
         bail!("--name {name}: a plain folder name");
     }
-    Ok(name)
+    let models = args.numbers.models.clone();
+    let dir = models.unwrap_or_else(|| "models".into()).join(&name);
+    Ok((name, dir))
 }
 
 /// The part of a card that tells how the network was trained.
@@ -197,6 +221,13 @@ impl Notes<'_> {
             let imported = "the teacher was imported, and how it was trained is not known here";
             settings.insert(0, imported.into());
         }
+        // The classifier has no ReLU behind it.
+        let dropped = &done.report.dropped;
+        let last = done.model.public().graph().layers.last();
+        let last = last
+            .and_then(|l| dropped.get(&l.convs.first()?.op))
+            .copied();
+        let n_others = dropped.len() - usize::from(last.is_some());
         let Self {
             wraps,
             judged,
@@ -214,8 +245,8 @@ impl Notes<'_> {
             done.precision.weight_bits,
             judged.0,
             judged.1,
-            done.precision.classifier_drop,
-            done.drops.iter().filter(|&&d| d > 0).count(),
+            last.unwrap_or(0),
+            n_others,
             settings.join(" ")
         ))
     }
@@ -274,12 +305,11 @@ pub fn precision(numbers: &NumberArgs) -> Precision {
         activation_bits: numbers.fraction_bits,
         weight_bits: weight_bits.unwrap_or(Precision::DEFAULT.weight_bits),
         output_bits: numbers.output_bits,
-        ..Precision::DEFAULT
     }
 }
 
 /// The narrowest weights, from 8 bits on, that lose little on the images to judge by, and what they lose.
-fn quantise(
+fn integers(
     net: &Net,
     masks: &MaskSet,
     frame: &Frame,
@@ -299,12 +329,14 @@ fn quantise(
         };
         let last = numbers.weight_bits.is_some() || weight_bits >= WIDEST;
         match export::export(net, masks.masks(), frame, precision, calibration) {
-            Err(e @ Error::WeightBits { .. }) if !last => println!("{e}: trying more bits"),
+            Err(e @ Error::Quantise(quantise::Error::Weight { .. })) if !last => {
+                println!("{e}: trying more bits")
+            }
             Err(e) => return Err(e.into()),
             Ok(done) => {
                 let fixed = match *which {
                     CALIBRATION => done.calibration.accuracy(),
-                    _ => export::survey(&done.parts.model()?, images)?.accuracy(),
+                    _ => export::survey(&done.model, images)?.accuracy(),
                 };
                 let lost = float - fixed;
                 println!(

@@ -77,10 +77,10 @@ pub struct Finetune {
 impl Finetune {
     /// `masks` stay as they are; `net` says which widths there are.
     pub fn new(teacher: Net, masks: MaskSet, net: &Net, losses: Losses) -> Finetune {
-        let all_relu = MaskSet::all_relu(&teacher.arch);
+        let all_relu = MaskSet::all_relu(&teacher.graph);
         let device = teacher.device();
         let narrow =
-            |i| MaskSet::new(prefix_masks(masks.masks(), &net.at_width(i).arch)).on(device);
+            |i| MaskSet::new(prefix_masks(masks.masks(), &net.at_width(i).graph)).on(device);
         let narrow: Vec<MaskSet> = (1..net.n_widths()).map(narrow).collect();
         Finetune {
             teacher,
@@ -150,7 +150,7 @@ mod tests {
                 pram_decay,
                 ..Losses::PUBLISHED
             };
-            let masks = MaskSet::all_relu(&arch);
+            let masks = MaskSet::all_relu(&net.graph);
             let teacher = Net::new(&arch, 2);
             teacher.load_state(&taught).unwrap();
             let mut stage = Finetune::new(teacher, masks, &net, losses);

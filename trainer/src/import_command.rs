@@ -37,13 +37,13 @@ pub fn run(args: &ImportArgs) -> Result<()> {
         bail!(
             "{file}: {} of {n_all} parameters of {} have no tensor in it, such as {missing}: give the --arch that it is, if there is one",
             matched.missing.len(),
-            setting.arch.name
+            setting.graph.name
         );
     }
     if let Some((name, _)) = net.state().iter().find(|(_, t)| !checkpoint::is_finite(t)) {
         bail!("{file}: what was set as {name} holds values that are no numbers");
     }
-    let mut recipe = commands::recipe("teacher", &train);
+    let mut recipe = commands::recipe("teacher", &train)?;
     // Nothing was trained here: no epochs, and no seed.
     (recipe.epochs, recipe.seed) = (0, 0);
     recipe.choices = vec![IMPORTED.into()];
@@ -57,7 +57,7 @@ pub fn run(args: &ImportArgs) -> Result<()> {
         select(&setting, &net, &progress.normaliser);
     }
     checkpoint::save(&path, &progress, &net.state(), commands::size(&train))?;
-    let masks = MaskSet::all_relu(&setting.arch);
+    let masks = MaskSet::all_relu(&setting.graph);
     setting.report(&net, &masks, &path, &progress)
 }
 

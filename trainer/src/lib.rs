@@ -3,7 +3,8 @@
 //! Kundu, Lu, Zhang, Liu, Beerel, "Learning to Linearize Deep Neural Networks for Secure and
 //! Efficient Private Inference", ICLR 2023. [`teacher`] trains the all-ReLU network; [`budget`]
 //! spreads the ReLUs over the layers (stage 1); [`search`] finds their positions (stage 2);
-//! [`finetune`] trains the rest of the way (stage 3).
+//! [`finetune`] trains the rest of the way (stage 3). A network is a [`net::Graph`] of the model format's operations: one of the
+//! architectures with names, or a float model that pi-convert has imported.
 
 pub mod average;
 pub mod bench;

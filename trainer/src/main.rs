@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod export_commands;
 mod import_command;
+mod model_folder;
 mod report_commands;
 mod sensitivity_command;
 mod setting;

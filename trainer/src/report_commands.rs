@@ -101,12 +101,15 @@ fn read(args: &ReportArgs, path: &Path) -> Result<Vec<Entry>> {
             );
             return Ok(vec![]);
         }
-        model.arch = Some(recipe.arch.clone());
+        // A model folder is known by the name in it.
+        if model.network()? != recipe.arch {
+            model.arch = Some(recipe.arch.clone());
+        }
         let setting = Setting::new(&model, 0)?;
         setting.expect(&progress, path)?;
         let net = setting.net(0, &recipe.widths)?;
         net.load_state(&state)?;
-        let masks = checkpoint::load_masks(&setting.arch, &state, path)?;
+        let masks = checkpoint::load_masks(&setting.graph, &state, path)?;
         setting.report(&net, &MaskSet::new(masks), path, &progress)?;
     }
     let mut entries = Vec::new();
@@ -133,5 +136,5 @@ fn masks_of(
     let input = masks[0].shape;
     let side = input[1].max(input[2]) as usize;
     let arch = Arch::parse(&outcome.recipe.arch, [3, side, side], 10)?;
-    Ok(prefix_masks(&masks, &arch.scaled(outcome.width)))
+    Ok(prefix_masks(&masks, &arch.scaled(outcome.width).graph()))
 }

@@ -13,7 +13,7 @@ use crate::data::Batches;
 use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::loss::Targets;
-use crate::net::{Arch, Mask, MaskSet, Mode, Net, prefix_masks};
+use crate::net::{Graph, Mask, MaskSet, Mode, Net, prefix_masks};
 use crate::optim::Sgd;
 use crate::run::Stage;
 use crate::selection::{self, Selection};
@@ -51,7 +51,7 @@ impl Options {
     }
 
     /// Refuses what could not be kept up to the end of a search with `budget[l]` ReLUs in layer l.
-    pub fn check(&self, arch: &Arch, budget: &[usize]) -> Result<()> {
+    pub fn check(&self, graph: &Graph, budget: &[usize]) -> Result<()> {
         let across = self.budgets_from_scores || self.empty_layers > 0;
         if across && !self.selection.needs_gradients() {
             return Err(Error::Usage(format!(
@@ -66,7 +66,7 @@ impl Options {
             let what = "--stop-distance: a share from 0 to 1, such as 0.05";
             return Err(Error::Usage(what.into()));
         }
-        let sizes = arch.relu_counts();
+        let sizes = graph.relu_counts();
         selection::check_closing(&sizes, budget.iter().sum(), self.empty_layers)
     }
 }
@@ -79,7 +79,7 @@ struct Pending {
 
 /// State of the mask search.
 pub struct Search {
-    arch: Arch,
+    graph: Graph,
     teacher: Net,
     all_relu: MaskSet,
     /// The student's masks.
@@ -111,9 +111,9 @@ impl Search {
         n_widths: usize,
         options: Options,
     ) -> Result<Search> {
-        let arch = teacher.arch.clone();
-        let shapes = arch.relu_shapes();
-        options.check(&arch, budget)?;
+        let graph = teacher.graph.clone();
+        let shapes = graph.relu_shapes();
+        options.check(&graph, budget)?;
         let masks = shapes.iter().zip(budget).enumerate();
         let first = |(i, (s, &n)): (usize, (&[i64; 3], &usize))| {
             let seed = seed.wrapping_add(i as u64);
@@ -127,8 +127,8 @@ impl Search {
         let masks = MaskSet::new(masks.map(first).collect()).on(device);
         let zeros = |s: &[i64; 3]| Tensor::zeros(s, (Kind::Float, device));
         Ok(Search {
-            all_relu: MaskSet::all_relu(&arch),
-            arch,
+            all_relu: MaskSet::all_relu(&graph),
+            graph,
             teacher,
             masks,
             narrow: vec![],
@@ -165,7 +165,7 @@ impl Search {
         if per_channel {
             let open = |l: usize| if self.closed[l] { 0 } else { scores[l].len() };
             let sizes: Vec<usize> = (0..scores.len()).map(open).collect();
-            let planes = self.arch.relu_planes();
+            let planes = self.graph.relu_planes();
             self.budget = budget::whole_channels(&sizes, &planes, &self.budget);
         }
         let kept = |l: usize| {
@@ -196,9 +196,14 @@ impl Stage for Search {
         self.pending.clear();
         tch::no_grad(|| {
             let own = student.preactivations.iter().zip(&student.activations);
-            let layers = teacher.activations.iter().zip(own).zip(&mut self.scores);
-            for ((t, (before, after)), score) in layers {
-                let mismatch = self.options.selection.mismatch(t, before, after);
+            let ops = self
+                .graph
+                .relus()
+                .map(|(_, op)| op)
+                .zip(&teacher.activations);
+            let layers = ops.zip(own).zip(&mut self.scores);
+            for (((op, t), (before, after)), score) in layers {
+                let mismatch = self.options.selection.mismatch(t, before, after, op);
                 if self.options.selection.needs_gradients() {
                     self.pending.push(Pending {
                         activation: after.shallow_clone(),
@@ -215,7 +220,7 @@ impl Stage for Search {
         for i in 1..self.n_widths {
             let form = net.at_width(i);
             if self.narrow.len() < i {
-                let masks = prefix_masks(self.masks.masks(), &form.arch);
+                let masks = prefix_masks(self.masks.masks(), &form.graph);
                 self.narrow.push(MaskSet::new(masks).on(x.device()));
             }
             sum += one(&form.forward(x, &self.narrow[i - 1], mode).logits);
@@ -290,7 +295,7 @@ impl Stage for Search {
             })
         };
         let n = self.budget.len() as i64;
-        let masks = checkpoint::load_masks(&self.arch, state, path)?;
+        let masks = checkpoint::load_masks(&self.graph, state, path)?;
         self.masks = MaskSet::new(masks).on(self.teacher.device());
         self.epoch = i64::try_from(find("search.epoch", &[])?)? as usize;
         let budget = Vec::<i64>::try_from(find("search.budget", &[n])?)?;

@@ -8,7 +8,7 @@
 //! | `senet` | abs(t - a) (Kundu et al., ICLR 2023, section 3.2) | the budget |
 //! | `removal` | abs(t - z): the mismatch without the ReLU, whether it is kept now or not | the budget |
 //! | `taylor` | abs((t - z) g): that mismatch by its first-order effect on the loss | the budget |
-//! | `kink` | abs(min(z, 0) g): first-order effect of the ReLU on the student's own loss | the budget |
+//! | `kink` | abs(min(z, 0) g): first-order effect of the ReLU on the student's own loss (of a clip or a leaky ReLU: what it cuts off) | the budget |
 //! | `anneal` | as `removal` | from all down to the budget |
 //! | `anneal-taylor`, `anneal-kink` | as `taylor`, `kink` | from all down to the budget |
 //!
@@ -18,6 +18,7 @@
 use crate::error::{Error, Result};
 use crate::net::Mask;
 use clap::ValueEnum;
+use pi_model::spec::Op;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -68,12 +69,16 @@ impl Selection {
         !matches!(self, Self::Senet | Self::Removal | Self::Anneal)
     }
 
-    /// The factor of the score that is known before the gradients, for one layer.
-    pub fn mismatch(self, teacher: &Tensor, before: &Tensor, after: &Tensor) -> Tensor {
+    /// The factor of the score that is known before the gradients, for one layer of activation `op`.
+    pub fn mismatch(self, teacher: &Tensor, before: &Tensor, after: &Tensor, op: &Op) -> Tensor {
         match self {
             Self::Senet => teacher - after,
             Self::Removal | Self::Anneal | Self::Taylor | Self::AnnealTaylor => teacher - before,
-            Self::Kink | Self::AnnealKink => before.clamp_max(0.0),
+            Self::Kink | Self::AnnealKink => match op {
+                Op::Clip { max, .. } => before - before.clamp(0.0, *max),
+                Op::LeakyRelu { slope, .. } => before.clamp_max(0.0) * (1.0 - slope),
+                _ => before.clamp_max(0.0),
+            },
         }
     }
 
@@ -264,8 +269,34 @@ mod tests {
     fn the_scores_follow_their_definitions() {
         let t = |v: &[f32]| Tensor::from_slice(v);
         let (teacher, before, after) = (t(&[1.0, 0.0]), t(&[-2.0, -3.0]), t(&[0.0, -3.0]));
-        let of =
-            |s: Selection| Vec::<f32>::try_from(s.mismatch(&teacher, &before, &after)).unwrap();
+        let (name, input) = ("relu".to_owned(), "input".to_owned());
+        let relu = Op::MaskedRelu {
+            name: name.clone(),
+            input: input.clone(),
+            relus_kept: 2,
+        };
+        let of = |s: Selection| {
+            Vec::<f32>::try_from(s.mismatch(&teacher, &before, &after, &relu)).unwrap()
+        };
+        let clip = Op::Clip {
+            name: name.clone(),
+            input: input.clone(),
+            max: 1.0,
+            relus_kept: 2,
+        };
+        let leaky = Op::LeakyRelu {
+            name,
+            input,
+            slope: 0.25,
+            relus_kept: 2,
+        };
+        let before_two = t(&[-2.0, 3.0]);
+        let cut = |op: &Op| {
+            let cut = Selection::Kink.mismatch(&teacher, &before_two, &after, op);
+            Vec::<f32>::try_from(cut).unwrap()
+        };
+        assert_eq!(cut(&clip), [-2.0, 2.0]);
+        assert_eq!(cut(&leaky), [-1.5, 0.0]);
         assert_eq!(of(Selection::Senet), [1.0, 3.0]);
         assert_eq!(of(Selection::Taylor), [3.0, 3.0]);
         assert_eq!(of(Selection::Kink), [-2.0, -3.0]);

@@ -56,14 +56,19 @@ fn largest(mut candidates: Vec<usize>, n: usize, key: impl Fn(usize) -> f32) -> 
 }
 
 impl Sensitivity {
-    /// A random tenth of every convolution of `net` survives at first.
+    /// A random tenth of every convolution of `net` survives at first, and of a fully connected layer that a ReLU follows.
     pub fn new(net: &Net, epochs: usize, seed: u64) -> Sensitivity {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let producers = net.graph.producers();
+        let produces = |name: &str| {
+            let own = name.strip_suffix(".weight");
+            own.is_some_and(|own| producers.iter().any(|p| p == own))
+        };
         let convs = net
             .params
             .iter()
             .enumerate()
-            .filter(|(_, p)| p.tensor.dim() == 4);
+            .filter(|(_, p)| p.tensor.dim() == 4 || produces(&p.name));
         let layers = convs.map(|(i, p)| {
             let n = p.tensor.numel();
             let mut alive = vec![false; n];
@@ -75,7 +80,7 @@ impl Sensitivity {
         });
         let layers = layers.collect();
         let mut stage = Sensitivity {
-            relu: MaskSet::all_relu(&net.arch),
+            relu: MaskSet::all_relu(&net.graph),
             layers,
             alive: vec![],
             epochs,
@@ -98,7 +103,7 @@ impl Sensitivity {
                 .find(of_layer)
                 .map_or(1.0, |(_, a)| share(a))
         };
-        net.arch.producers().into_iter().map(density).collect()
+        net.graph.producers().into_iter().map(density).collect()
     }
 
     /// Sets the dead weights to zero.
@@ -306,7 +311,7 @@ mod tests {
             stage.end_epoch(&net, &sgd).unwrap();
         }
         assert_eq!(count(&stage), before);
-        assert_eq!(stage.densities(&net).len(), net.arch.relu_counts().len());
+        assert_eq!(stage.densities(&net).len(), net.graph.relu_counts().len());
         for (i, alive) in &stage.layers {
             let weights = values(&net.params[*i].tensor).unwrap();
             assert!(alive.iter().zip(&weights).all(|(a, w)| *a || *w == 0.0));

@@ -5,7 +5,7 @@ use crate::commands;
 use crate::setting::Setting;
 use anyhow::{Context, Result, bail};
 use pi_trainer::budget;
-use pi_trainer::net::Arch;
+use pi_trainer::net::{Arch, Graph};
 use pi_trainer::sensitivity::Sensitivity;
 use pi_trainer::svg;
 use serde::Serialize;
@@ -32,16 +32,22 @@ struct Table {
 /// Prints the table.
 pub fn run(args: &SensitivityArgs) -> Result<()> {
     let model = &args.train.model;
-    let (arch, densities, from) = if args.train_proxy {
-        let (arch, densities) = train(&args.train)?;
-        (arch, densities, "trained")
+    let (graph, densities, from) = if args.train_proxy {
+        let (graph, densities) = train(&args.train)?;
+        (graph, densities, "trained")
     } else {
-        let arch = Arch::parse(model.arch(), model.dataset.shape(model.image_size), 10)?;
-        let n = arch.relu_counts().len();
-        let densities = budget::known_densities(&arch.name, n);
-        let published = budget::is_published(&arch.name);
+        let graph = match model.imported()? {
+            Some(folder) => Graph::of_model(&folder, true)?,
+            None => {
+                let shape = model.dataset.shape(model.image_size);
+                Arch::parse(model.arch(), shape, 10)?.graph()
+            }
+        };
+        let n = graph.relu_counts().len();
+        let densities = budget::known_densities(&graph.name, n);
+        let published = budget::is_published(&graph.name);
         (
-            arch,
+            graph,
             densities,
             if published {
                 "published"
@@ -50,14 +56,14 @@ pub fn run(args: &SensitivityArgs) -> Result<()> {
             },
         )
     };
-    let sizes = arch.relu_counts();
+    let sizes = graph.relu_counts();
     let total: usize = sizes.iter().sum();
     let wanted = args.budget.unwrap_or(total / 5);
     if wanted == 0 {
         bail!("--budget 0: keep at least one ReLU, for the network would be linear");
     }
     let kept = budget::allocate(&sizes, &densities, wanted)?;
-    let rows = arch
+    let rows = graph
         .relu_names()
         .into_iter()
         .zip(&sizes)
@@ -71,7 +77,7 @@ pub fn run(args: &SensitivityArgs) -> Result<()> {
         sensitivity: 1.0 - density,
     };
     let table = Table {
-        arch: arch.name.clone(),
+        arch: graph.name.clone(),
         dataset: model.dataset.name().into(),
         densities_from: from,
         relus_total: total,
@@ -90,16 +96,16 @@ pub fn run(args: &SensitivityArgs) -> Result<()> {
 }
 
 /// Trains the sparse proxy and tells its densities.
-pub fn train(train: &TrainArgs) -> Result<(Arch, Vec<f64>)> {
+pub fn train(train: &TrainArgs) -> Result<(Graph, Vec<f64>)> {
     let setting = Setting::new(&train.model, train.hold_out)?;
     let net = setting.net(train.seed, &[])?;
-    let recipe = commands::recipe("sensitivity", train);
+    let recipe = commands::recipe("sensitivity", train)?;
     let mut stage = Sensitivity::new(&net, recipe.epochs, train.seed);
     let progress = setting.progress(recipe, None);
     let path = train.out.join("sensitivity.safetensors");
     setting.run(&net, train, path).train(&mut stage, progress)?;
     let densities = stage.densities(&net);
-    Ok((setting.arch, densities))
+    Ok((setting.graph, densities))
 }
 
 fn print(t: &Table) {

@@ -2,9 +2,12 @@
 
 use crate::cli::{ModelArgs, TrainArgs};
 use crate::commands::{command_line, size};
+use crate::model_folder;
 use anyhow::{Result, bail};
+use pi_model::FloatModel;
+use pi_model::spec::InputSpec;
 use pi_trainer::data::{self, Batches, Dataset, Images, Normaliser};
-use pi_trainer::net::{Arch, MaskSet, Net, prefix_masks};
+use pi_trainer::net::{Arch, Graph, MaskSet, Net, prefix_masks};
 use pi_trainer::recipe::{Progress, Recipe};
 use pi_trainer::report::Outcome;
 use pi_trainer::run::Run;
@@ -20,8 +23,10 @@ pub struct Setting {
     /// Test images.
     pub test: Images,
     normaliser: Normaliser,
-    /// The network's shape.
-    pub arch: Arch,
+    /// The network.
+    pub graph: Graph,
+    /// The float model that it is and whose weights are the teacher's; none of a network with a name here.
+    pub imported: Option<FloatModel>,
     /// Where to compute.
     pub device: Device,
     /// Images of the whole training set.
@@ -36,15 +41,31 @@ impl Setting {
         tch::set_num_threads(args.threads()?);
         let device = device::parse(&args.device)?;
         let dir = args.data_dir()?;
-        let Dataset { train, test } = data::load(args.dataset, dir, args.image_size)?;
+        let imported = args.imported()?;
+        let image_size = match &imported {
+            Some(model) => args.size_for(model)?,
+            None => args.image_size,
+        };
+        let Dataset { train, test } = data::load(args.dataset, dir, image_size)?;
         let n_all = train.len();
         let train = match args.limit {
             Some(0) => bail!("--limit 0: keep at least one image"),
             Some(n) => train.slice(0, n),
             None => train,
         };
-        let normaliser = Normaliser::measure(&train);
-        let arch = Arch::parse(args.arch(), train.shape, train.n_classes)?;
+        let (graph, normaliser) = match &imported {
+            Some(model) => {
+                let graph = Graph::of_model(model, true)?;
+                let labels = args.dataset.labels(dir)?;
+                model_folder::fits(model, graph.n_classes, &train, &labels)?;
+                let InputSpec { mean, std, .. } = model.spec.input.clone();
+                (graph, Normaliser { mean, std })
+            }
+            None => (
+                Arch::parse(args.arch(), train.shape, train.n_classes)?.graph(),
+                Normaliser::measure(&train),
+            ),
+        };
         if holdout >= train.len() {
             bail!(
                 "--hold-out {holdout}: there are {} training images",
@@ -62,28 +83,50 @@ impl Setting {
             holdout,
             test,
             normaliser,
-            arch,
+            graph,
+            imported,
             device,
             n_all,
             dataset: args.dataset.name(),
         })
     }
 
+    /// Names of the classes: the model's, or the image set's.
+    pub fn labels(&self, args: &ModelArgs) -> Result<Vec<String>> {
+        match &self.imported {
+            Some(model) if !model.spec.labels.is_empty() => Ok(model.spec.labels.clone()),
+            _ => Ok(args.dataset.labels(args.data_dir()?)?),
+        }
+    }
+
+    /// The network with the weights of the float model that it is; BatchNorms that are put in have the statistics of
+    /// training images and change nothing.
+    pub fn imported_net(&self, model: &FloatModel) -> Result<Net> {
+        /// Images that the statistics are of.
+        const MEASURED: usize = 2_000;
+        let net = self.net(0, &[])?;
+        net.take_weights(model)?;
+        let images = self.train.slice(0, MEASURED);
+        let batches = Batches::plain(&images, &self.normaliser, 250).on(self.device);
+        net.measure_norms(&batches, &MaskSet::all_relu(&self.graph));
+        Ok(net)
+    }
+
     /// A fresh network on the device.
     pub fn net(&self, seed: u64, widths: &[f64]) -> Result<Net> {
-        Ok(Net::on(&self.arch, seed, self.device).with_widths(widths)?)
+        Ok(Net::on(&self.graph, seed, self.device).with_widths(widths)?)
     }
 
     /// Refuses a checkpoint of another network or image set; its tensors alone might fit by chance.
     pub fn expect(&self, progress: &Progress, path: &Path) -> Result<()> {
         let recipe = &progress.recipe;
-        if recipe.arch != self.arch.name || recipe.dataset != self.dataset {
+        if recipe.arch != self.graph.name || recipe.dataset != self.dataset {
             bail!(
                 "{} holds a {} trained on {}, not a {} on {}: give its --arch and --dataset, or another file",
                 path.display(),
                 recipe.arch,
                 recipe.dataset,
-                self.arch.name,
+                self.graph.name,
                 self.dataset
             );
         }
@@ -187,10 +230,15 @@ impl Setting {
     ) -> Result<()> {
         for i in 0..net.n_widths() {
             let form = net.at_width(i);
-            let own = MaskSet::new(prefix_masks(masks.masks(), &form.arch)).on(self.device);
+            let own = MaskSet::new(prefix_masks(masks.masks(), &form.graph)).on(self.device);
             let accuracy = self.test_accuracy(&form, &own, &progress.normaliser);
-            let mut outcome =
-                Outcome::new(&form.arch, own.masks(), progress, accuracy, self.test.len());
+            let mut outcome = Outcome::new(
+                &form.graph,
+                own.masks(),
+                progress,
+                accuracy,
+                self.test.len(),
+            );
             if i > 0 {
                 // The held-out images were seen by the full form alone.
                 outcome.holdout_accuracy = None;

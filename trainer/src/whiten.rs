@@ -7,6 +7,7 @@
 
 use crate::data::{Batches, Images, Normaliser};
 use crate::net::{Family, Net};
+use pi_model::spec::Op;
 use tch::{Kind, Tensor};
 
 /// Added to the variances, in units of the normalised pixels' variance; the faintest directions of a
@@ -28,17 +29,21 @@ pub struct Whitening {
 impl Whitening {
     /// Measures the first images of `images` for `net`; none unless the network is lean.
     pub fn of(net: &Net, images: &Images, normaliser: &Normaliser) -> Option<Whitening> {
-        let first = net.plan.first()?.terms.first()?;
-        if net.arch.family != Family::Lean {
+        let arch = net.graph.arch.as_ref();
+        if arch.is_none_or(|a| a.family != Family::Lean) {
             return None;
         }
+        let (op, first) = net.trained().next()?;
+        let Op::Conv2d { window, .. } = op else {
+            return None;
+        };
         let name = format!("{}.weight", first.name);
         let param = net.params.iter().position(|p| p.name == name)?;
-        let (k, s) = ([first.kernel; 2], [first.stride; 2]);
-        let pad = [(first.kernel - 1) / 2; 2];
+        let [k, s] = [window.kernel, window.stride].map(|n| n.map(|n| n as i64));
+        let pad = [window.padding.top as i64, window.padding.left as i64];
         let batches = Batches::plain(images, normaliser, 250);
         let epoch = batches.epoch(0);
-        let n = first.channels[0] * first.kernel * first.kernel;
+        let n = net.params[param].tensor.size()[1..].iter().product::<i64>();
         let mut sum = Tensor::zeros([n, n], (Kind::Double, tch::Device::Cpu));
         let mut n_patches = 0;
         for i in 0..batches.n_batches().min(IMAGES.div_ceil(250)) {

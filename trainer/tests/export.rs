@@ -47,7 +47,8 @@ fn random_masks(arch: &Arch, share: usize) -> Vec<Mask> {
     let keep = |(i, s): (usize, [i64; 3])| {
         Mask::random(s, s.iter().product::<i64>() as usize / share, i as u64)
     };
-    arch.relu_shapes()
+    arch.graph()
+        .relu_shapes()
         .into_iter()
         .enumerate()
         .map(keep)
@@ -74,14 +75,13 @@ fn difference(arch: Arch, weight_bits: u32) -> f64 {
     let precision = Precision {
         activation_bits: 8,
         weight_bits,
-        classifier_drop: 0,
         output_bits: 24,
     };
     let done = export::export(&net, &masks, &frame, precision, &set).unwrap();
     assert_eq!(done.calibration.n_range_violations, 0);
 
     let dir = tempfile::tempdir().unwrap();
-    done.parts.model().unwrap().save(dir.path()).unwrap();
+    done.model.save(dir.path()).unwrap();
     let model = Model::load(dir.path()).unwrap();
     let kept: usize = masks.iter().map(Mask::n_kept).sum();
     assert_eq!(model.public().graph().n_relus(), kept);
@@ -142,12 +142,11 @@ fn plan_of(arch: &Arch, share: usize) -> PublicPlan {
     let precision = Precision {
         activation_bits: 8,
         weight_bits: 8,
-        classifier_drop: 0,
         output_bits: 32,
     };
     let done = export::export(&net, &masks, &frame(normaliser, 5), precision, &set).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    done.parts.model().unwrap().save(dir.path()).unwrap();
+    done.model.save(dir.path()).unwrap();
     let model = Model::load(dir.path()).unwrap();
     PublicPlan::new(model.public(), 1).unwrap()
 }
@@ -174,7 +173,7 @@ fn every_network_can_be_served() {
             .iter()
             .filter(|l| l.n_relus() > 0)
             .count();
-        assert_eq!(n_relus, arch.relu_counts().len(), "{name}");
+        assert_eq!(n_relus, arch.graph().relu_counts().len(), "{name}");
         assert!(plan.expected_failures() <= 1e-3, "{name}");
     }
 }
@@ -194,9 +193,9 @@ fn every_architecture_can_be_planned_at_any_size() {
             labels: (0..5).map(|i| i.to_string()).collect(),
         };
         let net = Net::new(&arch, 0);
-        let masks = MaskSet::all_relu(&arch);
+        let masks = MaskSet::all_relu(&arch.graph());
         let done = export::export(&net, masks.masks(), &frame, Precision::DEFAULT, &set);
-        let model = done.unwrap().parts.model().unwrap();
+        let model = done.unwrap().model;
         PublicPlan::new(model.public(), 1).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
 }

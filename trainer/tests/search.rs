@@ -15,7 +15,12 @@ use pi_trainer::selection::Selection;
 fn every_selection_keeps_the_budget_exactly() {
     let dir = tempfile::tempdir().unwrap();
     let set = images(24);
-    let kept = budget::allocate(&arch().relu_counts(), &[0.8, 0.6, 0.5, 0.2, 0.1], 200).unwrap();
+    let kept = budget::allocate(
+        &arch().graph().relu_counts(),
+        &[0.8, 0.6, 0.5, 0.2, 0.1],
+        200,
+    )
+    .unwrap();
     for selection in [
         Selection::Senet,
         Selection::Removal,
@@ -36,7 +41,7 @@ fn every_selection_keeps_the_budget_exactly() {
             None,
             &|_| {},
         );
-        let masks = checkpoint::load_masks(&arch(), &tensors(&path), &path).unwrap();
+        let masks = checkpoint::load_masks(&arch().graph(), &tensors(&path), &path).unwrap();
         let by_layer: Vec<usize> = masks.iter().map(|m| m.n_kept()).collect();
         assert_eq!(by_layer, kept, "{selection:?}");
     }
@@ -46,7 +51,7 @@ fn every_selection_keeps_the_budget_exactly() {
 fn whole_channels_add_up_whatever_follows_the_scores() {
     let dir = tempfile::tempdir().unwrap();
     let set = images(24);
-    let shapes = arch().relu_shapes();
+    let shapes = arch().graph().relu_shapes();
     let planes: Vec<usize> = shapes.iter().map(|s| (s[1] * s[2]) as usize).collect();
     let total = 2 * planes[0] + 4 * planes[4];
     for (n, (budgets_from_scores, empty_layers)) in [(true, 0), (false, 1), (true, 1), (false, 0)]
@@ -73,7 +78,7 @@ fn whole_channels_add_up_whatever_follows_the_scores() {
         assert_eq!(whole(search.masks.masks()), total, "at first");
         let (path, net) = (dir.path().join(n.to_string()), Net::new(&arch(), 1));
         train_with(&mut search, &net, &set, &path, None, &|_| {});
-        let masks = checkpoint::load_masks(&arch(), &tensors(&path), &path).unwrap();
+        let masks = checkpoint::load_masks(&arch().graph(), &tensors(&path), &path).unwrap();
         assert_eq!(whole(&masks), total, "{budgets_from_scores} {empty_layers}");
     }
 }
@@ -82,7 +87,7 @@ fn whole_channels_add_up_whatever_follows_the_scores() {
 fn a_search_that_settles_trains_once_more_under_its_masks() {
     let dir = tempfile::tempdir().unwrap();
     let set = images(24);
-    let kept = budget::allocate(&arch().relu_counts(), &[0.5; 5], 200).unwrap();
+    let kept = budget::allocate(&arch().graph().relu_counts(), &[0.5; 5], 200).unwrap();
     let options = Options {
         // Any change is small enough.
         stop_distance: Some(1.0),
@@ -115,7 +120,12 @@ fn a_search_that_settles_trains_once_more_under_its_masks() {
 
 #[test]
 fn layers_that_cannot_be_emptied_are_refused_before_the_first_epoch() {
-    let kept = budget::allocate(&arch().relu_counts(), &[0.8, 0.6, 0.5, 0.2, 0.1], 301).unwrap();
+    let kept = budget::allocate(
+        &arch().graph().relu_counts(),
+        &[0.8, 0.6, 0.5, 0.2, 0.1],
+        301,
+    )
+    .unwrap();
     let refused = |selection, empty_layers, budgets_from_scores| {
         let mut options = Options::new(selection);
         (options.empty_layers, options.budgets_from_scores) = (empty_layers, budgets_from_scores);

@@ -37,7 +37,7 @@ fn a_stopped_search_resumes_to_the_same_bits_and_the_stages_learn() {
             .unwrap();
         net
     };
-    let sizes = arch().relu_counts();
+    let sizes = arch().graph().relu_counts();
     let kept = budget::allocate(&sizes, &[0.8, 0.6, 0.5, 0.2, 0.1], 301).unwrap();
     for (name, stops) in [
         ("whole", &[None][..]),
@@ -54,7 +54,8 @@ fn a_stopped_search_resumes_to_the_same_bits_and_the_stages_learn() {
     assert_eq!(whole, parts);
     assert_eq!(record(&at("whole")), record(&at("parts")));
 
-    let masks = MaskSet::new(checkpoint::load_masks(&arch(), &whole, &at("whole")).unwrap());
+    let masks =
+        MaskSet::new(checkpoint::load_masks(&arch().graph(), &whole, &at("whole")).unwrap());
     assert_eq!(
         masks.masks().iter().map(|m| m.n_kept()).collect::<Vec<_>>(),
         kept
@@ -71,7 +72,7 @@ fn a_stopped_search_resumes_to_the_same_bits_and_the_stages_learn() {
         "{:?}",
         done.holdout_accuracy
     );
-    let last = checkpoint::load_masks(&arch(), &tensors(&at("s")), &at("s")).unwrap();
+    let last = checkpoint::load_masks(&arch().graph(), &tensors(&at("s")), &at("s")).unwrap();
     assert_eq!(last.iter().map(|m| m.n_kept()).sum::<usize>(), 301);
 }
 
@@ -83,7 +84,7 @@ fn other_settings_or_a_forgotten_resume_are_refused() {
     teacher(&set, &path, Some(2));
     let net = Net::new(&arch(), 5);
     let mut stage = Teacher {
-        masks: MaskSet::all_relu(&arch()),
+        masks: MaskSet::all_relu(&arch().graph()),
         label_smoothing: 0.0,
     };
     let mut run = Run {
@@ -121,7 +122,7 @@ fn two_and_two_epochs_are_four() {
     };
     let teacher = |name: &str, max_steps| {
         let mut stage = Teacher {
-            masks: MaskSet::all_relu(&arch()),
+            masks: MaskSet::all_relu(&arch().graph()),
             label_smoothing: 0.1,
         };
         let net = Net::new(&arch(), 5);
@@ -136,7 +137,12 @@ fn two_and_two_epochs_are_four() {
     teacher("parts", Some(2 * n_batches));
     teacher("parts", None);
     let net = || Net::new(&arch(), 5).with_widths(&[0.5]).unwrap();
-    let kept = budget::allocate(&arch().relu_counts(), &[0.8, 0.6, 0.5, 0.2, 0.1], 301).unwrap();
+    let kept = budget::allocate(
+        &arch().graph().relu_counts(),
+        &[0.8, 0.6, 0.5, 0.2, 0.1],
+        301,
+    )
+    .unwrap();
     let mut options = Options::new(Selection::AnnealTaylor);
     (options.budgets_from_scores, options.empty_layers) = (true, 1);
     for (name, stops) in [
@@ -151,7 +157,7 @@ fn two_and_two_epochs_are_four() {
         }
         let path = at(&format!("search-{name}"));
         for &max_steps in stops {
-            let masks = checkpoint::load_masks(&arch(), &tensors(&path), &path).unwrap();
+            let masks = checkpoint::load_masks(&arch().graph(), &tensors(&path), &path).unwrap();
             let student = net();
             let losses = Losses {
                 pram_decay: true,
@@ -173,14 +179,14 @@ fn two_and_two_epochs_are_four() {
     let (done, state) = checkpoint::load::<Progress>(&at("teacher-whole")).unwrap();
     let best = Net::new(&arch(), 0);
     best.load_state(&state).unwrap();
-    let measured = on_all(&best, &MaskSet::all_relu(&arch()), &set, &done);
+    let measured = on_all(&best, &MaskSet::all_relu(&arch().graph()), &set, &done);
     assert_eq!(done.holdout_accuracy, Some(measured));
     assert_eq!(done.best.map(|b| b.1), done.holdout_accuracy);
     let curve: Vec<f64> = done.curve.iter().filter_map(|e| e.holdout).collect();
     assert_eq!(curve.len(), 4);
     assert!(curve.iter().all(|&a| a <= 100.0 * measured), "{curve:?}");
     let path = at("search-whole");
-    let masks = checkpoint::load_masks(&arch(), &tensors(&path), &path).unwrap();
+    let masks = checkpoint::load_masks(&arch().graph(), &tensors(&path), &path).unwrap();
     let kept: Vec<usize> = masks.iter().map(|m| m.n_kept()).collect();
     assert_eq!(kept.iter().sum::<usize>(), 301, "{kept:?}");
     assert!(kept.contains(&0), "a layer was to be emptied: {kept:?}");
@@ -197,7 +203,8 @@ impl Stage for Breaking {
     fn loss(&mut self, net: &Net, x: &Tensor, y: &Tensor, mode: Mode) -> (Tensor, Tensor) {
         let (loss, logits) = self.teacher.loss(net, x, y, mode);
         self.n_steps += 1;
-        let nothing = &net.fc_weight * 0.0;
+        let fc = net.params.iter().find(|p| p.name == "fc.weight").unwrap();
+        let nothing = &fc.tensor * 0.0;
         let extra = match (self.n_steps > 2, self.in_loss) {
             (false, _) => return (loss, logits),
             (true, true) => nothing.sum(Kind::Float).log(),
@@ -221,7 +228,7 @@ fn what_is_no_number_stops_with_the_checkpoint_intact() {
         let net = Net::new(&arch(), 5);
         let mut stage = Breaking {
             teacher: Teacher {
-                masks: MaskSet::all_relu(&arch()),
+                masks: MaskSet::all_relu(&arch().graph()),
                 label_smoothing: 0.0,
             },
             n_steps: 0,
@@ -278,7 +285,7 @@ fn a_run_goes_on_from_sixteen_bits() {
     for max_steps in [Some(20), None] {
         let net = Net::new(&arch(), 5);
         let mut stage = Teacher {
-            masks: MaskSet::all_relu(&arch()),
+            masks: MaskSet::all_relu(&arch().graph()),
             label_smoothing: 0.0,
         };
         let run = Run {

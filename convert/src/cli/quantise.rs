@@ -92,6 +92,7 @@ pub fn calibrated(
             images.len(),
             numbers.weight_bits
         ),
+        ..Options::default()
     };
     let progress = Progress::new("calibrating");
     let made = quantise::quantise(model, &images, &options, &|n, of| progress.at(n, of))?;

@@ -30,6 +30,18 @@ pub enum Error {
         /// What is wrong and what would be right.
         reason: String,
     },
+    /// A weight that has no fraction bits, nor room for all of its integer.
+    #[error(
+        "layer '{layer}': a weight is {largest}, too large for {bits} bits: use up to 16 --weight-bits, or scale the layer down and the next one up"
+    )]
+    Weight {
+        /// The layer's name.
+        layer: String,
+        /// The largest weight.
+        largest: f64,
+        /// Bits of a weight with its sign.
+        bits: u32,
+    },
     /// Numbers that no model can have, or models that do not belong together.
     #[error("{0}")]
     Usage(String),

@@ -31,6 +31,8 @@ struct Entry {
 enum Content {
     File(PathBuf),
     Tensor(Vec<f32>),
+    /// Row by row, channels interleaved.
+    Pixels(Vec<u8>),
 }
 
 /// One image as the model takes it.
@@ -90,6 +92,44 @@ impl ImageSet {
         let entries = entries.collect::<Result<Vec<_>>>()?;
         if entries.is_empty() {
             return Err(Error::named("tensors", "there are none; give some"));
+        }
+        Ok(Self {
+            input: input.clone(),
+            entries,
+        })
+    }
+
+    /// Pixels, row by row with interleaved channels, and the class of each image.
+    ///
+    /// # Errors
+    /// [`Error::Images`] when one has another size, or there are none.
+    pub fn of_pixels(
+        images: impl Iterator<Item = (Vec<u8>, usize)>,
+        input: &InputSpec,
+    ) -> Result<Self> {
+        let entries = images.enumerate().map(|(i, (pixels, label))| {
+            let name = format!("image {i}");
+            match pixels.len() == input.n_values() {
+                true => Ok(Entry {
+                    name,
+                    label: Some(label),
+                    content: Content::Pixels(pixels),
+                }),
+                false => Err(Error::named(
+                    &name,
+                    format!(
+                        "it has {} values, the model takes {} x {} x {}; scale it to that",
+                        pixels.len(),
+                        input.channels,
+                        input.height,
+                        input.width
+                    ),
+                )),
+            }
+        });
+        let entries = entries.collect::<Result<Vec<_>>>()?;
+        if entries.is_empty() {
+            return Err(Error::named("images", "there are none; give some"));
         }
         Ok(Self {
             input: input.clone(),
@@ -177,13 +217,19 @@ impl ImageSet {
                 let picture = Picture::decode(&bytes)
                     .and_then(|p| p.fit(width, height)?.with_channels(input.channels))
                     .map_err(|e| Error::images(path, e.to_string()))?;
-                let pixels = picture.bytes();
-                Ok(Image {
-                    floats: normalised(input, pixels),
-                    integers: input.quantise(pixels, width, height, fraction_bits)?,
-                })
+                self.of_bytes(picture.bytes(), fraction_bits)
             }
+            Content::Pixels(pixels) => self.of_bytes(pixels, fraction_bits),
         }
+    }
+
+    fn of_bytes(&self, pixels: &[u8], fraction_bits: u32) -> Result<Image> {
+        let input = &self.input;
+        let (width, height) = (input.width, input.height);
+        Ok(Image {
+            floats: normalised(input, pixels),
+            integers: input.quantise(pixels, width, height, fraction_bits)?,
+        })
     }
 }
 
@@ -397,6 +443,21 @@ mod tests {
         assert_eq!(image.floats[0], (0.2 - 0.5) / 0.25);
         assert_eq!(image.integers[0], -307);
         assert_eq!((image.floats[16], image.floats[47]), (-2.0, 2.0));
+        // The same from memory.
+        let pixels = [51u8, 0, 255].repeat(16);
+        let one = || std::iter::once((pixels.clone(), 1));
+        let of_pixels = ImageSet::of_pixels(one(), &spec.input).unwrap();
+        let same = of_pixels.image(0, 8).unwrap();
+        assert_eq!(
+            (&same.floats, &same.integers),
+            (&image.floats, &image.integers)
+        );
+        assert_eq!(of_pixels.label(0), Some(1));
+        let short = one().map(|(p, label)| (p[1..].to_vec(), label));
+        says(
+            ImageSet::of_pixels(short, &spec.input),
+            &["47 values", "3 x 4 x 4"],
+        );
         assert_eq!(set.clone().spread(2).len(), 2);
         assert_eq!(set.spread(9).len(), 3);
         // Other names: by their place.

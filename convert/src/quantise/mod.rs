@@ -40,6 +40,8 @@ pub struct Options {
     pub activation_bits: Option<u32>,
     /// Bits of a weight with its sign, 2 to 16; where a filter reads a single channel, at least 12.
     pub weight_bits: u32,
+    /// Most bits of the last accumulator, which is opened: [`MAX_OUTPUT_BITS`] or fewer.
+    pub output_bits: u32,
     /// The command, for the model's card.
     pub command: String,
 }
@@ -49,6 +51,7 @@ impl Default for Options {
         Self {
             activation_bits: None,
             weight_bits: 8,
+            output_bits: MAX_OUTPUT_BITS,
             command: String::new(),
         }
     }
@@ -106,6 +109,7 @@ pub fn quantise(
         input,
         activation_bits: options.activation_bits.unwrap_or(ACTIVATION_BITS[0]),
         fewest_bits: options.activation_bits.unwrap_or(ACTIVATION_BITS[1]),
+        output_bits: options.output_bits.min(MAX_OUTPUT_BITS),
         weights: Weights::new(model, options.weight_bits)?,
         scales: BTreeMap::new(),
     };
@@ -166,6 +170,7 @@ struct Draft<'a> {
     input: InputSpec,
     activation_bits: u32,
     fewest_bits: u32,
+    output_bits: u32,
     weights: Weights<'a>,
     /// Fraction bits of accumulators before they were lowered last.
     scales: BTreeMap<String, u32>,
@@ -205,9 +210,9 @@ impl Draft<'_> {
         ranges: &[Accumulator],
         mut parts: Vec<f64>,
     ) -> Result<bool> {
-        let last = layers.len() - 1;
+        let (last, output_bits) = (layers.len() - 1, self.output_bits);
         let most = |i: usize| match i == last {
-            true => MAX_OUTPUT_BITS,
+            true => output_bits,
             false => MAX_ACCUMULATOR_BITS,
         };
         let excess = |i: usize| ranges[i].bits.saturating_sub(most(i));

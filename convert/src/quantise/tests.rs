@@ -52,6 +52,25 @@ fn every_operation_is_near_its_float() {
 }
 
 #[test]
+fn the_opened_accumulator_is_as_narrow_as_asked() {
+    let mut net = residual(1);
+    let last = |made: &Quantised| made.report.ranges.last().unwrap().1.bits;
+    let (made, _) = round_trip(&mut net, &Options::default(), 1);
+    assert!(last(&made) > 16, "{:?}", made.report);
+    let narrow = Options {
+        activation_bits: Some(8),
+        output_bits: 16,
+        ..Options::default()
+    };
+    let (made, same) = round_trip(&mut net, &narrow, 20);
+    assert!(last(&made) <= 16, "{:?}", made.report);
+    assert!(
+        made.report.dropped["fc"] > 0 && same.n_agree >= 16,
+        "{same:?}"
+    );
+}
+
+#[test]
 fn what_remains_of_a_pool_is_in_the_weights_of_its_reader() {
     // Windows of 3 x 3: 8 / 9 is left over.
     let mut net = Net::new([2, 6, 6], 1);

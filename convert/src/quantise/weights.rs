@@ -66,10 +66,10 @@ impl<'a> Weights<'a> {
             let all = model.weights[name].weight.iter();
             let largest = all.fold(0.0f64, |m, &w| m.max(f64::from(w).abs()));
             let largest = largest * behind.unwrap_or(1.0);
-            let fitting = fraction_bits(largest, bits).ok_or_else(|| {
-                Error::layer(name, format!(
-                    "a weight is {largest}, too large for {bits} bits: use up to 16 --weight-bits, or scale the layer down and the next one up"
-                ))
+            let fitting = fraction_bits(largest, bits).ok_or_else(|| Error::Weight {
+                layer: name.to_owned(),
+                largest,
+                bits,
             })?;
             weights.bits.insert(name.to_owned(), fitting);
         }

@@ -101,6 +101,12 @@ impl FloatModel {
     /// [`ModelError::File`] or [`ModelError::Format`] with the file's name, [`ModelError::Op`] when the parts do not fit.
     pub fn load(dir: &Path) -> Result<Self> {
         let spec = read_spec(&dir.join(SPEC_FILE))?;
+        if spec.fixed_point.is_some() {
+            return Err(ModelError::format(
+                &dir.join(SPEC_FILE),
+                "it has integer weights already; a float model is needed here",
+            ));
+        }
         let shapes = shapes(&spec)?;
         let path = dir.join(WEIGHTS_FILE);
         let bytes = read(&path)?;

@@ -5,7 +5,7 @@ mod plain;
 
 use crate::error::Result;
 use crate::finetune::{Finetune, Losses};
-use crate::net::{Arch, Compute, Mask, MaskSet, Mode, Net};
+use crate::net::{Compute, Graph, Mask, MaskSet, Mode, Net};
 use crate::optim::{Sgd, gradients};
 use crate::run::Stage;
 use crate::search::{Options, Search};
@@ -28,34 +28,34 @@ type Step<'a> = Box<dyn FnMut() -> Result<()> + 'a>;
 /// teacher's forward pass.
 // house: one list of what is measured, whose steps borrow the networks made above it
 pub fn measure(
-    arch: &Arch,
+    graph: &Graph,
     batch: i64,
     compute: Compute,
     seconds: f64,
     device: Device,
 ) -> Result<Vec<(String, f64)>> {
-    let shapes = arch.relu_shapes();
-    let budget: Vec<usize> = arch.relu_counts().iter().map(|n| n / 5).collect();
+    let shapes = graph.relu_shapes();
+    let budget: Vec<usize> = graph.relu_counts().iter().map(|n| n / 5).collect();
     let random = |(i, (s, &n)): (usize, (&[i64; 3], &usize))| Mask::random(*s, n, i as u64);
     let masks = || {
         let masks = shapes.iter().zip(&budget).enumerate().map(random);
         MaskSet::new(masks.collect()).on(device)
     };
-    let net = Net::on(arch, 1, device);
-    let teacher = || Net::on(arch, 2, device);
+    let net = Net::on(graph, 1, device);
+    let teacher = || Net::on(graph, 2, device);
     let search = |selection| Search::new(teacher(), &budget, 1, 10, 1, Options::new(selection));
-    let [c, h, w] = arch.input.map(|n| n as i64);
+    let [c, h, w] = graph.input.map(|n| n as i64);
     let x = Tensor::randn([batch, h, w, c], (Kind::Float, device)).permute([0, 3, 1, 2]);
-    let labels = Tensor::randint(arch.n_classes as i64, [batch], (Kind::Int64, device));
+    let labels = Tensor::randint(graph.n_classes as i64, [batch], (Kind::Int64, device));
     let mode = Mode {
         train: true,
         collect: false,
         compute,
     };
     // Its zeros are its own.
-    let sparse = Net::on(arch, 3, device);
+    let sparse = Net::on(graph, 3, device);
     let all = Teacher {
-        masks: MaskSet::all_relu(arch),
+        masks: MaskSet::all_relu(graph),
         label_smoothing: 0.1,
     };
     let tuned = Finetune::new(teacher(), masks(), &net, Losses::PUBLISHED);
@@ -102,7 +102,7 @@ pub fn measure(
     };
     steps.push(("inference", Box::new(infer)));
     if compute == Compute::F32 {
-        let mut plain = Plain::new(arch, device)?;
+        let mut plain = Plain::new(graph, device)?;
         let (x, labels) = (x.contiguous(), &labels);
         let step = move || {
             plain.step(&x, labels);
@@ -146,9 +146,9 @@ mod tests {
     #[test]
     fn every_stage_is_measured() {
         tch::set_num_threads(1);
-        let arch = Arch::custom(&[4, 8], 1, [3, 8, 8], 3);
+        let graph = crate::net::Arch::custom(&[4, 8], 1, [3, 8, 8], 3).graph();
         for (compute, n) in [(Compute::F32, 7), (Compute::Bf16, 6)] {
-            let rates = measure(&arch, 4, compute, 0.03, Device::Cpu).unwrap();
+            let rates = measure(&graph, 4, compute, 0.03, Device::Cpu).unwrap();
             assert_eq!(rates.len(), n);
             assert!(rates.iter().all(|r| r.1 > 0.0), "{rates:?}");
         }

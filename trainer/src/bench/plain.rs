@@ -1,47 +1,32 @@
 //! The teacher's training step the way that libtorch's own modules do it: the mark for our step.
 
-use crate::error::Result;
-use crate::net::{Arch, LayerPlan, Term};
+use crate::error::{Error, Result};
+use crate::net::Graph;
+use pi_model::spec::{Op, Window};
 use tch::nn::{self, ModuleT, OptimizerConfig};
 use tch::{Device, Tensor};
 
 /// A network of `tch::nn` modules and its optimiser.
 pub(super) struct Plain {
-    plan: Vec<LayerPlan>,
-    convs: Vec<Vec<(Option<nn::Conv2D>, Option<nn::BatchNorm>)>>,
-    classifier: nn::Linear,
+    graph: Graph,
+    modules: Vec<Modules>,
     optimiser: nn::Optimizer,
 }
 
+/// The modules of one operation.
+#[derive(Default)]
+struct Modules {
+    conv: Option<nn::Conv2D>,
+    norm: Option<nn::BatchNorm>,
+    linear: Option<nn::Linear>,
+}
+
 impl Plain {
-    /// The network of `arch` with every ReLU.
-    pub(super) fn new(arch: &Arch, device: Device) -> Result<Plain> {
+    /// The network with every ReLU. Only operations of the architectures with names are there.
+    pub(super) fn new(graph: &Graph, device: Device) -> Result<Plain> {
         let store = nn::VarStore::new(device);
-        let plan = arch.plan();
-        let conv = |t: &Term| {
-            let path = store.root() / t.name.replace('.', "_");
-            let [n_in, n_out] = t.channels;
-            let config = nn::ConvConfig {
-                stride: t.stride,
-                padding: (t.kernel - 1) / 2,
-                bias: false,
-                ..Default::default()
-            };
-            let conv = t
-                .weight
-                .then(|| nn::conv2d(&path / "conv", n_in, n_out, t.kernel, config));
-            let norm = t
-                .norm
-                .then(|| nn::batch_norm2d(&path / "bn", n_out, Default::default()));
-            (conv, norm)
-        };
-        let convs = plan
-            .iter()
-            .map(|l| l.terms.iter().map(conv).collect())
-            .collect();
-        let width = arch.widths.last().copied().unwrap_or(1);
-        let classes = arch.n_classes as i64;
-        let classifier = nn::linear(store.root() / "fc", width, classes, Default::default());
+        let modules = (0..graph.ops.len()).map(|i| modules(graph, i, &store.root()));
+        let modules = modules.collect::<Result<_>>()?;
         let config = nn::Sgd {
             momentum: 0.9,
             wd: 5e-4,
@@ -49,9 +34,8 @@ impl Plain {
             ..Default::default()
         };
         Ok(Plain {
-            plan,
-            convs,
-            classifier,
+            graph: graph.clone(),
+            modules,
             optimiser: config.build(&store, 1e-4)?,
         })
     }
@@ -59,33 +43,81 @@ impl Plain {
     /// Forward, backward, update.
     pub(super) fn step(&mut self, x: &Tensor, labels: &Tensor) {
         let mut values = vec![x.shallow_clone()];
-        for (layer, convs) in self.plan.iter().zip(&self.convs) {
-            let one = |(t, (conv, norm)): (&Term, &(Option<_>, Option<_>))| {
-                let mut y = values[t.from].shallow_clone();
-                if let Some(conv) = conv {
-                    y = y.apply_t::<nn::Conv2D>(conv, true);
+        for (i, (op, own)) in self.graph.ops.iter().zip(&self.modules).enumerate() {
+            let read = |k: usize| &values[self.graph.reads(i)[k]];
+            let x = read(0);
+            let y = match op {
+                Op::Conv2d { .. } => {
+                    let conv = own.conv.as_ref();
+                    let y = conv.map_or_else(|| x.shallow_clone(), |c| x.apply_t(c, true));
+                    match &own.norm {
+                        Some(norm) => nn::BatchNorm::forward_t(norm, &y, true),
+                        None => y,
+                    }
                 }
-                match norm {
-                    Some(norm) => nn::BatchNorm::forward_t(norm, &y, true),
-                    None => y,
-                }
+                Op::Add { .. } => x + read(1),
+                Op::AvgPool { window, .. } => x.avg_pool2d_default(window.kernel[0] as i64),
+                Op::GlobalAvgPool { .. } => x.mean_dim([2i64, 3].as_slice(), false, x.kind()),
+                Op::Linear { .. } => match &own.linear {
+                    Some(linear) => x.apply(linear),
+                    None => x.shallow_clone(),
+                },
+                _ => x.relu(),
             };
-            let sum = layer.terms.iter().zip(convs).map(one);
-            let sum = sum.chain(layer.skip.map(|v| values[v].shallow_clone()));
-            let mut y = sum.reduce(|a, b| a + b).unwrap_or_default();
-            if layer.relu {
-                y = y.relu();
-            }
-            if layer.pool > 1 {
-                y = y.avg_pool2d_default(layer.pool);
-            }
             values.push(y);
         }
-        let last = values.pop().unwrap_or_default();
-        let pooled = last.mean_dim([2i64, 3].as_slice(), false, last.kind());
-        let loss = pooled
-            .apply(&self.classifier)
+        let loss = values
+            .pop()
+            .unwrap_or_default()
             .cross_entropy_for_logits(labels);
         self.optimiser.backward_step(&loss);
     }
+}
+
+fn modules(graph: &Graph, i: usize, root: &nn::Path) -> Result<Modules> {
+    let op = &graph.ops[i];
+    let path = root / op.name().replace('.', "_");
+    let n_out = graph.shape(i + 1).channels as i64;
+    let weight = graph.weight_shape(i);
+    let mut own = Modules::default();
+    match op {
+        Op::Conv2d { window, groups, .. } => {
+            let square = Window::square(window.kernel[0], window.stride[0], window.padding.top);
+            if *window != square {
+                return Err(other(op));
+            }
+            let config = nn::ConvConfig {
+                stride: window.stride[0] as i64,
+                padding: window.padding.top as i64,
+                groups: *groups as i64,
+                bias: false,
+                ..Default::default()
+            };
+            let n_in = graph.shape(graph.reads(i)[0]).channels as i64;
+            let kernel = window.kernel[0] as i64;
+            own.conv = weight.map(|_| nn::conv2d(&path / "conv", n_in, n_out, kernel, config));
+            let norm = graph.trained(op).filter(|t| t.norm);
+            own.norm = norm.map(|_| nn::batch_norm2d(&path / "bn", n_out, Default::default()));
+        }
+        Op::Linear { .. } => {
+            let n_in = weight.and_then(|w| w.last().copied()).unwrap_or(1);
+            own.linear = Some(nn::linear(
+                &path / "linear",
+                n_in,
+                n_out,
+                Default::default(),
+            ));
+        }
+        Op::Add { inputs, .. } if inputs.len() == 2 => {}
+        Op::AvgPool { .. } | Op::GlobalAvgPool { .. } | Op::MaskedRelu { .. } => {}
+        _ => return Err(other(op)),
+    }
+    Ok(own)
+}
+
+fn other(op: &Op) -> Error {
+    Error::Usage(format!(
+        "bench compares with the networks that have names here, and {} is no operation of theirs: give another --arch",
+        op.name()
+    ))
 }

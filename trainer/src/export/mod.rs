@@ -1,28 +1,17 @@
-//! From a checkpoint to `model.json` and `model.safetensors`: quantise, calibrate, measure, write the card.
+//! From a checkpoint to a float model, and by pi-convert's quantiser to integers: calibrate, measure, write the card.
 //!
-//! Ranges: l_b = bit length of the largest |accumulator| over training images, plus 2 (sign and one
-//! guard bit). Everything is measured with the plaintext executor, which runs the protocol's integers.
+//! Everything is measured with the plaintext executor, which runs the protocol's integers.
 
-mod quantise;
+mod float;
 
-use quantise::CLASSIFIER;
-pub use quantise::{Precision, Quantised, quantise};
+pub use float::{Frame, float_model};
 
-use crate::data::{Images, Normaliser};
+use crate::data::Images;
 use crate::error::{Error, Result};
 use crate::net::{Mask, Net};
-use pi_model::graph::Layer;
-use pi_model::plan::{MAX_FAILURES, MAX_OUTPUT_BITS, RingPlan};
-use pi_model::relu_set::ReluSet;
-use pi_model::spec::{
-    Accumulator, Card, FORMAT_VERSION, FixedPoint, InputSpec, ModelSpec, OutputMode,
-};
-use pi_model::{ConvWeights, Model, executor};
+use pi_convert::quantise::{ImageSet, Options, Report, quantise};
+use pi_model::{Model, executor};
 use rayon::prelude::*;
-use std::collections::HashMap;
-
-/// Widest accumulator that the model format takes; used until the ranges are known.
-const WIDE_BITS: u32 = 40;
 
 /// What the plaintext executor saw over a set of images.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -98,169 +87,66 @@ pub fn survey(model: &Model, images: &Images) -> Result<Survey> {
         .try_reduce(Survey::default, |a, b| Ok(a.join(b)))
 }
 
-/// All that a model is made of.
-#[derive(Clone)]
-pub struct Parts {
-    /// The content of `model.json`.
-    pub spec: ModelSpec,
-    /// Mask of each masked ReLU.
-    pub masks: HashMap<String, ReluSet>,
-    /// Integer weights and biases.
-    pub weights: HashMap<String, ConvWeights>,
+/// Numbers of the fixed-point network.
+#[derive(Debug, Clone, Copy)]
+pub struct Precision {
+    /// Fraction bits of every activation.
+    pub activation_bits: u32,
+    /// Bits of a weight with its sign, 2 to 16.
+    pub weight_bits: u32,
+    /// Most bits of the last layer's accumulator, 24 to 32.
+    pub output_bits: u32,
 }
 
-impl Parts {
-    /// The model, checked and ready to run.
-    pub fn model(&self) -> Result<Model> {
-        let Parts {
-            spec,
-            masks,
-            weights,
-        } = self.clone();
-        Model::new(spec, masks, weights).map_err(|e| Error::Export(e.to_string()))
-    }
+impl Precision {
+    /// What an export begins with unless told otherwise.
+    pub const DEFAULT: Precision = Precision {
+        activation_bits: 8,
+        weight_bits: 8,
+        output_bits: 32,
+    };
 }
 
 /// A fixed-point model and what was measured on the way.
 pub struct Exported {
-    /// The model's parts, ranges calibrated; the card is still empty.
-    pub parts: Parts,
+    /// The model, ranges calibrated; the card is still that of the float model.
+    pub model: Model,
     /// Over the calibration images, with the calibrated ranges.
     pub calibration: Survey,
+    /// What was given up for ranges to fit.
+    pub report: Report,
     /// The precision that was used.
     pub precision: Precision,
-    /// Fraction bits that the weights of each layer give up.
-    pub drops: Vec<u32>,
 }
 
-/// What goes into `model.json` besides the operations.
-pub struct Frame {
-    /// Name under which the model is served.
-    pub name: String,
-    /// Pixel normalisation.
-    pub normaliser: Normaliser,
-    /// Class names.
-    pub labels: Vec<String>,
-}
-
-/// Quantises and calibrates. Where so many values would be truncated that one might wrap, the layers
-/// that matter most to that give up fraction bits of their weights; the classifier gives up some until
-/// its accumulator fits.
+/// Quantises, and calibrates on images.
+///
+/// # Errors
+/// [`Error::Quantise`] naming the layer whose numbers do not fit.
 pub fn export(
     net: &Net,
     masks: &[Mask],
     frame: &Frame,
-    mut precision: Precision,
+    precision: Precision,
     calibration: &Images,
 ) -> Result<Exported> {
-    let mut drops = vec![0; net.plan.len()];
-    let ranges = loop {
-        let bits = vec![WIDE_BITS; net.plan.len()];
-        let wide = build(net, masks, frame, precision, (&bits, &drops), WIDE_BITS)?.model()?;
-        let seen = survey(&wide, calibration)?;
-        let layers = &wide.public().graph().layers;
-        // A layer may be so quiet that all its bits would be truncated.
-        let range = |(&m, l): (&u64, &Layer)| bit_range(m).max(l.truncated_bits + 2);
-        let ranges: Vec<u32> = seen
-            .max_accumulators
-            .iter()
-            .zip(layers)
-            .map(range)
-            .collect();
-        if !drop_bits(layers, &ranges, &mut drops) {
-            break ranges;
-        }
+    let float = float_model(net, masks, frame)?;
+    let images = (0..calibration.len()).map(|i| {
+        let label = usize::from(calibration.labels[i]);
+        (interleave(calibration, i), label)
+    });
+    let images = ImageSet::of_pixels(images, &float.spec.input)?;
+    let options = Options {
+        activation_bits: Some(precision.activation_bits),
+        weight_bits: precision.weight_bits,
+        output_bits: precision.output_bits,
+        command: String::new(),
     };
-    let Some((&last, inner)) = ranges.split_last() else {
-        return Err(Error::Export("the network has no layers".into()));
-    };
-    let most = precision.output_bits.min(MAX_OUTPUT_BITS);
-    precision.classifier_drop += last.saturating_sub(most);
-    // Rounding the classifier anew moves its largest output a little, perhaps over a power of two.
-    loop {
-        let mut parts = build(net, masks, frame, precision, (inner, &drops), most)?;
-        let seen = survey(&parts.model()?, calibration)?;
-        let range = seen.max_accumulators.last().map_or(0, |&m| bit_range(m));
-        if range <= most {
-            let numbers = parts.spec.fixed_point.take().unwrap_or_default();
-            parts.spec.fixed_point = Some(with_output(numbers, range));
-            return Ok(Exported {
-                parts,
-                calibration: seen,
-                precision,
-                drops,
-            });
-        }
-        precision.classifier_drop += range - most;
-    }
-}
-
-/// The numbers of a network whose last accumulator, the classifier's, has `bits`.
-fn with_output(mut numbers: FixedPoint, bits: u32) -> FixedPoint {
-    let range = Accumulator {
-        bits,
-        mean_bits: None,
-    };
-    numbers.accumulators.insert(CLASSIFIER.into(), range);
-    numbers
-}
-
-/// Bits of an accumulator: its largest value's, the sign's and one to guard.
-fn bit_range(max: u64) -> u32 {
-    u64::BITS - max.leading_zeros() + 2
-}
-
-/// Raises the bits to be dropped until the expected number of wrapped truncations is half of what a plan
-/// takes; false where nothing had to be dropped. A bit less of a layer's weights halves its part.
-fn drop_bits(layers: &[Layer], ranges: &[u32], drops: &mut [u32]) -> bool {
-    let truncated = layers.iter().zip(ranges).take(drops.len());
-    let ring = f64::from(RingPlan::INNER.share_bits);
-    let part = |(l, &bits): (&Layer, &u32)| match l.truncated_bits {
-        0 => 0.0,
-        _ => l.shape.n_values() as f64 * (f64::from(bits) - 1.0 - ring).exp2(),
-    };
-    let mut parts: Vec<f64> = truncated.map(part).collect();
-    let mut dropped = false;
-    while parts.iter().sum::<f64>() > MAX_FAILURES / 2.0 {
-        let largest = (0..parts.len()).max_by(|&a, &b| parts[a].total_cmp(&parts[b]));
-        let Some(l) = largest else { break };
-        parts[l] /= 2.0;
-        drops[l] += 1;
-        dropped = true;
-    }
-    dropped
-}
-
-fn build(
-    net: &Net,
-    masks: &[Mask],
-    frame: &Frame,
-    precision: Precision,
-    (bits, drops): (&[u32], &[u32]),
-    last_bits: u32,
-) -> Result<Parts> {
-    let quantised = quantise(net, masks, precision, bits, drops)?;
-    let [channels, height, width] = net.arch.input;
-    let spec = ModelSpec {
-        format_version: FORMAT_VERSION,
-        name: frame.name.clone(),
-        input: InputSpec {
-            channels,
-            height,
-            width,
-            mean: frame.normaliser.mean.clone(),
-            std: frame.normaliser.std.clone(),
-            range: None,
-        },
-        labels: frame.labels.clone(),
-        output: OutputMode::Logits,
-        ops: quantised.ops,
-        fixed_point: Some(with_output(quantised.numbers, last_bits)),
-        card: Card::default(),
-    };
-    Ok(Parts {
-        spec,
-        masks: quantised.masks,
-        weights: quantised.weights,
+    let done = quantise(&float, &images, &options, &|_, _| {})?;
+    Ok(Exported {
+        calibration: survey(&done.model, calibration)?,
+        model: done.model,
+        report: done.report,
+        precision,
     })
 }

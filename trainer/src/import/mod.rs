@@ -82,10 +82,15 @@ pub fn read(path: &Path) -> Result<Weights> {
 /// network has more in it than this one.
 pub fn load(net: &Net, weights: &Weights) -> Result<Matched> {
     let tensors = &weights.tensors;
-    let wanted = if net.arch.family == Family::Plain {
-        plain_names(&net.arch, tensors)
-    } else {
-        names(&net.arch)
+    let Some(arch) = &net.graph.arch else {
+        return Err(Error::Usage(format!(
+            "{} is a model folder and has weights already; a state dict is imported into an architecture with a name here",
+            net.graph.name
+        )));
+    };
+    let wanted = match arch.family {
+        Family::Plain => plain_names(arch, tensors),
+        _ => names(arch),
     };
     let prefix = common_prefix(net, &wanted, tensors)?;
     let mut by_name = Tensors::new();
@@ -121,7 +126,7 @@ pub fn load(net: &Net, weights: &Weights) -> Result<Matched> {
                 name.escape_debug(),
                 t.size(),
                 p.name,
-                net.arch.name,
+                net.graph.name,
                 p.tensor.size()
             )));
         }
@@ -175,7 +180,7 @@ fn unused<'a>(
         Some((name, _)) => Err(Error::Usage(format!(
             "{} has no place in {}: the file's network is another one; give the --arch that it is, if there is one",
             name.escape_debug(),
-            net.arch.name
+            net.graph.name
         ))),
     }
 }
@@ -227,7 +232,7 @@ fn common_prefix(net: &Net, wanted: &Names, tensors: &[(String, Tensor)]) -> Res
         _ if 2 * most.1 < net.params.len() => Err(nothing_fits(net, wanted, tensors)),
         _ => Err(Error::Usage(format!(
             "the names fit {} equally well under {}: save the weights of one network by themselves",
-            net.arch.name,
+            net.graph.name,
             best.iter()
                 .take(SHOWN)
                 .map(|p| format!("{p:?}"))
@@ -279,8 +284,8 @@ fn nothing_fits(net: &Net, wanted: &Names, tensors: &[(String, Tensor)]) -> Erro
     Error::Usage(format!(
         "the names of its {} tensors are not those of {}: it has {theirs}{common} and {} takes {ours} and so on, with anything in front that all share: give the --arch that it is, or save it under these names",
         tensors.len(),
-        net.arch.name,
-        net.arch.name
+        net.graph.name,
+        net.graph.name
     ))
 }
 

@@ -129,7 +129,7 @@ pub(super) fn plain_names(arch: &Arch, tensors: &[(String, Tensor)]) -> Names {
             .filter(move |(_, size, _)| size.len() == dim)
             .map(|(_, _, h)| h.clone())
     };
-    let ours = arch.producers();
+    let ours = arch.graph().producers();
     for ((ours, conv), norm) in ours.iter().zip(of(4)).zip(of(1)) {
         add(&mut names, ours, &[conv], &[norm]);
     }

@@ -8,7 +8,8 @@
 
 use crate::data::Batches;
 use crate::evaluate;
-use crate::net::{BN_EPSILON, Conv, Family, MaskSet, Mode, Net, Norm, Term};
+use crate::net::{Family, Layer, MaskSet, Mode, Net};
+use pi_model::spec::Op;
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
 
@@ -38,29 +39,50 @@ pub(super) fn is_option_a(net: &Net, missing: &[String]) -> bool {
         .map(|p| &p.name)
         .filter(|n| n.contains(".shortcut."));
     let all: BTreeSet<&String> = all.collect();
-    let grows = |t: &Term| {
-        let [n_in, n_out] = t.channels;
-        n_out >= n_in && (n_out - n_in) % 2 == 0
+    let Some(arch) = &net.graph.arch else {
+        return false;
     };
-    net.arch.family == Family::Residual
+    arch.family == Family::Residual
         // So every shortcut reads the result of a stage.
-        && net.arch.stem.width == net.arch.widths[0]
+        && arch.stem.width == arch.widths[0]
         && !all.is_empty()
         && missing.iter().collect::<BTreeSet<_>>() == all
-        && shortcuts(net).all(|(_, t, _)| grows(t))
+        && shortcuts(net).iter().all(|s| s.n_out >= s.n_in && (s.n_out - s.n_in) % 2 == 0)
 }
 
-/// The stage whose result it reads, and the shortcut.
-fn shortcuts(net: &Net) -> impl Iterator<Item = (usize, &Term, &Conv)> {
-    let layers = net.plan.iter().zip(&net.convs);
-    let all = layers.flat_map(|(layer, convs)| layer.terms.iter().zip(convs));
-    let all = all.filter(|(t, _)| t.name.ends_with(".shortcut"));
-    all.enumerate().map(|(stage, (t, conv))| (stage, t, conv))
+/// A 1x1 convolution that stands for a shortcut without parameters.
+pub(super) struct Shortcut<'a> {
+    /// Its channels.
+    pub(super) n_in: i64,
+    pub(super) n_out: i64,
+    stride: i64,
+    pub(super) layer: &'a Layer,
+}
+
+/// In order: each reads the result of the stage with its number.
+pub(super) fn shortcuts(net: &Net) -> Vec<Shortcut<'_>> {
+    let shortcut = |(op, layer): (&Op, &'_ Layer)| match (op, &layer.weight) {
+        (Op::Conv2d { window, .. }, Some(weight)) if layer.name.ends_with(".shortcut") => {
+            let size = weight.size();
+            Some((size[1], size[0], window.stride[0] as i64))
+        }
+        _ => None,
+    };
+    let all = net.trained().filter_map(|(op, layer)| {
+        let (n_in, n_out, stride) = shortcut((op, layer))?;
+        Some(Shortcut {
+            n_in,
+            n_out,
+            stride,
+            layer,
+        })
+    });
+    all.collect()
 }
 
 /// Makes the shortcuts of `net` those of option A, in the place that does better on labelled images it was trained on.
 pub fn select(net: &Net, images: &Batches) -> Selected {
-    let masks = MaskSet::all_relu(&net.arch).on(net.device());
+    let masks = MaskSet::all_relu(&net.graph).on(net.device());
     let accuracy = |place| {
         put(net, place);
         evaluate::accuracy(net, &masks, images)
@@ -75,21 +97,21 @@ pub fn select(net: &Net, images: &Batches) -> Selected {
     Selected { place, accuracies }
 }
 
-fn offset(term: &Term, place: Place) -> i64 {
+fn offset(shortcut: &Shortcut, place: Place) -> i64 {
     match place {
-        Place::Middle => (term.channels[1] - term.channels[0]) / 2,
+        Place::Middle => (shortcut.n_out - shortcut.n_in) / 2,
         Place::First => 0,
     }
 }
 
 /// Sets kernels, and BatchNorms of mean 0 and variance 1.
 pub(super) fn put(net: &Net, place: Place) {
-    for (_, term, conv) in shortcuts(net) {
-        let [n_in, n_out] = term.channels;
+    for shortcut in shortcuts(net) {
+        let (n_in, n_out) = (shortcut.n_in, shortcut.n_out);
         let options = (Kind::Double, net.device());
-        if let Some(weight) = &conv.weight {
+        if let Some(weight) = &shortcut.layer.weight {
             let kernel = Tensor::zeros([n_out, n_in], options);
-            let own = kernel.narrow(0, offset(term, place), n_in);
+            let own = kernel.narrow(0, offset(&shortcut, place), n_in);
             own.shallow_clone().copy_(&Tensor::eye(n_in, options));
             tch::no_grad(|| {
                 weight
@@ -97,26 +119,11 @@ pub(super) fn put(net: &Net, place: Place) {
                     .copy_(&kernel.view([n_out, n_in, 1, 1]))
             });
         }
-        if let Some(norm) = &conv.norm {
-            set(
-                norm,
-                &Tensor::zeros([n_out], options),
-                &Tensor::ones([n_out], options),
-            );
+        if let Some(norm) = &shortcut.layer.norm {
+            let zeros = Tensor::zeros([n_out], options);
+            norm.undo(&zeros, &zeros.ones_like(), &zeros);
         }
     }
-}
-
-/// A BatchNorm that undoes its own statistics: its factor is 1 within the rounding of a 32-bit float.
-fn set(norm: &Norm, mean: &Tensor, var: &Tensor) {
-    let scale = (var + BN_EPSILON).sqrt();
-    let parts = [
-        (&norm.mean, mean),
-        (&norm.var, var),
-        (&norm.gamma, &scale),
-        (&norm.beta, mean),
-    ];
-    tch::no_grad(|| parts.map(|(to, from)| to.shallow_clone().copy_(from)));
 }
 
 /// Gives the BatchNorms the statistics of what the kernels select.
@@ -132,9 +139,10 @@ fn keep_in_training(net: &Net, place: Place, images: &Batches, masks: &MaskSet) 
         let mut sums: Vec<[Tensor; 2]> = Vec::new();
         for i in 0..n_batches {
             let stages = net.forward(&images.get(&epoch, i).0, masks, mode).stages;
-            for (stage, term, _) in shortcuts(net) {
-                let x = stages[stage].slice(2, None, None, term.stride);
-                let x = x.slice(3, None, None, term.stride).to_kind(Kind::Double);
+            for (stage, shortcut) in shortcuts(net).iter().enumerate() {
+                let x = stages[stage].slice(2, None, None, shortcut.stride);
+                let x = x.slice(3, None, None, shortcut.stride);
+                let x = x.to_kind(Kind::Double);
                 let both = [moments(&x), moments(&x.square())];
                 match sums.get_mut(stage) {
                     Some(sum) => *sum = [&sum[0] + &both[0], &sum[1] + &both[1]],
@@ -142,15 +150,18 @@ fn keep_in_training(net: &Net, place: Place, images: &Batches, masks: &MaskSet) 
                 }
             }
         }
-        for ((_, term, conv), [sum, squares]) in shortcuts(net).zip(&sums) {
-            let Some(norm) = &conv.norm else { continue };
+        for (shortcut, [sum, squares]) in shortcuts(net).iter().zip(&sums) {
+            let Some(norm) = &shortcut.layer.norm else {
+                continue;
+            };
             let mean = sum / n_batches as f64;
             let var = (squares / n_batches as f64 - mean.square()).clamp_min(0.0);
-            let [n_in, n_out] = term.channels;
-            let before = offset(term, place);
+            let (n_in, n_out) = (shortcut.n_in, shortcut.n_out);
+            let before = offset(shortcut, place);
             // Zeros have mean and variance 0.
             let pad = |t: Tensor| t.constant_pad_nd([before, n_out - n_in - before]);
-            set(norm, &pad(mean), &pad(var));
+            let mean = pad(mean);
+            norm.undo(&mean, &pad(var), &mean.zeros_like());
         }
     });
 }

@@ -14,6 +14,10 @@ fn small(name: &str) -> Net {
     Net::new(&arch, 3)
 }
 
+fn arch(net: &Net) -> &Arch {
+    net.graph.arch.as_ref().unwrap()
+}
+
 fn weights(tensors: &[(String, Tensor)]) -> Weights {
     let copy = tensors.iter().map(|(n, t)| (n.clone(), t.shallow_clone()));
     Weights {
@@ -24,11 +28,11 @@ fn weights(tensors: &[(String, Tensor)]) -> Weights {
 
 /// The network's own state under its first foreign names, as another tool would write it.
 fn foreign(net: &Net, prefix: &str) -> Vec<(String, Tensor)> {
-    let mut names = names(&net.arch);
-    if net.arch.family == Family::Plain {
+    let mut names = names(arch(net));
+    if arch(net).family == Family::Plain {
         // conv, BatchNorm and ReLU count: 0, 1, (2), 3, 4, (5), ...
         names.retain(|n, _| n.starts_with("fc."));
-        for (i, ours) in net.arch.producers().iter().enumerate() {
+        for (i, ours) in net.graph.producers().iter().enumerate() {
             let at = |k: usize| [format!("features.{}", 3 * i + k)];
             add(&mut names, ours, &at(0), &at(1));
         }
@@ -56,14 +60,14 @@ fn every_family_comes_back_from_foreign_names() {
         ("vgg16", ""),
     ] {
         let net = small(name);
-        let fresh = Net::new(&net.arch, 99);
+        let fresh = Net::new(arch(&net), 99);
         let matched = load(&fresh, &weights(&foreign(&net, prefix))).unwrap();
         assert!(
             matched.missing.is_empty() && matched.unused.is_empty(),
             "{name}: {matched:?}"
         );
         let x = Tensor::randn([2, 3, 16, 16], (Kind::Float, tch::Device::Cpu));
-        let masks = MaskSet::all_relu(&net.arch);
+        let masks = MaskSet::all_relu(&net.graph);
         let of = |n: &Net| n.forward(&x, &masks, Mode::EVAL).logits;
         assert_eq!(of(&net), of(&fresh), "{name}");
     }
@@ -74,13 +78,17 @@ fn a_bias_in_front_of_a_batchnorm_is_taken_up() {
     let net = small("vgg16");
     let options = (Kind::Float, tch::Device::Cpu);
     let (mut state, mut shifts) = (foreign(&net, ""), Vec::new());
-    for (i, ours) in net.arch.producers().iter().enumerate() {
-        let n = net.convs[i][0].n_out;
+    for (i, ours) in net.graph.producers().iter().enumerate() {
+        let n = net
+            .params
+            .iter()
+            .find(|p| p.name == format!("{ours}.bn.mean"));
+        let n = n.unwrap().tensor.size()[0];
         let bias = Tensor::randn([n], options);
         state.push((format!("features.{}.bias", 3 * i), bias.shallow_clone()));
         shifts.push((format!("{ours}.bn.mean"), bias));
     }
-    let fresh = Net::new(&net.arch, 99);
+    let fresh = Net::new(arch(&net), 99);
     let matched = load(&fresh, &weights(&state)).unwrap();
     assert!(matched.unused.is_empty(), "{matched:?}");
     // conv + bias - mean is conv - (mean - bias).
@@ -137,7 +145,7 @@ fn narrower_numbers_are_widened() {
     for kind in [Kind::Half, Kind::BFloat16, Kind::Double] {
         let state = foreign(&net, "").into_iter();
         let state: Vec<_> = state.map(|(n, t)| (n, t.to_kind(kind))).collect();
-        let fresh = Net::new(&net.arch, 99);
+        let fresh = Net::new(arch(&net), 99);
         load(&fresh, &weights(&state)).unwrap();
         for ((name, of), (_, own)) in net.state().iter().zip(fresh.state()) {
             assert_eq!(own, of.to_kind(kind).to_kind(Kind::Float), "{name}");
@@ -161,12 +169,12 @@ fn a_classifier_may_stand_beside_what_the_others_share() {
         (name.replace("fc.", "head.fc."), t.shallow_clone())
     });
     let matched = load(
-        &Net::new(&net.arch, 99),
+        &Net::new(arch(&net), 99),
         &weights(&apart.collect::<Vec<_>>()),
     )
     .unwrap();
     assert_eq!(matched.n_set, net.params.len());
-    let matched = load(&Net::new(&net.arch, 99), &weights(&state)).unwrap();
+    let matched = load(&Net::new(arch(&net), 99), &weights(&state)).unwrap();
     assert_eq!(matched.n_set, net.params.len());
     assert_eq!(matched.unused, ["model.n_averaged"]);
     // One of the same name beside the network is another's.
@@ -174,7 +182,7 @@ fn a_classifier_may_stand_beside_what_the_others_share() {
     let other = || Tensor::zeros([7], (Kind::Float, tch::Device::Cpu));
     state.insert(0, ("fc.bias".into(), other()));
     state.push(("bn1.bias".into(), other()));
-    let matched = load(&Net::new(&net.arch, 99), &weights(&state)).unwrap();
+    let matched = load(&Net::new(arch(&net), 99), &weights(&state)).unwrap();
     assert_eq!(matched.unused, ["fc.bias", "bn1.bias"]);
 }
 
@@ -201,11 +209,11 @@ fn no_tensor_set_and_two_networks_are_errors_with_names() {
     assert!(load(&net, &Weights::default()).is_err());
 
     let mut twins = foreign(&net, "student.");
-    twins.extend(foreign(&Net::new(&net.arch, 4), "teacher."));
+    twins.extend(foreign(&Net::new(arch(&net), 4), "teacher."));
     let e = load(&net, &weights(&twins)).unwrap_err().to_string();
     assert!(e.contains("student.") && e.contains("teacher."), "{e}");
     // A twin of other widths is none.
-    let mut arch = net.arch.clone();
+    let mut arch = arch(&net).clone();
     arch.widths.iter_mut().for_each(|w| *w += 1);
     let mut pair = foreign(&net, "student.");
     pair.extend(foreign(&Net::new(&arch, 4), "teacher."));

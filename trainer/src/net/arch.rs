@@ -1,7 +1,9 @@
-//! Architectures, and the shapes of their ReLU layers.
+//! Architectures: families of networks, each of which [`Arch::graph`] writes out as a graph.
 
-use super::plan::{self, LayerPlan};
+use super::build;
+use super::graph::Graph;
 use crate::error::{Error, Result};
+use pi_model::spec::Op;
 
 /// How the convolutions are arranged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,80 +96,27 @@ impl Arch {
                 self.name
             )));
         }
-        for layer in self.plan() {
-            let [_, h, w] = layer.shape;
-            if h % layer.pool != 0 || w % layer.pool != 0 {
+        let graph = self.graph();
+        for (i, op) in graph.ops.iter().enumerate() {
+            let Op::AvgPool { input, window, .. } = op else {
+                continue;
+            };
+            let read = graph.shape(graph.reads(i)[0]);
+            let [h, w] = [read.height, read.width];
+            let [side, _] = window.kernel;
+            if h % side != 0 || w % side != 0 {
                 return Err(Error::Usage(format!(
-                    "{} pools {}x{} windows, which do not divide the {h}x{w} map of {}; choose another image size",
-                    self.name, layer.pool, layer.pool, layer.name
+                    "{} pools {side}x{side} windows, which do not divide the {h}x{w} map of {input}; choose another image size",
+                    self.name
                 )));
             }
         }
         Ok(())
     }
 
-    /// Channels of the input.
-    pub fn in_channels(&self) -> i64 {
-        self.input[0] as i64
-    }
-
-    /// The layers in the order in which they run.
-    pub fn plan(&self) -> Vec<LayerPlan> {
-        plan::layers(self)
-    }
-
-    /// Positions of a channel in every ReLU layer in order.
-    pub fn relu_planes(&self) -> Vec<usize> {
-        let plane = |s: [i64; 3]| (s[1] * s[2]) as usize;
-        self.relu_shapes().into_iter().map(plane).collect()
-    }
-
-    /// [channels, height, width] of every ReLU layer in order.
-    pub fn relu_shapes(&self) -> Vec<[i64; 3]> {
-        let plan = self.plan();
-        plan.iter().filter(|l| l.relu).map(|l| l.shape).collect()
-    }
-
-    /// ReLUs of every layer.
-    pub fn relu_counts(&self) -> Vec<usize> {
-        self.relu_shapes()
-            .iter()
-            .map(|s| s.iter().product::<i64>() as usize)
-            .collect()
-    }
-
-    /// Multiplications of one inference: those of the convolutions and of the classifier.
-    pub fn multiply_adds(&self) -> u64 {
-        let plan = self.plan();
-        let one = |l: &LayerPlan| {
-            let terms = l.terms.iter().filter(|t| t.weight);
-            let taps = terms.map(|t| t.channels[0] * t.channels[1] * t.kernel * t.kernel);
-            taps.sum::<i64>() * l.shape[1] * l.shape[2]
-        };
-        let classifier = self.widths.last().copied().unwrap_or(1) * self.n_classes as i64;
-        (plan.iter().map(one).sum::<i64>() + classifier) as u64
-    }
-
-    /// Names of the ReLU layers.
-    pub fn relu_names(&self) -> Vec<String> {
-        let plan = self.plan();
-        let names = plan.into_iter().filter(|l| l.relu).map(|l| l.name);
-        names.collect()
-    }
-
-    /// For each ReLU layer the convolution that produces its pre-activation, by parameter prefix. Where
-    /// only a BatchNorm stands between (pre-activation blocks), the convolution before it.
-    pub fn producers(&self) -> Vec<String> {
-        let plan = self.plan();
-        let mut names = Vec::new();
-        for layer in plan.iter().filter(|l| l.relu) {
-            let mut term = layer.terms.first();
-            while let Some(t) = term.filter(|t| !t.weight && t.from > 0) {
-                term = plan[t.from - 1].terms.first();
-            }
-            names.push(term.map_or(String::new(), |t| t.name.clone()));
-        }
-        names
+    /// The network.
+    pub fn graph(&self) -> Graph {
+        build::graph(self)
     }
 }
 
@@ -179,7 +128,7 @@ mod tests {
     fn totals_match_the_literature() {
         let counts = |name: &str, side: usize| {
             let arch = Arch::parse(name, [3, side, side], 10).unwrap();
-            arch.relu_counts()
+            arch.graph().relu_counts()
         };
         let cases = [
             ("resnet8", 73_728, 7),
@@ -205,13 +154,13 @@ mod tests {
             ("lean-wide", 131_072, 264_639_488),
         ];
         for (name, total, multiply_adds) in lean {
-            let arch = Arch::parse(name, [3, 32, 32], 10).unwrap();
+            let arch = Arch::parse(name, [3, 32, 32], 10).unwrap().graph();
             let counts = arch.relu_counts();
             assert_eq!((counts.iter().sum(), counts.len()), (total, 6), "{name}");
             assert_eq!(arch.multiply_adds(), multiply_adds, "{name}");
         }
         let resnet = Arch::parse("resnet18", [3, 32, 32], 10).unwrap();
-        assert_eq!(resnet.multiply_adds(), 555_422_720);
+        assert_eq!(resnet.graph().multiply_adds(), 555_422_720);
         assert!(Arch::parse("lean", [3, 36, 36], 10).is_err());
         // Tiny-ImageNet's images have four times the pixels.
         assert_eq!(counts("resnet18", 64).iter().sum::<usize>(), 4 * 557_056);
@@ -232,7 +181,7 @@ mod tests {
     #[test]
     fn every_relu_layer_has_the_convolution_before_it() {
         for name in Arch::NAMES {
-            let arch = Arch::parse(name, [3, 64, 64], 10).unwrap();
+            let arch = Arch::parse(name, [3, 64, 64], 10).unwrap().graph();
             let producers = arch.producers();
             assert_eq!(producers.len(), arch.relu_counts().len(), "{name}");
             let mut unique = producers.clone();
@@ -243,7 +192,8 @@ mod tests {
                 "{name}: {producers:?}"
             );
         }
-        let wide = Arch::parse("wrn22-8", [3, 32, 32], 10).unwrap().producers();
+        let wide = Arch::parse("wrn22-8", [3, 32, 32], 10).unwrap();
+        let wide = wide.graph().producers();
         assert_eq!(
             wide[..3],
             ["stem", "stage0.block0.conv1", "stage0.block0.conv2"]

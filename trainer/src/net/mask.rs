@@ -4,7 +4,8 @@
 //! the batch. Computed as max(x, floor) with floor = 0 where m = 1 and minus infinity where m = 0: the
 //! same values and gradients (outside x = 0) in one operation instead of four.
 
-use super::Arch;
+use super::Graph;
+use pi_model::spec::Op;
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
@@ -146,8 +147,8 @@ impl MaskSet {
     }
 
     /// The network with every ReLU, on any device.
-    pub fn all_relu(arch: &Arch) -> MaskSet {
-        MaskSet::new(arch.relu_shapes().into_iter().map(Mask::ones).collect())
+    pub fn all_relu(graph: &Graph) -> MaskSet {
+        MaskSet::new(graph.relu_shapes().into_iter().map(Mask::ones).collect())
     }
 
     /// The masks in order.
@@ -160,11 +161,23 @@ impl MaskSet {
         self.masks.iter().map(Mask::n_kept).sum()
     }
 
-    /// Applies the masked activation of layer `i` to `x` [N, C, H, W].
-    pub fn activate(&self, i: usize, x: &Tensor) -> Tensor {
-        match self.floors.get(i) {
-            Some(Some(floors)) => floored(x, &floors[usize::from(x.kind() == Kind::BFloat16)]),
-            _ => x.relu(),
+    /// Applies `op`, the masked activation of layer `i`, to `x` [N, C, H, W].
+    pub fn activate(&self, i: usize, op: &Op, x: &Tensor) -> Tensor {
+        let floor = match self.floors.get(i) {
+            Some(Some(floors)) => Some(&floors[usize::from(x.kind() == Kind::BFloat16)]),
+            _ => None,
+        };
+        match (op, floor) {
+            (Op::Clip { max, .. }, None) => x.clamp(0.0, *max),
+            // Infinity where the ReLU was removed.
+            (Op::Clip { max, .. }, Some(floor)) => floored(x, floor).minimum(&(*max - floor)),
+            (Op::LeakyRelu { slope, .. }, None) => x.maximum(&(x * *slope)),
+            // 1 where the ReLU was removed.
+            (Op::LeakyRelu { slope, .. }, Some(floor)) => {
+                x.maximum(&(x * (floor.exp() * (*slope - 1.0) + 1.0)))
+            }
+            (_, None) => x.relu(),
+            (_, Some(floor)) => floored(x, floor),
         }
     }
 }
@@ -201,7 +214,12 @@ mod tests {
         let x = Tensor::from_slice(&values)
             .view([1, 2, 2, 2])
             .set_requires_grad(true);
-        let y = masks.activate(0, &x);
+        let relu = Op::MaskedRelu {
+            name: "relu".into(),
+            input: "input".into(),
+            relus_kept: 4,
+        };
+        let y = masks.activate(0, &relu, &x);
         let m = masks.masks()[0].to_tensor().to_kind(Kind::Float);
         let want = (&x * &m).relu() + &x * (1.0 - &m);
         assert_eq!(y, want);

@@ -5,23 +5,29 @@
 //! 1x1 convolutions with BatchNorm (option B), since the protocol evaluates convolutions. Wide ones
 //! (Zagoruyko, Komodakis, BMVC 2016) with pre-activation, VGG-16 with BatchNorm (Simonyan, Zisserman,
 //! ICLR 2015); lean networks (K. Jordan 2024). Max pools are average pools here. Global average pooling, then one linear layer.
+//! Each is a [`Graph`] of the model format's operations, as is any network that was imported.
 
 mod arch;
+mod build;
+mod forward;
+mod graph;
+mod imported;
 mod layers;
 mod mask;
 mod name;
-mod plan;
 mod widths;
 
 pub use arch::{Arch, Family, Stem};
-pub use layers::{BN_EPSILON, Compute, Conv, Norm};
+pub use graph::{Graph, Trained};
+pub use imported::{model_masks, read_model};
+pub use layers::{BN_EPSILON, Compute, Layer, Norm};
 pub use mask::{Mask, MaskSet};
-pub use plan::{LayerPlan, Term};
 use widths::Narrow;
 pub use widths::prefix_masks;
 
 use crate::error::{Error, Result};
-use tch::{Device, Kind, Tensor};
+use pi_model::spec::Op;
+use tch::{Device, Tensor};
 
 /// A named tensor of a network.
 pub struct Param {
@@ -37,16 +43,10 @@ pub struct Param {
 
 /// A network and its parameters.
 pub struct Net {
-    /// The architecture.
-    pub arch: Arch,
-    /// Its layers.
-    pub plan: Vec<LayerPlan>,
-    /// The convolutions of each layer, in the plan's order.
-    pub convs: Vec<Vec<Conv>>,
-    /// Classifier weight [classes, width].
-    pub fc_weight: Tensor,
-    /// Classifier bias `[classes]`.
-    pub fc_bias: Tensor,
+    /// Its operations.
+    pub graph: Graph,
+    /// The parameters of each operation that has some.
+    pub layers: Vec<Option<Layer>>,
     /// Every parameter and running statistic.
     pub params: Vec<Param>,
     /// Narrower forms that share the weights (see [`Net::with_widths`]).
@@ -89,117 +89,47 @@ impl Mode {
 impl Net {
     /// A freshly initialised network on the processor (He initialisation, from `seed`).
     pub fn new(arch: &Arch, seed: u64) -> Net {
-        Net::on(arch, seed, Device::Cpu)
+        Net::on(&arch.graph(), seed, Device::Cpu)
     }
 
-    /// As [`Net::new`], on a device.
-    pub fn on(arch: &Arch, seed: u64, device: Device) -> Net {
+    /// The same of any graph, on a device.
+    pub fn on(graph: &Graph, seed: u64, device: Device) -> Net {
         tch::manual_seed(seed as i64);
         let mut params = Vec::new();
-        let plan = arch.plan();
-        let layer = |l: &LayerPlan| -> Vec<Conv> {
-            let convs = l.terms.iter().map(|t| Conv::new(&mut params, t, device));
-            convs.collect()
+        let layer = |(i, op): (usize, &Op)| {
+            let (trained, n_out) = (graph.trained(op)?, graph.shape(i + 1).channels as i64);
+            let size = graph.weight_shape(i);
+            let size = size.as_deref();
+            Some(Layer::new(&mut params, trained, size, n_out, device))
         };
-        let convs: Vec<Vec<Conv>> = plan.iter().map(layer).collect();
-        if arch.family == Family::Lean {
-            convs
-                .iter()
-                .flatten()
-                .skip(1)
-                .for_each(Conv::start_as_identity);
-        }
-        let width_in = arch.widths.last().copied().unwrap_or(1);
-        let bound = 1.0 / (width_in as f64).sqrt();
-        let uniform = |size: &[i64]| {
-            let t = Tensor::empty(size, (Kind::Float, Device::Cpu)).uniform_(-bound, bound);
-            t.to_device(device).set_requires_grad(true)
-        };
-        let fc_weight = uniform(&[arch.n_classes as i64, width_in]);
-        let fc_bias = uniform(&[arch.n_classes as i64]);
-        for (name, t, decay) in [
-            ("fc.weight", &fc_weight, true),
-            ("fc.bias", &fc_bias, false),
-        ] {
-            params.push(Param {
-                name: name.into(),
-                tensor: t.shallow_clone(),
-                decay,
-                trainable: true,
-            });
+        let layers: Vec<Option<Layer>> = graph.ops.iter().enumerate().map(layer).collect();
+        let lean = |arch: &&Arch| arch.family == Family::Lean;
+        if graph.arch.as_ref().filter(lean).is_some() {
+            let convs = layers.iter().flatten().skip(1);
+            convs.for_each(Layer::start_as_identity);
         }
         Net {
-            arch: arch.clone(),
-            plan,
-            convs,
-            fc_weight,
-            fc_bias,
+            graph: graph.clone(),
+            layers,
             params,
             narrow: vec![],
         }
     }
 
+    /// Operations with their parameters.
+    pub fn trained(&self) -> impl Iterator<Item = (&Op, &Layer)> {
+        let all = self.graph.ops.iter().zip(&self.layers);
+        all.filter_map(|(op, layer)| Some((op, layer.as_ref()?)))
+    }
+
     /// Where its tensors are.
     pub fn device(&self) -> Device {
-        self.fc_weight.device()
-    }
-
-    /// Runs the network on normalised images [N, C, H, W], which are on its device.
-    pub fn forward(&self, x: &Tensor, masks: &MaskSet, mode: Mode) -> Trace {
-        let mut trace = Trace {
-            logits: Tensor::new(),
-            preactivations: vec![],
-            activations: vec![],
-            stages: vec![],
+        let own = |l: &Layer| {
+            let norm = l.norm.as_ref().map(|n| n.gamma.device());
+            norm.or_else(|| Some(l.weight.as_ref().or(l.bias.as_ref())?.device()))
         };
-        let mut next_mask = 0;
-        let mut values = vec![x.to_kind(mode.compute.kind())];
-        let last_reads = self.last_reads();
-        for (l, (layer, convs)) in self.plan.iter().zip(&self.convs).enumerate() {
-            let summands = layer.terms.iter().zip(convs);
-            let sum = summands
-                .map(|(t, conv)| conv.forward(&values[t.from], mode))
-                .chain(layer.skip.map(|v| values[v].shallow_clone()))
-                .reduce(|a, b| a + b)
-                .unwrap_or_default();
-            let mut y = if layer.relu {
-                let y = masks.activate(next_mask, &sum);
-                next_mask += 1;
-                if mode.collect {
-                    trace.activations.push(y.shallow_clone());
-                    trace.preactivations.push(sum);
-                }
-                y
-            } else {
-                sum
-            };
-            if layer.ends_stage {
-                trace.stages.push(y.shallow_clone());
-            }
-            if layer.pool > 1 {
-                let side = [layer.pool; 2];
-                y = y.avg_pool2d(side, side, [0, 0], false, true, None);
-            }
-            values.push(y);
-            for (value, _) in last_reads.iter().enumerate().filter(|(_, r)| **r == l) {
-                values[value] = Tensor::new();
-            }
-        }
-        let last = values.pop().unwrap_or_default().to_kind(Kind::Float);
-        let pooled = last.mean_dim([2i64, 3].as_slice(), false, Kind::Float);
-        trace.logits = pooled.linear(&self.fc_weight, Some(&self.fc_bias));
-        trace
-    }
-
-    /// The last layer that reads each value, so that inference can let it go.
-    fn last_reads(&self) -> Vec<usize> {
-        let mut last = vec![usize::MAX; self.plan.len() + 1];
-        for (l, layer) in self.plan.iter().enumerate() {
-            for value in layer.terms.iter().map(|t| t.from).chain(layer.skip) {
-                last[value] = l;
-            }
-        }
-        last
+        let mut layers = self.layers.iter().flatten();
+        layers.find_map(own).unwrap_or(Device::Cpu)
     }
 
     /// Names and tensors, detached, as a checkpoint holds them.
@@ -242,7 +172,7 @@ impl Net {
             let Some((_, t)) = state.iter().find(|(n, _)| *n == p.name) else {
                 return Err(Error::Usage(format!(
                     "the network file lacks {}: it was saved for another architecture than {}",
-                    p.name, self.arch.name
+                    p.name, self.graph.name
                 )));
             };
             if t.size() != p.tensor.size() {
@@ -257,7 +187,7 @@ impl Net {
                     p.name,
                     t.size(),
                     p.tensor.size(),
-                    self.arch.name
+                    self.graph.name
                 )));
             }
             tch::no_grad(|| p.tensor.shallow_clone().copy_(t));
@@ -269,6 +199,7 @@ impl Net {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Kind;
 
     #[test]
     fn every_masked_position_passes_through_and_shapes_match_the_arch() {
@@ -279,7 +210,7 @@ mod tests {
             collect: true,
             ..Mode::EVAL
         };
-        let full = net.forward(&x, &MaskSet::all_relu(&arch), mode);
+        let full = net.forward(&x, &MaskSet::all_relu(&arch.graph()), mode);
         assert_eq!(full.logits.size(), [2, 5]);
         assert_eq!(full.stages.len(), 2);
         let shapes: Vec<Vec<i64>> = full
@@ -289,7 +220,8 @@ mod tests {
             .collect();
         assert_eq!(
             shapes,
-            arch.relu_shapes()
+            arch.graph()
+                .relu_shapes()
                 .iter()
                 .map(|s| s.to_vec())
                 .collect::<Vec<_>>()
@@ -299,7 +231,12 @@ mod tests {
                 .iter()
                 .all(|a| a.min().double_value(&[]) >= 0.0)
         );
-        let none = arch.relu_shapes().iter().map(|s| Mask::zeros(*s)).collect();
+        let none = arch
+            .graph()
+            .relu_shapes()
+            .iter()
+            .map(|s| Mask::zeros(*s))
+            .collect();
         let linear = net.forward(&x, &MaskSet::new(none), mode);
         assert!(
             linear

@@ -59,6 +59,11 @@ impl Arch {
         Ok(arch)
     }
 
+    /// True of the name of an architecture.
+    pub fn is_name(name: &str) -> bool {
+        named(name).is_ok()
+    }
+
     /// The name of a residual network of this shape, if it has one.
     pub fn residual_name(&self) -> Option<String> {
         let first = *self.widths.first()?;
@@ -230,12 +235,10 @@ mod tests {
         // Parameters as published: He et al., table 6; Zagoruyko and Komodakis, table 4 (in millions).
         let millions = |name: &str| {
             let arch = parse(name).unwrap();
-            let terms = arch.plan().into_iter().flat_map(|l| l.terms);
-            let weights = terms.map(|t| match t.weight {
-                true => t.channels[0] * t.channels[1] * t.kernel * t.kernel,
-                false => 0,
-            });
-            weights.sum::<i64>() as f64 / 1e6
+            let graph = arch.graph();
+            let shapes = (0..graph.ops.len()).filter_map(|i| graph.weight_shape(i));
+            let convs = shapes.filter(|s| s.len() == 4);
+            convs.map(|s| s.iter().product::<i64>()).sum::<i64>() as f64 / 1e6
         };
         for (name, published, within) in [
             ("resnet32", 0.46, 0.01),
@@ -257,7 +260,7 @@ mod tests {
             (&wide.widths[..], wide.stem.width),
             (&[64, 128, 256][..], 32)
         );
-        assert_eq!(wide.relu_counts()[..2], [32 * 1024, 64 * 1024]);
+        assert_eq!(wide.graph().relu_counts()[..2], [32 * 1024, 64 * 1024]);
         let half = parse("resnet34-imagenet-width32").unwrap();
         assert_eq!(
             (half.widths[3], half.stem.width, half.stem.kernel),

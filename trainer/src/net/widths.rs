@@ -4,18 +4,19 @@
 //! 3.4): a form of width factor f reads the first f share of every layer's channels. The classifier
 //! keeps all classes. Statistics differ between widths, hence the separate BatchNorms.
 
-use super::{Conv, Mask, Net, Norm, Param};
+use super::{Graph, Layer, Mask, Net, Norm};
 use crate::error::{Error, Result};
 
-/// The BatchNorms of a narrower form, in the plan's order.
+/// A narrower form: its graph, and the BatchNorm of each operation that has one.
 pub(super) struct Narrow {
-    factor: f64,
-    norms: Vec<Vec<Option<Norm>>>,
+    graph: Graph,
+    norms: Vec<Option<Norm>>,
 }
 
 impl Net {
     /// Adds narrower forms; each factor lies between 0 and 1.
     pub fn with_widths(mut self, factors: &[f64]) -> Result<Net> {
+        let device = self.device();
         for (i, &factor) in factors.iter().enumerate() {
             if !(factor > 0.0 && factor < 1.0) {
                 return Err(Error::Usage(format!(
@@ -25,19 +26,21 @@ impl Net {
             if factors[..i].contains(&factor) {
                 return Err(Error::Usage(format!("width factor {factor}: given twice")));
             }
-            let device = self.device();
-            let params: &mut Vec<Param> = &mut self.params;
-            let plan = self.arch.scaled(factor).plan();
+            let Some(arch) = &self.graph.arch else {
+                return Err(Error::Usage(format!(
+                    "--widths: {} is a model folder, and only the architectures with names here have narrower forms; leave --widths out",
+                    self.graph.name
+                )));
+            };
+            let graph = arch.scaled(factor).graph();
             let mut norms = Vec::new();
-            for layer in &plan {
-                let norm = |t: &super::Term| {
-                    let name = format!("{}.width{}", t.name, i + 1);
-                    t.norm
-                        .then(|| Norm::new(params, &name, t.channels[1], device))
-                };
-                norms.push(layer.terms.iter().map(norm).collect());
+            for (k, op) in graph.ops.iter().enumerate() {
+                let trained = graph.trained(op).filter(|t| t.norm);
+                let name = trained.map(|t| format!("{}.width{}", t.name, i + 1));
+                let n_out = graph.shape(k + 1).channels as i64;
+                norms.push(name.map(|name| Norm::new(&mut self.params, &name, n_out, device)));
             }
-            self.narrow.push(Narrow { factor, norms });
+            self.narrow.push(Narrow { graph, norms });
         }
         Ok(self)
     }
@@ -50,60 +53,45 @@ impl Net {
     /// Form `i`; 0 is the network itself. Its tensors are views: gradients reach this network.
     pub fn at_width(&self, i: usize) -> Net {
         let narrow = i.checked_sub(1).and_then(|i| self.narrow.get(i));
-        let arch = match narrow {
-            Some(n) => self.arch.scaled(n.factor),
-            None => self.arch.clone(),
-        };
-        let plan = arch.plan();
-        let mut convs: Vec<Vec<Conv>> = Vec::new();
-        for (l, (layer, own)) in plan.iter().zip(&self.convs).enumerate() {
-            let one = |(k, (t, conv)): (usize, (&super::Term, &Conv))| {
-                let norm = match narrow {
-                    Some(n) => n.norms[l][k].as_ref(),
-                    None => conv.norm.as_ref(),
-                };
-                conv.prefix(t, norm)
+        let graph = narrow.map_or(&self.graph, |n| &n.graph).clone();
+        let one = |(k, layer): (usize, &Option<Layer>)| {
+            let layer = layer.as_ref()?;
+            let norm = match narrow {
+                Some(n) => n.norms[k].as_ref(),
+                None => layer.norm.as_ref(),
             };
-            convs.push(layer.terms.iter().zip(own).enumerate().map(one).collect());
-        }
-        let width = arch.widths.last().copied().unwrap_or(1);
+            let n_out = graph.shape(k + 1).channels as i64;
+            Some(layer.prefix(graph.weight_shape(k).as_deref(), n_out, norm))
+        };
         Net {
-            plan,
-            convs,
-            fc_weight: self.fc_weight.narrow(1, 0, width),
-            fc_bias: self.fc_bias.shallow_clone(),
+            layers: self.layers.iter().enumerate().map(one).collect(),
             params: vec![],
             narrow: vec![],
-            arch,
+            graph,
         }
     }
 
     /// Form `i` as a network of its own with copied parameters, as a checkpoint would hold it.
     pub fn detached_width(&self, i: usize) -> Net {
         let view = self.at_width(i);
-        let own = Net::on(&view.arch, 0, self.device());
-        let copy = |to: &tch::Tensor, from: &tch::Tensor| {
-            tch::no_grad(|| to.shallow_clone().copy_(from));
+        let own = Net::on(&view.graph, 0, self.device());
+        let tensors = |layer: &Layer| -> Vec<tch::Tensor> {
+            let norm = layer.norm.iter();
+            let norm = norm.flat_map(|n| [&n.gamma, &n.beta, &n.mean, &n.var]);
+            let all = layer.weight.iter().chain(&layer.bias).chain(norm);
+            all.map(tch::Tensor::shallow_clone).collect()
         };
-        for (to, from) in own.convs.iter().flatten().zip(view.convs.iter().flatten()) {
-            if let (Some(a), Some(b)) = (&to.weight, &from.weight) {
-                copy(a, b);
-            }
-            if let (Some(a), Some(b)) = (&to.norm, &from.norm) {
-                copy(&a.gamma, &b.gamma);
-                copy(&a.beta, &b.beta);
-                copy(&a.mean, &b.mean);
-                copy(&a.var, &b.var);
+        for ((_, to), (_, from)) in own.trained().zip(view.trained()) {
+            for (mut to, from) in tensors(to).into_iter().zip(tensors(from)) {
+                tch::no_grad(|| to.copy_(&from));
             }
         }
-        copy(&own.fc_weight, &view.fc_weight);
-        copy(&own.fc_bias, &view.fc_bias);
         own
     }
 }
 
 /// The masks of a narrower form: the first channels of the full masks.
-pub fn prefix_masks(masks: &[Mask], arch: &super::Arch) -> Vec<Mask> {
+pub fn prefix_masks(masks: &[Mask], graph: &Graph) -> Vec<Mask> {
     let one = |(m, shape): (&Mask, [i64; 3])| {
         let n = shape.iter().product::<i64>() as usize;
         Mask {
@@ -111,7 +99,7 @@ pub fn prefix_masks(masks: &[Mask], arch: &super::Arch) -> Vec<Mask> {
             keep: m.keep.iter().copied().take(n).collect(),
         }
     };
-    masks.iter().zip(arch.relu_shapes()).map(one).collect()
+    masks.iter().zip(graph.relu_shapes()).map(one).collect()
 }
 
 #[cfg(test)]
@@ -127,19 +115,21 @@ mod tests {
             arch.widths.iter_mut().for_each(|w| *w = (*w / 16).max(2));
             let net = Net::new(&arch, 1).with_widths(&[0.5]).unwrap();
             let narrow = net.at_width(1);
-            assert_eq!(narrow.arch.widths[0], (arch.widths[0] + 1) / 2);
+            let scaled = narrow.graph.arch.as_ref().unwrap();
+            assert_eq!(scaled.widths[0], (arch.widths[0] + 1) / 2);
             let x = Tensor::randn([2, 3, 16, 16], (Kind::Float, tch::Device::Cpu));
-            let masks: Vec<Mask> = arch
+            let masks: Vec<Mask> = net
+                .graph
                 .relu_shapes()
                 .iter()
                 .enumerate()
                 .map(|(i, s)| Mask::random(*s, s.iter().product::<i64>() as usize / 2, i as u64))
                 .collect();
-            let small = MaskSet::new(prefix_masks(&masks, &narrow.arch));
+            let small = MaskSet::new(prefix_masks(&masks, &narrow.graph));
             let logits = narrow.forward(&x, &small, Mode::EVAL).logits;
             assert_eq!(logits.size(), [2, 4]);
             logits.sum(Kind::Float).backward();
-            let grad = net.convs[0][0].weight.as_ref().unwrap().grad();
+            let grad = net.params[0].tensor.grad();
             assert!(
                 grad.narrow(0, 0, 1)
                     .abs()
@@ -159,11 +149,11 @@ mod tests {
             );
             let full = net
                 .at_width(0)
-                .forward(&x, &MaskSet::all_relu(&arch), Mode::EVAL)
+                .forward(&x, &MaskSet::all_relu(&net.graph), Mode::EVAL)
                 .logits;
             assert_eq!(
                 full,
-                net.forward(&x, &MaskSet::all_relu(&arch), Mode::EVAL)
+                net.forward(&x, &MaskSet::all_relu(&net.graph), Mode::EVAL)
                     .logits
             );
         }

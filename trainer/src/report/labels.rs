@@ -150,7 +150,7 @@ mod tests {
         );
         progress.history = vec![recipe("teacher", 1, 0.1, &[]), search];
         progress.holdout_accuracy = held.map(|a| a / 100.0);
-        let arch = Arch::custom(&[4], 1, [3, 4, 4], 2);
+        let arch = Arch::custom(&[4], 1, [3, 4, 4], 2).graph();
         let mask = |s: [i64; 3]| Mask::random(s, 3, seed);
         let masks: Vec<Mask> = arch.relu_shapes().into_iter().map(mask).collect();
         Outcome::new(&arch, &masks, &progress, test, 10)

@@ -11,7 +11,7 @@ pub use published::{Line, lines};
 use crate::checkpoint::write_atomic;
 use crate::device;
 use crate::error::{Error, Result, io_error};
-use crate::net::{Arch, Mask};
+use crate::net::{Graph, Mask};
 use crate::recipe::{Epoch, Progress, Recipe};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ pub struct Outcome {
 impl Outcome {
     /// Of a network whose accuracy was measured.
     pub fn new(
-        arch: &Arch,
+        graph: &Graph,
         masks: &[Mask],
         progress: &Progress,
         test_accuracy: f64,
@@ -79,7 +79,7 @@ impl Outcome {
             relus_total: m.keep.len(),
             relus_kept: m.n_kept(),
         };
-        let layers: Vec<Layer> = arch
+        let layers: Vec<Layer> = graph
             .relu_names()
             .into_iter()
             .zip(masks)

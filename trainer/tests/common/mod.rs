@@ -113,7 +113,7 @@ pub fn on_all(net: &Net, masks: &MaskSet, set: &Images, progress: &Progress) -> 
 pub fn teacher(set: &Images, path: &Path, max_steps: Option<usize>) -> (Net, Progress) {
     let net = Net::new(&arch(), 5);
     let mut stage = Teacher {
-        masks: MaskSet::all_relu(&arch()),
+        masks: MaskSet::all_relu(&arch().graph()),
         label_smoothing: 0.0,
     };
     let p = train(&mut stage, &net, set, path, "teacher", max_steps).unwrap();

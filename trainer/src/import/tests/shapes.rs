@@ -64,7 +64,7 @@ fn every_foreign_network_is_known_by_its_shapes() {
     let state = foreign(&of, "").into_iter().map(|(n, t)| (numbered(&n), t));
     let state: Vec<_> = state.collect();
     assert_eq!(guessed(&state).as_deref(), Ok("resnet18-width16"));
-    let matched = load(&Net::new(&of.arch, 9), &weights(&state)).unwrap();
+    let matched = load(&Net::new(arch(&of), 9), &weights(&state)).unwrap();
     assert_eq!(
         (matched.n_set, matched.missing.len()),
         (of.params.len(), 0),

@@ -94,7 +94,7 @@ fn logits(of: &OptionA, mode: Mode) -> Tensor {
     let x = batches.get(&batches.epoch(0), 0).0;
     tch::no_grad(|| {
         of.net
-            .forward(&x, &MaskSet::all_relu(&of.net.arch), mode)
+            .forward(&x, &MaskSet::all_relu(&of.net.graph), mode)
             .logits
     })
 }
@@ -129,11 +129,7 @@ fn the_batchnorm_is_the_identity_in_training_too() {
     let (state, of) = option_a(|n| n / 2);
     load(&of.net, &weights(&state)).unwrap();
     select(&of.net, &batches(&of.images));
-    let shortcuts = of.net.plan.iter().zip(&of.net.convs);
-    let shortcuts = shortcuts.flat_map(|(l, convs)| l.terms.iter().zip(convs));
-    let shortcuts: Vec<_> = shortcuts
-        .filter(|(t, _)| t.name.ends_with("shortcut"))
-        .collect();
+    let shortcuts = shortcut::shortcuts(&of.net);
     assert_eq!(shortcuts.len(), 2);
     let collect = Mode {
         collect: true,
@@ -141,27 +137,27 @@ fn the_batchnorm_is_the_identity_in_training_too() {
     };
     let batches = batches(&of.images);
     let x = batches.get(&batches.epoch(0), 0).0;
-    let masks = MaskSet::all_relu(&of.net.arch);
+    let masks = MaskSet::all_relu(&of.net.graph);
     let stages = tch::no_grad(|| of.net.forward(&x, &masks, collect).stages);
-    for ((term, conv), stage) in shortcuts.into_iter().zip(stages) {
-        let [n_in, n_out] = term.channels;
+    for (shortcut, stage) in shortcuts.into_iter().zip(stages) {
+        let (n_in, n_out, conv) = (shortcut.n_in, shortcut.n_out, shortcut.layer);
         let before = (n_out - n_in) / 2;
         let (weight, bias) = conv.folded();
         let eye = Tensor::eye(n_in, (Kind::Double, tch::Device::Cpu));
         let want = eye.constant_pad_nd([0, 0, before, before]);
-        let off = (weight.view([n_out, n_in]) - want).abs().max();
-        assert!(off.double_value(&[]) < 2e-7, "{}: {off}", term.name);
+        let off = (weight.unwrap().view([n_out, n_in]) - want).abs().max();
+        assert!(off.double_value(&[]) < 2e-7, "{}: {off}", conv.name);
         let bias = bias.abs().max();
-        assert!(bias.double_value(&[]) < 1e-6, "{}: {bias}", term.name);
+        assert!(bias.double_value(&[]) < 1e-6, "{}: {bias}", conv.name);
         // A batch's own mean and variance, in training, are what the scale and the shift undo.
         let norm = conv.norm.as_ref().unwrap();
         let map = stage.slice(2, None, None, 2).slice(3, None, None, 2);
         let map = map.transpose(0, 1).flatten(1, -1);
         let same = |own: &Tensor, of_map: Tensor| {
             let rest = own.narrow(0, 0, before).abs().sum(Kind::Float);
-            assert_eq!(rest.double_value(&[]), 0.0, "{}", term.name);
+            assert_eq!(rest.double_value(&[]), 0.0, "{}", conv.name);
             let off = (own.narrow(0, before, n_in) - of_map).abs().max();
-            assert!(off.double_value(&[]) < 1e-5, "{}: {off}", term.name);
+            assert!(off.double_value(&[]) < 1e-5, "{}: {off}", conv.name);
         };
         same(
             &norm.mean,
@@ -196,7 +192,7 @@ fn shortcuts_under_names_that_are_not_known_are_not_made_up() {
     let net = small("resnet8");
     let mut state = foreign(&net, "");
     state.retain(|(n, _)| !n.contains("layer2.0.downsample"));
-    let matched = load(&Net::new(&net.arch, 9), &weights(&state)).unwrap();
+    let matched = load(&Net::new(arch(&net), 9), &weights(&state)).unwrap();
     assert!(
         !matched.option_a && matched.missing.len() == 5,
         "{matched:?}"
