@@ -157,7 +157,7 @@ impl ImageSet {
     pub fn range(&self) -> Option<[f64; 2]> {
         let tensors = self.entries.iter().filter_map(|e| match &e.content {
             Content::Tensor(values) => Some(values),
-            Content::File(_) => None,
+            Content::File(_) | Content::Pixels(_) => None,
         });
         let values = tensors.flatten().map(|&v| f64::from(v));
         let ends = values.fold(None, |ends: Option<[f64; 2]>, v| {
