@@ -7,13 +7,15 @@ use crate::cli::{
 use crate::model_folder;
 use crate::setting::Setting;
 use anyhow::{Context, Result, bail};
+use pi_model::FloatModel;
+use pi_model::spec::Op;
 use pi_trainer::checkpoint::{self, Size};
 use pi_trainer::data::{self, Augment, Mix};
 use pi_trainer::finetune::{Finetune, Losses};
 use pi_trainer::loss::{Pram, Targets};
 use pi_trainer::net::{Arch, Graph, MaskSet, Net};
 use pi_trainer::optim::Schedule;
-use pi_trainer::recipe::{Progress, Recipe};
+use pi_trainer::recipe::{IMPORTED, Progress, Recipe};
 use pi_trainer::search::{Options, Search};
 use pi_trainer::teacher::Teacher;
 use pi_trainer::whiten::Whitening;
@@ -114,7 +116,7 @@ pub fn teacher(args: &TrainArgs) -> Result<()> {
     let mut recipe = recipe("teacher", args)?;
     let net = match &setting.imported {
         Some(model) if args.epochs.is_none() => {
-            return model_folder::take(&setting, model, args, recipe, &path);
+            return take(&setting, model, args, recipe, &path);
         }
         Some(model) => {
             let own = model_folder::fingerprint(model)?;
@@ -135,6 +137,45 @@ pub fn teacher(args: &TrainArgs) -> Result<()> {
     let run = setting.run(&net, args, path.clone());
     let done = run.train(&mut stage, progress)?;
     setting.report(&net, &stage.masks, &path, &done)
+}
+
+/// Writes the weights of a model folder as the teacher, and measures it.
+fn take(
+    setting: &Setting,
+    model: &FloatModel,
+    args: &TrainArgs,
+    mut recipe: Recipe,
+    path: &Path,
+) -> Result<()> {
+    let own = format!("model={}", model_folder::fingerprint(model)?);
+    if path.exists() {
+        let (progress, _): (Progress, _) = checkpoint::load(path)?;
+        let why = match args.resume {
+            true if progress.recipe.choices.contains(&own) => {
+                println!("{}: taken from the model folder already", path.display());
+                return Ok(());
+            }
+            true => " and holds other weights",
+            false => "",
+        };
+        bail!("{} exists{why}; choose another --out", path.display());
+    }
+    let pools = model.spec.ops.iter();
+    let n_pools = pools.filter(|op| matches!(op, Op::MaxPool { .. })).count();
+    if n_pools > 0 {
+        println!(
+            "note: {n_pools} max pools keep their comparisons, which the ReLU counts here leave out; `pi-convert import --pool average` makes averages of them"
+        );
+    }
+    // Nothing was trained here: no epochs, and no seed.
+    (recipe.epochs, recipe.seed) = (0, 0);
+    recipe.choices = vec![IMPORTED.into(), own];
+    let net = setting.imported_net(model)?;
+    let mut progress = setting.progress(recipe, None);
+    progress.device = "imported".into();
+    checkpoint::save(path, &progress, &net.state(), size(args))?;
+    let masks = MaskSet::all_relu(&setting.graph).on(setting.device);
+    setting.report(&net, &masks, path, &progress)
 }
 
 /// The finished teacher of the network that is trained, and how it came about.

@@ -1,16 +1,13 @@
 //! `--arch FOLDER`: a float model that `pi-convert import` or an export has written, as the network to linearize.
 
-use crate::cli::{ModelArgs, TrainArgs};
-use crate::commands::size;
-use crate::setting::Setting;
+use crate::cli::ModelArgs;
 use anyhow::{Context, Result, bail};
 use pi_model::FloatModel;
 use pi_model::artifact::SPEC_FILE;
-use pi_model::spec::{ModelSpec, Op};
+use pi_model::spec::ModelSpec;
 use pi_trainer::checkpoint;
 use pi_trainer::data::{DatasetKind, Images};
-use pi_trainer::net::{self, Arch, MaskSet};
-use pi_trainer::recipe::{IMPORTED, Progress, Recipe};
+use pi_trainer::net::{self, Arch};
 use std::path::Path;
 use tch::Tensor;
 
@@ -99,45 +96,6 @@ pub fn fits(
         ),
         None => Ok(()),
     }
-}
-
-/// Writes the weights of a model folder as the teacher, and measures it.
-pub fn take(
-    setting: &Setting,
-    model: &FloatModel,
-    args: &TrainArgs,
-    mut recipe: Recipe,
-    path: &Path,
-) -> Result<()> {
-    let own = format!("model={}", fingerprint(model)?);
-    if path.exists() {
-        let (progress, _): (Progress, _) = checkpoint::load(path)?;
-        let why = match args.resume {
-            true if progress.recipe.choices.contains(&own) => {
-                println!("{}: taken from the model folder already", path.display());
-                return Ok(());
-            }
-            true => " and holds other weights",
-            false => "",
-        };
-        bail!("{} exists{why}; choose another --out", path.display());
-    }
-    let pools = model.spec.ops.iter();
-    let n_pools = pools.filter(|op| matches!(op, Op::MaxPool { .. })).count();
-    if n_pools > 0 {
-        println!(
-            "note: {n_pools} max pools keep their comparisons, which the ReLU counts here leave out; `pi-convert import --pool average` makes averages of them"
-        );
-    }
-    // Nothing was trained here: no epochs, and no seed.
-    (recipe.epochs, recipe.seed) = (0, 0);
-    recipe.choices = vec![IMPORTED.into(), own];
-    let net = setting.imported_net(model)?;
-    let mut progress = setting.progress(recipe, None);
-    progress.device = "imported".into();
-    checkpoint::save(path, &progress, &net.state(), size(args))?;
-    let masks = MaskSet::all_relu(&setting.graph).on(setting.device);
-    setting.report(&net, &masks, path, &progress)
 }
 
 /// A digest of a float model's weights.

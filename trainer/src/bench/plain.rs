@@ -65,6 +65,7 @@ impl Plain {
                 _ => x.relu(),
             };
             values.push(y);
+            self.graph.let_go(i, &mut values);
         }
         let loss = values
             .pop()

@@ -1,10 +1,5 @@
 //! Architectures: families of networks, each of which [`Arch::graph`] writes out as a graph.
 
-use super::build;
-use super::graph::Graph;
-use crate::error::{Error, Result};
-use pi_model::spec::Op;
-
 /// How the convolutions are arranged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
@@ -77,46 +72,6 @@ impl Arch {
         arch.stem.width = scale(self.stem.width);
         arch.widths = self.widths.iter().map(|&w| scale(w)).collect();
         arch
-    }
-
-    /// The same network for square images of another size.
-    pub fn for_side(&self, side: usize) -> Result<Arch> {
-        let mut arch = self.clone();
-        arch.input = [self.input[0], side, side];
-        arch.check_pools()?;
-        Ok(arch)
-    }
-
-    /// Pools must divide what they pool, as the private protocol sums windows that do not overlap.
-    pub(super) fn check_pools(&self) -> Result<()> {
-        let [_, h, w] = self.input;
-        if self.family == Family::Lean && (h % 8 != 0 || w % 8 != 0) {
-            return Err(Error::Usage(format!(
-                "{} halves images three times, and {h}x{w} is no multiple of 8; choose another image size",
-                self.name
-            )));
-        }
-        let graph = self.graph();
-        for (i, op) in graph.ops.iter().enumerate() {
-            let Op::AvgPool { input, window, .. } = op else {
-                continue;
-            };
-            let read = graph.shape(graph.reads(i)[0]);
-            let [h, w] = [read.height, read.width];
-            let [side, _] = window.kernel;
-            if h % side != 0 || w % side != 0 {
-                return Err(Error::Usage(format!(
-                    "{} pools {side}x{side} windows, which do not divide the {h}x{w} map of {input}; choose another image size",
-                    self.name
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    /// The network.
-    pub fn graph(&self) -> Graph {
-        build::graph(self)
     }
 }
 

@@ -2,9 +2,67 @@
 
 use super::arch::{Arch, Family};
 use super::graph::{Graph, Parts, Trained};
+use crate::error::{Error, Result};
 use pi_model::graph::Shape;
 use pi_model::spec::{Op, Window};
 use std::collections::BTreeMap;
+
+impl Arch {
+    /// Pools must divide what they pool, as the private protocol sums windows that do not overlap.
+    pub(super) fn check_pools(&self) -> Result<()> {
+        let [_, h, w] = self.input;
+        if self.family == Family::Lean && (h % 8 != 0 || w % 8 != 0) {
+            return Err(Error::Usage(format!(
+                "{} halves images three times, and {h}x{w} is no multiple of 8; choose another image size",
+                self.name
+            )));
+        }
+        let graph = self.graph();
+        for (i, op) in graph.ops.iter().enumerate() {
+            let Op::AvgPool { input, window, .. } = op else {
+                continue;
+            };
+            let read = graph.shape(graph.reads(i)[0]);
+            let [h, w] = [read.height, read.width];
+            let [side, _] = window.kernel;
+            if h % side != 0 || w % side != 0 {
+                return Err(Error::Usage(format!(
+                    "{} pools {side}x{side} windows, which do not divide the {h}x{w} map of {input}; choose another image size",
+                    self.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The network.
+    pub fn graph(&self) -> Graph {
+        let [channels, height, width] = self.input;
+        let image = Shape::new(channels, height, width);
+        let mut b = Builder {
+            ops: vec![],
+            trained: BTreeMap::new(),
+            stages: vec![],
+            shapes: BTreeMap::from([("input".to_owned(), image)]),
+        };
+        let last = match self.family {
+            Family::Residual => residual(&mut b, self),
+            Family::PreActivation => pre_activation(&mut b, self),
+            Family::Plain => plain(&mut b, self),
+            Family::Lean => lean(&mut b, self),
+        };
+        b.classifier(last, self.n_classes);
+        let parts = Parts {
+            name: self.name.clone(),
+            input: self.input,
+            ops: b.ops,
+            trained: b.trained,
+            stages: b.stages,
+            arch: Some(self.clone()),
+        };
+        Graph::new(parts, &b.shapes)
+    }
+}
 
 struct Builder {
     ops: Vec<Op>,
@@ -130,34 +188,6 @@ impl Builder {
         };
         self.push(linear, Shape::new(n_classes, 1, 1));
     }
-}
-
-/// The graph of `arch`.
-pub(super) fn graph(arch: &Arch) -> Graph {
-    let [channels, height, width] = arch.input;
-    let image = Shape::new(channels, height, width);
-    let mut b = Builder {
-        ops: vec![],
-        trained: BTreeMap::new(),
-        stages: vec![],
-        shapes: BTreeMap::from([("input".to_owned(), image)]),
-    };
-    let last = match arch.family {
-        Family::Residual => residual(&mut b, arch),
-        Family::PreActivation => pre_activation(&mut b, arch),
-        Family::Plain => plain(&mut b, arch),
-        Family::Lean => lean(&mut b, arch),
-    };
-    b.classifier(last, arch.n_classes);
-    let parts = Parts {
-        name: arch.name.clone(),
-        input: arch.input,
-        ops: b.ops,
-        trained: b.trained,
-        stages: b.stages,
-        arch: Some(arch.clone()),
-    };
-    Graph::new(parts, &b.shapes)
 }
 
 fn stem(b: &mut Builder, arch: &Arch) -> String {

@@ -46,11 +46,7 @@ impl Net {
                 trace.stages.push(y.shallow_clone());
             }
             values.push(y);
-            for &value in graph.reads(i) {
-                if graph.last_reads()[value] == i {
-                    values[value] = Tensor::new();
-                }
-            }
+            graph.let_go(i, &mut values);
         }
         let last = values.pop().unwrap_or_default().to_kind(Kind::Float);
         trace.logits = last.flatten(1, -1);

@@ -8,6 +8,7 @@ use super::Arch;
 use pi_model::graph::Shape;
 use pi_model::spec::Op;
 use std::collections::BTreeMap;
+use tch::Tensor;
 
 /// The parameters of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,9 +111,13 @@ impl Graph {
         &self.reads[op]
     }
 
-    /// The operation after which each value can be let go; none of the result.
-    pub(super) fn last_reads(&self) -> &[usize] {
-        &self.last_reads
+    /// Empties those of `values` that no operation after `op` reads, so that their memory serves again.
+    pub(crate) fn let_go(&self, op: usize, values: &mut [Tensor]) {
+        for &value in &self.reads[op] {
+            if self.last_reads[value] == op {
+                values[value] = Tensor::new();
+            }
+        }
     }
 
     /// The parameters of an operation, if it has any.
