@@ -100,12 +100,12 @@ fn sessions_with_fixed_seeds_send_the_pinned_bytes() {
         ));
     }
     let pinned = [
-        "150 Logits softspoken half-gates: a634e0873ef882cd 3fc265dc711c41a4",
-        "60 Argmax silent three-halves: d62358224a635715 a1f8a7d2cfd3f6c5",
-        "150 Logits softspoken client-digits: a2805e8015fa98ea e2038351fa3dab26",
-        "60 Argmax silent client-digits: f8696694f9d8c649 66e23a11d8fbe689",
-        "0 Logits softspoken half-gates: acdfa141ebd7c06b b05302e23ed69060",
-        "0 Argmax softspoken client-digits: 2b21d8c0fa392128 fc3d33e65300fa0e",
+        "150 Logits softspoken half-gates: 8c13288df7ab7947 1d89b48cfff83612",
+        "60 Argmax silent three-halves: b11c3242e99669d6 ab1ff953040c5058",
+        "150 Logits softspoken client-digits: 47dde28e005d7305 9027ae75284dcab2",
+        "60 Argmax silent client-digits: c004a1591348ce0e 3e0b7f15728e0d11",
+        "0 Logits softspoken half-gates: 398811609a8260bf 018abdd0ebb01633",
+        "0 Argmax softspoken client-digits: b9aaeb5941b85c3e e9b8a274ad1474a6",
     ];
     assert_eq!(seen, pinned);
 }
@@ -157,10 +157,10 @@ fn halves_of_kept_inferences_are_the_pinned_bytes() {
         ));
     }
     let pinned = [
-        "150 Logits softspoken half-gates: 1bdefab578a4bdbb f75ec9a92388343e",
-        "60 Argmax silent three-halves: f41922860170d6dd 64b2c77fd736abf0",
-        "60 Argmax softspoken client-digits: 24ff92bac9f01910 f7423efd8a66e4cf",
-        "0 Logits softspoken half-gates: 68287df69773aec6 45cb515d2f18dec5",
+        "150 Logits softspoken half-gates: 49fe6e06148a2d73 a1bc7da6009f14ad",
+        "60 Argmax silent three-halves: cedd2c271b17f172 53516b68c4e2c056",
+        "60 Argmax softspoken client-digits: ac8ac8c94f82160b a6ae1e3ceb8c3049",
+        "0 Logits softspoken half-gates: a92e950c31fab9a0 baaf65e0bb642a6a",
     ];
     assert_eq!(seen, pinned);
 }
