@@ -64,7 +64,9 @@ fn difference(model: &FloatModel, net: &Net, x: &Tensor, mode: Mode) -> (f64, f6
     for i in 0..x.size()[0] {
         let image = Vec::<f32>::try_from(x.get(i).contiguous().flatten(0, -1)).unwrap();
         let want = Tensor::from_slice(&float::run(model, &image).unwrap().output);
-        worst = worst.max(largest(&(got.get(i) - &want)));
+        let off = largest(&(got.get(i) - &want));
+        assert!(off.is_finite(), "a result is no number");
+        worst = worst.max(off);
         most = most.max(largest(&want));
     }
     (worst, most)
