@@ -260,12 +260,12 @@ mod tests {
 
     #[test]
     fn gaussians_have_the_stated_distributions() {
-        check_distribution(&drawn(|rng| gaussian_lanes(rng)), NOISE_DEVIATION);
-        let narrow = drawn(|rng| blinding_lanes(rng));
+        check_distribution(&drawn(gaussian_lanes), NOISE_DEVIATION);
+        let narrow = drawn(blinding_lanes);
         check_distribution(&narrow, BLINDING_DEVIATION);
         let largest = narrow.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         assert!(largest <= f64::from(LARGEST_BLINDING));
-        check_distribution(&drawn(|rng| wide_lanes(rng)), HIDING_DEVIATION);
+        check_distribution(&drawn(wide_lanes), HIDING_DEVIATION);
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let of_lanes: Vec<f64> = blinding_lanes(&mut rng.clone())
             .iter()
