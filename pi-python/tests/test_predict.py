@@ -164,6 +164,6 @@ def test_features_in_and_values_out(serve):
         with pytest.raises(InputError, match="above -2.01 to 2.01"):
             client.predict(rows + 2)
         with pytest.raises(InputError, match="takes no images"):
-            client.predict(np.zeros((1, 1, 5), dtype=np.uint8))
+            client.predict(np.zeros((4, 4, 3), dtype=np.uint8))
         with pytest.raises(InputError, match="shape"):
             client.predict(np.zeros(6, dtype=np.float32))
