@@ -248,6 +248,7 @@ fn of_other_operations() -> FloatModel {
             width: 8,
             mean: vec![0.4; 3],
             std: vec![0.3; 3],
+            range: None,
         },
         labels: vec![],
         output: OutputMode::Logits,
