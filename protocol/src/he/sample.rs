@@ -10,7 +10,9 @@ use super::kernel;
 use super::lanes::Lanes;
 use super::ntt::{Coefficient, Poly};
 use super::params::{DEGREE, LARGEST_BLINDING, MODULUS_BITS};
-use rand::{CryptoRng, Rng, RngCore, SeedableRng};
+use crate::block::Block;
+use crate::prg::Expander;
+use rand::{CryptoRng, RngCore, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use zeroize::Zeroizing;
 
@@ -196,13 +198,22 @@ fn gaussian_lanes(rng: &mut impl CryptoRng) -> Zeroizing<Vec<Lanes>> {
     noise
 }
 
-/// A uniform word for each coefficient.
+/// A uniform word for each coefficient: AES in counter mode under a key from `rng`, as so many words are drawn that ChaCha20 would take as
+/// long as the products.
 fn words(rng: &mut impl CryptoRng) -> Zeroizing<Vec<Lanes>> {
+    let mut key = Zeroizing::new([0; Block::BYTES]);
+    rng.fill_bytes(key.as_mut());
+    let stream = Expander::new(Block::from_le_bytes(*key));
+    let mut blocks = Zeroizing::new([Block::ZERO; 256]);
     let mut lanes = Zeroizing::new(Vec::with_capacity(VECTORS));
-    let mut words = Zeroizing::new([0u64; 256]);
-    while lanes.len() < VECTORS {
-        rng.fill(words.as_mut());
-        lanes.extend(words.as_chunks().0.iter().map(|&word| Lanes(word)));
+    for first in (0..DEGREE as u64 / 2).step_by(blocks.len()) {
+        stream.fill(first, blocks.as_mut());
+        let words = |four: &[Block; 4]| {
+            Lanes(std::array::from_fn(|i| {
+                (four[i / 2].0 >> (64 * (i % 2))) as u64
+            }))
+        };
+        lanes.extend(blocks.as_chunks().0.iter().map(words));
     }
     lanes
 }

@@ -100,12 +100,12 @@ fn sessions_with_fixed_seeds_send_the_pinned_bytes() {
         ));
     }
     let pinned = [
-        "150 Logits softspoken half-gates: 8c13288df7ab7947 1d89b48cfff83612",
-        "60 Argmax silent three-halves: b11c3242e99669d6 ab1ff953040c5058",
-        "150 Logits softspoken client-digits: 47dde28e005d7305 9027ae75284dcab2",
-        "60 Argmax silent client-digits: c004a1591348ce0e 3e0b7f15728e0d11",
-        "0 Logits softspoken half-gates: 398811609a8260bf 018abdd0ebb01633",
-        "0 Argmax softspoken client-digits: b9aaeb5941b85c3e e9b8a274ad1474a6",
+        "150 Logits softspoken half-gates: 3052429b7b6df53e a15f0066a4434102",
+        "60 Argmax silent three-halves: e68e15a4c7959be9 44d2fe1f60094ac5",
+        "150 Logits softspoken client-digits: df952fb0b9cfb721 044b090d9570bf95",
+        "60 Argmax silent client-digits: 72ae1e712bb5a8e4 3f7fc0497e4aaead",
+        "0 Logits softspoken half-gates: 3a7435005f194f18 5010754147e126df",
+        "0 Argmax softspoken client-digits: b655486f9ba0ad0d ef2a5470b9b9eee4",
     ];
     assert_eq!(seen, pinned);
 }
@@ -157,10 +157,10 @@ fn halves_of_kept_inferences_are_the_pinned_bytes() {
         ));
     }
     let pinned = [
-        "150 Logits softspoken half-gates: 49fe6e06148a2d73 a1bc7da6009f14ad",
-        "60 Argmax silent three-halves: cedd2c271b17f172 53516b68c4e2c056",
-        "60 Argmax softspoken client-digits: ac8ac8c94f82160b a6ae1e3ceb8c3049",
-        "0 Logits softspoken half-gates: a92e950c31fab9a0 baaf65e0bb642a6a",
+        "150 Logits softspoken half-gates: 4b67c4a0553d0394 643b7931ab48077b",
+        "60 Argmax silent three-halves: 55b7ba0bfafd574b a2f2544f9d096964",
+        "60 Argmax softspoken client-digits: 923e35cfae510437 710d72eebb608f11",
+        "0 Logits softspoken half-gates: bc5ba8683c7cce27 207977008b4bb6e5",
     ];
     assert_eq!(seen, pinned);
 }
